@@ -1,0 +1,229 @@
+"""Metric batches to bytes and back, vectorised: the same Avro as `codec.py`, 10 times cheaper a point.
+
+It works because an Avro array of doubles is contiguous little-endian float64, which numpy takes as it lies, and
+because variable-length zig-zag longs can be packed and unpacked a column at a time. What our own encoder never
+writes (arrays in several parts, parts with a byte size) is left to the reference decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runwire_schemas import codec
+from runwire_schemas.catalog import entries
+from runwire_schemas.errors import DecodeError
+from runwire_schemas.events import Block, MetricBatch
+
+Longs = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+
+_HEADER = codec.MARKER + entries()[0].fingerprint
+_LONG_BYTES_MAX = 10
+_SHIFTS = np.arange(0, 70, 7, dtype=np.uint64)
+_PLACES = np.arange(_LONG_BYTES_MAX)
+
+
+def encode_batch(batch: MetricBatch) -> bytes:
+    """The payload of a batch whose columns are numpy arrays or sequences; the same bytes as `codec.encode`."""
+    parts = [
+        _HEADER,
+        _string(batch.run_id),
+        _string(batch.emitter_id),
+        _long(batch.rank),
+        _long(batch.first_seq),
+    ]
+    if batch.blocks:
+        parts.append(_long(len(batch.blocks)))
+        for block in batch.blocks:
+            parts += _block(block)
+    parts.append(b"\0")
+    return b"".join(parts)
+
+
+def decode_batch(payload: bytes) -> MetricBatch:
+    """The batch in a payload; its columns are int64 and float64 arrays, values a read-only view of the payload.
+
+    Raises:
+        DecodeError: The payload is no valid batch.
+    """
+    if not payload.startswith(_HEADER):
+        raise DecodeError("Payload is no MetricBatch of this version.")
+    try:
+        return _Reader(payload).batch()
+    except _UnusualError:
+        return _as_arrays(codec.decode(payload))
+    except (IndexError, ValueError) as error:
+        raise DecodeError(f"MetricBatch is no valid Avro: {error}.") from error
+
+
+def _block(block: Block) -> list[bytes]:
+    keys = [b"\0"]
+    if block.keys:
+        keys = [_long(len(block.keys)), *(_string(key) for key in block.keys), b"\0"]
+    return [
+        *keys,
+        _array(len(block.steps), encode_longs(np.asarray(block.steps, np.int64))),
+        _array(len(block.times), encode_longs(np.asarray(block.times, np.int64))),
+        _array(len(block.values), np.ascontiguousarray(block.values, "<f8").tobytes()),
+    ]
+
+
+def _array(count: int, items: bytes) -> bytes:
+    return _long(count) + items + b"\0" if count else b"\0"
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return _long(len(raw)) + raw
+
+
+def _long(value: int) -> bytes:
+    zigzag = value << 1 if value >= 0 else (-value << 1) - 1
+    out = bytearray()
+    while zigzag > 0x7F:
+        out.append(zigzag & 0x7F | 0x80)
+        zigzag >>= 7
+    out.append(zigzag)
+    return bytes(out)
+
+
+def encode_longs(values: Longs) -> bytes:
+    """Avro longs one after the other."""
+    zigzag = ((values << 1) ^ (values >> 63)).view(np.uint64)
+    groups = zigzag[:, None] >> _SHIFTS
+    lengths = np.maximum(np.count_nonzero(groups, axis=1), 1)[:, None]
+    taken = groups.astype(np.uint8) & 0x7F
+    taken[lengths - 1 > _PLACES] |= 0x80
+    return taken[lengths > _PLACES].tobytes()
+
+
+def decode_longs(data: bytes, start: int, count: int) -> tuple[Longs, int]:
+    """Read `count` longs at `start`: (values, where they end).
+
+    Raises:
+        ValueError: The bytes end before, or a long has more than 10 bytes.
+    """
+    window = np.frombuffer(data, np.uint8, min(len(data) - start, count * _LONG_BYTES_MAX), start)
+    ends = np.flatnonzero(window < 0x80)[:count]
+    if len(ends) < count:
+        raise ValueError(f"{count} longs are announced, {len(ends)} are there")
+    starts = np.empty(count, np.int64)
+    starts[:1] = 0
+    starts[1:] = ends[:-1] + 1
+    lengths = ends - starts + 1
+    longest = int(lengths.max(initial=0))
+    if longest > _LONG_BYTES_MAX:
+        raise ValueError("a long has more than 10 bytes")
+    zigzag = np.zeros(count, np.uint64)
+    uniform = bool((lengths == longest).all())
+    for place in range(longest):
+        if uniform:
+            zigzag |= (window[starts + place] & np.uint64(0x7F)) << _SHIFTS[place]
+        else:
+            rows = np.flatnonzero(lengths > place)
+            zigzag[rows] |= (window[starts[rows] + place] & np.uint64(0x7F)) << _SHIFTS[place]
+    values = (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)
+    return values, start + (int(ends[-1]) + 1 if count else 0)
+
+
+class _UnusualError(Exception):
+    """Valid Avro perhaps, but not as our encoder writes it."""
+
+
+class _Reader:
+    """Reads one batch from front to back."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._data = payload
+        self._at = len(_HEADER)
+
+    def batch(self) -> MetricBatch:
+        run_id, emitter_id, rank, first_seq = self._string(), self._string(), self._long(), self._long()
+        if not -(2**31) <= rank < 2**31:
+            raise ValueError(f"rank {rank} is no int")
+        blocks = tuple(self._block() for _ in range(self._count()))
+        if blocks:
+            self._end_of_array()
+        if self._at != len(self._data):
+            raise ValueError(f"{len(self._data) - self._at} bytes behind the end")
+        return MetricBatch(run_id, emitter_id, rank, first_seq, blocks)
+
+    def _block(self) -> Block:
+        keys = tuple(self._string() for _ in range(self._count()))
+        if keys:
+            self._end_of_array()
+        return Block(keys, self._longs(), self._longs(), self._doubles())  # type: ignore[arg-type]
+
+    def _long(self) -> int:
+        zigzag = shift = 0
+        while True:
+            byte = self._data[self._at]
+            self._at += 1
+            zigzag |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return zigzag >> 1 ^ -(zigzag & 1)
+            shift += 7
+            if shift >= 7 * _LONG_BYTES_MAX:
+                raise ValueError("a long has more than 10 bytes")
+
+    def _count(self) -> int:
+        """Items of an array; each takes at least a byte, so a count beyond the rest is a lie."""
+        count = self._long()
+        if count < 0:
+            raise _UnusualError
+        if count > len(self._data) - self._at:
+            raise ValueError(f"{count} items are announced, {len(self._data) - self._at} bytes are left")
+        return count
+
+    def _end_of_array(self) -> None:
+        if self._data[self._at]:
+            raise _UnusualError
+        self._at += 1
+
+    def _string(self) -> str:
+        length = self._long()
+        end = self._at + length
+        if length < 0 or end > len(self._data):
+            raise ValueError(f"a string of {length} bytes is announced, {len(self._data) - self._at} are left")
+        text = self._data[self._at : end].decode()
+        self._at = end
+        return text
+
+    def _longs(self) -> Longs:
+        count = self._count()
+        if not count:
+            return np.empty(0, np.int64)
+        values, self._at = decode_longs(self._data, self._at, count)
+        self._end_of_array()
+        return values
+
+    def _doubles(self) -> Doubles:
+        count = self._count()
+        if not count:
+            return np.empty(0, np.float64)
+        values = np.frombuffer(self._data, "<f8", count, self._at)
+        self._at += values.nbytes
+        self._end_of_array()
+        return values
+
+
+def _as_arrays(batch: Any) -> MetricBatch:  # noqa: ANN401 - the reference decoder hands out any event
+    blocks: Iterable[Block] = batch.blocks
+    return MetricBatch(
+        batch.run_id,
+        batch.emitter_id,
+        batch.rank,
+        batch.first_seq,
+        tuple(
+            Block(block.keys, _array_of(block.steps, np.int64), _array_of(block.times, np.int64), _array_of(block.values, np.float64))
+            for block in blocks
+        ),
+    )
+
+
+def _array_of(values: Sequence[Any], dtype: Any) -> Any:  # noqa: ANN401 - numpy's dtype and array, either kind
+    return np.asarray(values, dtype)
