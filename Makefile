@@ -6,12 +6,12 @@ PYTHON_IN := $(VENV)/bin/python
 LOCAL := $(VENV)/.stamp-local
 DEV := $(VENV)/.stamp-dev
 INPUTS := pyproject.toml tools/setup.sh tools/find-uv.sh tools/find-python.sh
-CHECKED := schemas producer consumer cli tests bench grafana
+CHECKED := schemas producer consumer cli tests bench grafana tools
 CHECKED_HERE := $(wildcard $(CHECKED))
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format bench services-up services-down compile clean
+.PHONY: help setup demo test test-long check modules wheel format bench services-up services-down compile clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,12 @@ check: $(DEV)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy $(CHECKED_HERE)
 	@$(VENV)/bin/lint-imports
+
+modules: $(DEV)  ## write the list of modules in ARCHITECTURE.md
+	@$(PYTHON_IN) tools/modules.py
+
+wheel: $(DEV)  ## build sdist and wheel, try the wheel bare in an environment of its own
+	@tools/check-wheel.sh
 
 format: $(DEV)  ## rewrite the sources as ruff wants them
 	@$(VENV)/bin/ruff check --fix

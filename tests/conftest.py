@@ -1,0 +1,27 @@
+"""What holds for every test: the services marker, and the last word about tiers that were skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiers import describe_missing
+
+_SERVICES = Path(__file__).parent / "services"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything below tests/services, so that nobody can forget to."""
+    for item in items:
+        if item.path.is_relative_to(_SERVICES):
+            item.add_marker(pytest.mark.services)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what wasn't tried, and how to get it."""
+    skipped = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
+    # A skip is (path, line, reason).
+    reasons = [str(longrepr[2]) for longrepr in skipped if isinstance(longrepr, tuple)]
+    for line in describe_missing(reasons):
+        terminalreporter.write_line(line, yellow=True)
