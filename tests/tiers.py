@@ -44,7 +44,5 @@ def describe_missing(skip_reasons: Iterable[str]) -> list[str]:
     if not counts:
         return []
     lines = [f"services tier: {counts.total()} tests skipped, what they need is not here"]
-    lines += [
-        f"  {name} ({count} tests): {how_to_get}" for (name, how_to_get), count in sorted(counts.items())
-    ]
+    lines += [f"  {name} ({count} tests): {how}" for (name, how), count in sorted(counts.items())]
     return lines
