@@ -1,0 +1,98 @@
+"""Fixtures of the services tier: one real broker and one real Prometheus a session, a topic a test."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import pytest
+
+from tests.services.kafka import KafkaBroker, KafkaTopics, external_broker
+from tests.services.process import ServiceMissing
+from tests.services.prometheus import PrometheusServer
+from tests.tiers import require_service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
+
+LOG_TAIL_LINES = 30
+
+
+@runtime_checkable
+class _Logged(Protocol):
+    @property
+    def log(self) -> Path: ...
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test how the logs of its services end."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, _Logged) and value.log.exists():
+                lines = value.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+                report.sections.append((f"{name}: {value.log}", "\n".join(lines)))
+    return report
+
+
+def _start_broker(folder: Path) -> KafkaBroker:
+    broker = KafkaBroker(folder)
+    try:
+        return broker.start()
+    except ServiceMissing as missing:
+        require_service(missing.name, False, missing.how_to_get)
+        raise
+
+
+def _end_broker(broker: KafkaBroker) -> None:
+    broker.close()
+    shutil.rmtree(broker.folder / "data", ignore_errors=True)  # the log stays
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaTopics]:
+    """The session's broker: the one that RUNWIRE_TEST_KAFKA names, else one of our own."""
+    named = external_broker()
+    if named is not None:
+        yield named
+        return
+    broker = _start_broker(tmp_path_factory.mktemp("kafka"))
+    yield broker
+    _end_broker(broker)
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[KafkaBroker]:
+    """A broker that the test may kill."""
+    broker = _start_broker(tmp_path / "kafka")
+    yield broker
+    _end_broker(broker)
+
+
+@pytest.fixture
+def topic_name() -> str:
+    """The name of a topic that nobody has used; it does not exist yet."""
+    return f"runwire.test.{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def start_prometheus(tmp_path: Path) -> Iterator[Callable[[str, str], PrometheusServer]]:
+    """Start a Prometheus that scrapes one consumer: (its HOST:PORT, its token) -> the server."""
+    servers: list[PrometheusServer] = []
+
+    def start(target: str, token: str) -> PrometheusServer:
+        server = PrometheusServer([target], token=token, folder=tmp_path / "prometheus")
+        servers.append(server)
+        try:
+            return server.start()
+        except ServiceMissing as missing:
+            require_service(missing.name, False, missing.how_to_get)
+            raise
+
+    yield start
+    for server in servers:
+        server.close()
+        shutil.rmtree(server.folder / "data", ignore_errors=True)  # the log stays

@@ -1,0 +1,320 @@
+"""A real Kafka broker (KRaft, one node) from Maven Central's jars, for tests and benchmarks.
+
+    with KafkaBroker() as broker:
+        broker.create_topic("runwire.events", 3)
+        broker.kill(); broker.restart()
+
+The jars are fetched once by `mvn` into `.cache/kafka/` (pom.xml beside this file names them).
+Topics are created by hand or by the programs under test, never by the broker; a topic's timestamps are
+LogAppendTime by default, as in production.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, for_code
+
+from tests.services.process import (
+    CACHE,
+    ServiceFailed,
+    ServiceMissing,
+    ServiceProcess,
+    free_ports,
+    run_blocking,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+POM = Path(__file__).with_name("pom.xml")
+HEAP = "512m"
+READY_TIMEOUT_SECONDS = 60.0
+FETCH_TIMEOUT_SECONDS = 300.0
+
+PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+log.message.timestamp.type=LogAppendTime
+log.retention.hours=24
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+# A killed broker may register again only when its old session has run out: 9 s by default.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+"""
+
+LOG4J = """
+rootLogger.level = info
+rootLogger.appenderRef.stdout.ref = stdout
+appender.stdout.type = Console
+appender.stdout.name = stdout
+appender.stdout.layout.type = PatternLayout
+appender.stdout.layout.pattern = %d %p %m (%c)%n
+"""
+
+
+def fetch_jars() -> Path:
+    """Return the folder with the broker's jars, fetching them first if they are missing.
+
+    Raises:
+        ServiceMissing: no `java` or `mvn` here, or Maven Central did not answer.
+    """
+    for program, package in (("java", "default-jre-headless"), ("mvn", "maven")):
+        if shutil.which(program) is None:
+            hint = "or name a broker: RUNWIRE_TEST_KAFKA=HOST:PORT"
+            raise ServiceMissing("Kafka", f"apt-get install {package}, {hint}")
+    jars = CACHE / "kafka" / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
+    CACHE.mkdir(exist_ok=True)
+    (CACHE / ".gitignore").write_text("*\n")
+    with (CACHE / "kafka.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        if not jars.exists():
+            _copy_dependencies(jars)
+    return jars
+
+
+def _copy_dependencies(jars: Path) -> None:
+    jars.parent.mkdir(exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix="fetching-", dir=jars.parent))
+    command = ["mvn", "-B", "-q", "-C", "-f", str(POM), "dependency:copy-dependencies"]
+    command += ["-DincludeScope=runtime", f"-DoutputDirectory={partial}"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_SECONDS, check=False
+        )
+        if done.returncode:
+            tail = (done.stdout + done.stderr)[-2000:]
+            raise ServiceMissing("Kafka", f"its jars could not be fetched from Maven Central:\n{tail}")
+        partial.rename(jars)
+    except subprocess.TimeoutExpired as error:
+        raise ServiceMissing(
+            "Kafka", f"its jars were not fetched from Maven Central within {FETCH_TIMEOUT_SECONDS:g} s"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class KafkaTopics:
+    """A broker that someone else runs: an address, and topics on it."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+
+    def url(self, topic: str) -> str:
+        """The `RUNWIRE_URL` of a topic on this broker."""
+        return f"kafka://{self.bootstrap}/{topic}"
+
+    def answers(self) -> bool:
+        """Whether the broker serves metadata now."""
+        host, _, port = self.bootstrap.split(",")[0].rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=2).close()
+            run_blocking(self._describe())
+        except (KafkaError, OSError, TimeoutError):
+            return False
+        return True
+
+    def create_topic(self, name: str, partitions: int = 1, **configs: str) -> str:
+        """Create a topic and return its name once the broker serves it.
+
+        Args:
+            name: the topic.
+            partitions: how many.
+            configs: topic settings with `_` for `.`: `max_message_bytes="20000"`.
+
+        Raises:
+            KafkaError: it exists already, or a setting is unknown.
+        """
+        settings = {key.replace("_", "."): value for key, value in configs.items()}
+        run_blocking(self._create(NewTopic(name, partitions, 1, topic_configs=settings)))
+        wait_until(
+            lambda: name in run_blocking(self._names()), timeout_seconds=20, what=f"topic {name} exists"
+        )
+        return name
+
+    def _client(self) -> AIOKafkaAdminClient:
+        return AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=5_000)
+
+    async def _describe(self) -> None:
+        client = self._client()
+        try:
+            await client.start()
+            await client.describe_cluster()
+        finally:
+            await client.close()
+
+    async def _names(self) -> list[str]:
+        client = self._client()
+        try:
+            await client.start()
+            return list(await client.list_topics())
+        finally:
+            await client.close()
+
+    async def _create(self, topic: NewTopic) -> None:
+        client = self._client()
+        try:
+            await client.start()
+            answer = await client.create_topics([topic])
+        finally:
+            await client.close()
+        for name, code, text in answer.topic_errors:
+            if code:
+                raise for_code(code)(f"topic {name}: {text}")
+
+
+class KafkaBroker(KafkaTopics):
+    """A broker of our own on free loopback ports, with its data in a folder of its own.
+
+    Args:
+        folder: where configuration, data and log go; a temporary one, deleted at the end, when not given.
+        port: listens there; a free one when not given. Kept over restarts.
+        heap: the JVM's heap.
+        outlives_us: keep it running when this process ends.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        port: int | None = None,
+        heap: str = HEAP,
+        outlives_us: bool = False,
+    ) -> None:
+        self._own_folder = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="runwire-kafka-"))
+        self._heap = heap
+        self._outlives_us = outlives_us
+        self._process: ServiceProcess | None = None
+        free, controller_port = free_ports(2)
+        self._ports = {"port": port or free, "controller_port": controller_port}
+        super().__init__(f"127.0.0.1:{self._ports['port']}")
+
+    @property
+    def address(self) -> str:
+        """Its HOST:PORT."""
+        return self.bootstrap
+
+    @property
+    def log(self) -> Path:
+        """The broker's own log."""
+        return self.folder / "kafka.log"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running broker."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Format the storage if it is new, start the broker, return when it answers.
+
+        Raises:
+            ServiceMissing: no Java, Maven or jars.
+            ServiceFailed: it does not come up; the message carries its log's tail.
+        """
+        classpath = f"{fetch_jars()}/*"
+        properties, log4j, data = (
+            self.folder / "server.properties",
+            self.folder / "log4j2.properties",
+            self.folder / "data",
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        properties.write_text(PROPERTIES.format(data=data, **self._ports))
+        log4j.write_text(LOG4J)
+        java = ["java", f"-Dlog4j2.configurationFile={log4j}", "-cp", classpath]
+        if not data.exists():
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            done = subprocess.run(
+                [
+                    *java,
+                    "-XX:TieredStopAtLevel=1",
+                    "kafka.tools.StorageTool",
+                    "format",
+                    "-t",
+                    cluster,
+                    "-c",
+                    properties,
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            if done.returncode:
+                raise ServiceFailed(done.stdout + done.stderr)
+        self._process = ServiceProcess(
+            "Kafka",
+            [*java, "-Xms128m", f"-Xmx{self._heap}", "-XX:+UseSerialGC", "kafka.Kafka", properties],
+            log=self.log,
+            outlives_us=self._outlives_us,
+        )
+        self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL the broker. What it acknowledged is in its files or in the kernel's cache."""
+        if self._process is not None:
+            self._process.kill()
+
+    def restart(self) -> Self:
+        """Start again on the same ports and data, after `kill` or instead of it."""
+        self.kill()
+        return self.start()
+
+    def close(self, *, keep_folder: bool = False) -> None:
+        """End the broker; delete its folder if it is a temporary one."""
+        self.kill()
+        if self._own_folder and not keep_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(keep_folder=error is not None)
+
+
+def external_broker() -> KafkaTopics | None:
+    """The broker that `RUNWIRE_TEST_KAFKA=HOST:PORT` names, if it does.
+
+    Raises:
+        ServiceFailed: it is named and does not answer.
+    """
+    address = os.environ.get("RUNWIRE_TEST_KAFKA", "")
+    if not address:
+        return None
+    broker = KafkaTopics(address)
+    if not broker.answers():
+        raise ServiceFailed(f"RUNWIRE_TEST_KAFKA names {address}, and no Kafka broker answers there")
+    return broker
