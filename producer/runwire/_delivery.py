@@ -1,0 +1,78 @@
+"""Sending one journal: a window of messages at a time, kept until acknowledged, a poison message set aside alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from runwire._batch import halve
+from runwire._errors import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from runwire._batch import Message
+    from runwire._segments import SegmentHeader
+    from runwire._transport import Transport
+
+WINDOW_MESSAGES = 16
+
+
+class Delivery:
+    """What is on its way from one emitter.
+
+    1. A message leaves the window only when it is durable in the log.
+    2. After an error the same messages go again, through the next transport; the ledger drops what was there already.
+    3. When a message of a window is refused, the window goes one by one; the refused one is halved until a single
+       row or record is left, and that one is declared lost.
+    """
+
+    def __init__(self, header: SegmentHeader, declare_loss: Callable[[int, int, str], None]) -> None:
+        """`declare_loss` gets first_seq, count and reason of a refused row."""
+        self._header = header
+        self._declare_loss = declare_loss
+        self._window: deque[Message] = deque()
+        self._one_by_one = False
+        self.acknowledged_seq = 0
+        self.rows_refused = 0
+
+    @property
+    def waiting(self) -> int:
+        """Messages sent or read, and not acknowledged."""
+        return len(self._window)
+
+    async def send(self, transport: Transport, found: Iterator[Message]) -> None:
+        """Send all that is found; on an error call again with the same iterator and another transport.
+
+        Raises:
+            TransportError: What was not acknowledged waits in the window.
+        """
+        while True:
+            while len(self._window) < WINDOW_MESSAGES and (message := next(found, None)) is not None:
+                self._window.append(message)
+            if not self._window:
+                return
+            part = [self._window[0]] if self._one_by_one else list(self._window)
+            try:
+                await transport.send(part)
+            except TransportError as error:
+                if error.refused:
+                    self._refuse(part, str(error))
+                raise
+            for message in part:
+                self._window.popleft()
+                self.acknowledged_seq = message.end_seq
+            self._one_by_one = self._one_by_one and bool(self._window)
+
+    def _refuse(self, part: list[Message], reason: str) -> None:
+        self._one_by_one = True
+        if len(part) > 1:
+            return
+        refused = self._window.popleft()
+        halves = halve(refused, self._header)
+        if halves:
+            self._window.extendleft(reversed(halves))
+            return
+        envelope = refused.envelope
+        self.rows_refused += envelope.count
+        self._declare_loss(envelope.first_seq, envelope.count, reason)

@@ -1,0 +1,135 @@
+"""The `kafka://` transport: aiokafka, acknowledged by all in-sync replicas, idempotent, compressed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    CorruptRecordException,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    UnsupportedForMessageFormatError,
+)
+
+from runwire._errors import TransportError
+from runwire_schemas.topics import message_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runwire._batch import Message
+    from runwire_schemas.topics import Destination
+
+LINGER_SECONDS = 0.005
+SEND_TIMEOUT_SECONDS = 20.0
+OPEN_TIMEOUT_SECONDS = 10.0
+CLOSE_TIMEOUT_SECONDS = 2.0
+BATCH_BYTES_MAX = 900_000  # below a broker's default message.max.bytes, which bounds whole batches
+
+# The broker saw the record and will say the same of it for ever. Everything else may pass.
+_REFUSALS = (
+    CorruptRecordException,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    UnsupportedForMessageFormatError,
+)
+
+
+class KafkaTransport:
+    """One idempotent producer.
+
+    After a refused record aiokafka's producer is unusable for that partition (OutOfOrderSequenceNumber on every
+    later send, aiokafka#1017): the sender closes this transport and opens a new one.
+    """
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        self._producer: AIOKafkaProducer | None = None
+        # A broker that is away is the sender's to report, once a minute, not aiokafka's on every attempt.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+    async def open(self) -> None:
+        """Connect, and make the topic where it is missing and may be made."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=list(self._destination.servers),
+            acks="all",
+            enable_idempotence=True,
+            compression_type="lz4",
+            linger_ms=round(LINGER_SECONDS * 1000),
+            max_batch_size=BATCH_BYTES_MAX,
+            max_request_size=2 * BATCH_BYTES_MAX,
+            request_timeout_ms=10_000,
+            client_id="runwire",
+        )
+        self._producer = producer
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_SECONDS):
+                await producer.start()
+                await self._make_topic(producer)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise self._error("can't be reached", error) from error
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Hand all messages to the producer in order, then wait for every acknowledgement."""
+        producer = self._producer
+        if producer is None:
+            raise TransportError(f"{self._destination} is closed.")
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                acknowledged = [
+                    await producer.send(
+                        self._destination.topic,
+                        value=message.payload,
+                        key=message_key(message.envelope.run_id),
+                        headers=message.envelope.to_headers(),
+                    )
+                    for message in messages
+                ]
+                await asyncio.gather(*acknowledged)
+        except _REFUSALS as error:
+            raise self._error("refused a message", error, refused=True) from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise self._error("took no message", error) from error
+
+    async def close(self) -> None:
+        """Stop the producer; what it still holds is sent again by whoever opens the next one."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                    await producer.stop()
+
+    async def _make_topic(self, producer: AIOKafkaProducer) -> None:
+        """Event time lives in the body; the broker's append time is what lag and run states are judged by."""
+        topic = self._destination.topic
+        if topic in await self._topics(producer):
+            return
+        admin = AIOKafkaAdminClient(bootstrap_servers=list(self._destination.servers), client_id="runwire")
+        # Without the right to make topics, the first send says what is missing.
+        with contextlib.suppress(KafkaError):
+            await admin.start()
+            config = {"message.timestamp.type": "LogAppendTime"}
+            await admin.create_topics([NewTopic(topic, -1, -1, topic_configs=config)])
+        with contextlib.suppress(KafkaError):
+            await admin.close()
+
+    @staticmethod
+    async def _topics(producer: AIOKafkaProducer) -> set[str]:
+        metadata = await producer.client.fetch_all_metadata()
+        return set(metadata.topics())
+
+    def _error(self, what: str, error: Exception, *, refused: bool = False) -> TransportError:
+        return TransportError(f"{self._destination} {what}: {_reason(error)}.", refused=refused)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

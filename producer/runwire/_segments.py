@@ -1,0 +1,272 @@
+"""The journal's files: what a segment looks like, and how one is read, by its writer's sender or after its death.
+
+    JOURNAL/<emitter id>/owner          lock file: whoever holds its lockf is the emitter, or recovers a dead one
+    JOURNAL/<emitter id>/000000.seg ..  segments, preallocated, never recycled, never appended to by another process
+
+A segment is `SegmentHeader` (magic, length, CRC-32, JSON) padded to 8 bytes, then records, then zeros. A record:
+
+    commit u32 | crc u32 | length u32 | kind u32 | seq i64 | step i64 | time i64 | payload, padded to 8 bytes
+
+    kind & 0xFF   ROW: float64 values of key set (kind >> 8); KEYS: JSON list that defines key set (kind >> 8);
+                  EVENT: a lifecycle record, Avro single-object
+    length        bytes of payload without padding; seq is -1 for KEYS, which takes no sequence number
+    crc           CRC-32 of everything behind it, padding left out
+
+Laws:
+
+1. Payload and CRC are written first, the commit word last: a record counts only when both are right. (One write of
+   the whole record is not atomic for another process.)
+2. A segment is self-contained: it defines each key set before a row uses it.
+3. Sequence numbers rise by one from record to record, across segments too. Where a reader meets a damaged record, it
+   goes on at the next good one; the numbers between are a loss that has to be declared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from runwire._errors import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+ROW, KEYS, EVENT = 1, 2, 3
+SUFFIX = ".seg"
+OWNER = "owner"
+
+COMMIT = 0x57525543
+COMMIT_BYTES = struct.pack("<I", COMMIT)
+COMMIT_WORD = struct.Struct("=I")
+RECORD = struct.Struct("<IIIIqqq")
+RECORD_BYTES = RECORD.size
+CRC_AT = 8  # the CRC covers what follows itself
+
+_MAGIC = b"RWSEG\0\0\1"
+_HEAD = struct.Struct("<8sII")
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """What a segment knows about its emitter, so that it can be sent by whoever finds it."""
+
+    project: str
+    run_id: str
+    emitter_id: str
+    attempt: str
+    rank: int
+    url: str
+    number: int
+    first_seq: int
+
+    def to_bytes(self) -> bytes:
+        """The segment's first bytes, a multiple of 8."""
+        text = json.dumps(asdict(self)).encode()
+        return padded(_HEAD.pack(_MAGIC, len(text), zlib.crc32(text)) + text)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """R consecutive rows with the same K keys.
+
+    Attributes:
+        first_seq: Sequence number of the first.
+        steps: R steps.
+        times: R times, microseconds.
+        values: R x K values.
+    """
+
+    keys: tuple[str, ...]
+    first_seq: int
+    steps: NDArray[np.int64]
+    times: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    @property
+    def count(self) -> int:
+        """R."""
+        return len(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A lifecycle record as the journal holds it."""
+
+    seq: int
+    payload: bytes
+    count: int = 1
+
+    @property
+    def first_seq(self) -> int:
+        """Its one sequence number."""
+        return self.seq
+
+
+def padded(data: bytes) -> bytes:
+    """Filled up with zeros to a multiple of 8 bytes."""
+    return data + bytes(-len(data) % 8)
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Where an emitter's n-th segment lies."""
+    return folder / f"{number:06d}{SUFFIX}"
+
+
+def segment_numbers(folder: Path) -> list[int]:
+    """The segments in a journal folder, oldest first."""
+    return sorted(int(path.stem) for path in folder.glob(f"*{SUFFIX}") if path.stem.isdecimal())
+
+
+class SegmentReader:
+    """Reads one segment's records in order, by `pread`: the page cache shows what the writer's mapping holds.
+
+    Raises:
+        JournalError: On construction, when the header is unreadable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.header, self._at = _read_header(self._fd, path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._size = os.fstat(self._fd).st_size
+        self._keys: dict[int, tuple[str, ...]] = {}
+
+    @property
+    def offset(self) -> int:
+        """Where the next record begins."""
+        return self._at
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._fd)
+
+    def read(self, end: int, rows_max: int) -> Iterator[Rows | StoredEvent]:
+        """Records up to byte `end`, which the writer of this very process has published: they are whole."""
+        while self._at < end:
+            chunk = os.pread(self._fd, min(_CHUNK_BYTES, end - self._at), self._at)
+            if len(chunk) >= 16 and _record_bytes(chunk, 0) > len(chunk):
+                chunk = os.pread(self._fd, _record_bytes(chunk, 0), self._at)
+            base, at = self._at, 0
+            while at + RECORD_BYTES <= len(chunk) and at + _record_bytes(chunk, at) <= len(chunk):
+                found, at = self._take(chunk, at, rows_max)
+                self._at = base + at
+                if found is not None:
+                    yield found
+            if at == 0:
+                return
+
+    def recover(self, next_seq: int, rows_max: int) -> Iterator[Rows | StoredEvent]:
+        """Every good record from `next_seq` on, of a writer that is dead; each is checked.
+
+        Damaged records are passed over: the caller sees a jump in the sequence.
+        """
+        data = os.pread(self._fd, self._size, 0)
+        at: int | None = self._at
+        while (at := _next_good(data, at, next_seq)) is not None:
+            good_until, at_seq = at, next_seq
+            # Collect the unbroken good stretch first, so that rows can be taken in bulk.
+            while _is_good(data, good_until) and _seq(data, good_until) in (-1, at_seq):
+                at_seq += _seq(data, good_until) >= 0
+                good_until += _record_bytes(data, good_until)
+            if good_until == at:
+                next_seq = _seq(data, at)
+                continue
+            stretch, inside = data[at:good_until], 0
+            while inside < len(stretch):
+                found, inside = self._take(stretch, inside, rows_max)
+                if found is not None:
+                    yield found
+            next_seq, at = at_seq, good_until
+
+    def _take(self, data: bytes, at: int, rows_max: int) -> tuple[Rows | StoredEvent | None, int]:
+        """The record at `at`, with all rows of the same key set that follow it: (what it is, where the next begins)."""
+        _, _, length, kind, seq, _, _ = RECORD.unpack_from(data, at)
+        end = at + _record_bytes(data, at)
+        payload_at = at + RECORD_BYTES
+        if kind & 0xFF == KEYS:
+            self._keys[kind >> 8] = tuple(json.loads(data[payload_at : payload_at + length]))
+            return None, end
+        if kind & 0xFF == EVENT:
+            return StoredEvent(seq, data[payload_at : payload_at + length]), end
+        rows = _same_rows(data, at, length, kind, rows_max)
+        keys = self._keys.get(kind >> 8)
+        if keys is None:  # its definition was damaged: a loss, like the numbers of a damaged record
+            return None, at + rows.nbytes
+        return Rows(keys, seq, rows["step"], rows["time"], rows["values"]), at + rows.nbytes
+
+
+def _read_header(fd: int, path: Path) -> tuple[SegmentHeader, int]:
+    head = os.pread(fd, _HEAD.size, 0)
+    try:
+        magic, length, crc = _HEAD.unpack(head)
+        text = os.pread(fd, length, _HEAD.size)
+        if magic != _MAGIC or zlib.crc32(text) != crc:
+            raise ValueError("marker or check sum are wrong")
+        return SegmentHeader(**json.loads(text)), len(padded(head + text))
+    except (struct.error, ValueError, TypeError) as error:
+        raise JournalError(f"Journal segment {path} has no readable header: {error}.") from error
+
+
+@lru_cache(maxsize=256)
+def _row_type(keys: int) -> Any:  # noqa: ANN401 - numpy's dtype is generic in what it holds
+    import numpy as np  # noqa: PLC0415 - not before the sender needs it: `import runwire` stays light
+
+    fields = [("commit", "<u4"), ("crc", "<u4"), ("length", "<u4"), ("kind", "<u4"), ("seq", "<i8")]
+    return np.dtype([*fields, ("step", "<i8"), ("time", "<i8"), ("values", "<f8", (keys,))])
+
+
+def _same_rows(data: bytes, at: int, length: int, kind: int, rows_max: int) -> Any:  # noqa: ANN401 - structured array
+    """The rows from `at` on that have the first one's key set, at least one."""
+    import numpy as np  # noqa: PLC0415 - see above
+
+    row_type = _row_type(length // 8)
+    count = min((len(data) - at) // row_type.itemsize, rows_max)
+    rows = np.frombuffer(data, row_type, count, at)
+    if count > 1:
+        same = (rows["kind"] == kind) & (rows["length"] == length) & (rows["commit"] == COMMIT)
+        if not same.all():
+            rows = rows[: int(same.argmin())]
+    return rows
+
+
+def _record_bytes(data: bytes, at: int) -> int:
+    length: int = struct.unpack_from("<I", data, at + 8)[0]
+    return RECORD_BYTES + length + (-length % 8)
+
+
+def _seq(data: bytes, at: int) -> int:
+    seq: int = struct.unpack_from("<q", data, at + 16)[0]
+    return seq
+
+
+def _is_good(data: bytes, at: int) -> bool:
+    if at + RECORD_BYTES > len(data) or data[at : at + 4] != COMMIT_BYTES:
+        return False
+    crc, length = struct.unpack_from("<II", data, at + 4)
+    end = at + RECORD_BYTES + length
+    return end <= len(data) and zlib.crc32(memoryview(data)[at + CRC_AT : end]) == crc
+
+
+def _next_good(data: bytes, at: int | None, next_seq: int) -> int | None:
+    """Where the next good record of `next_seq` or later begins (KEYS count whatever they hold)."""
+    while at is not None and at >= 0:
+        if at % 8 == 0 and _is_good(data, at):
+            if _seq(data, at) == -1 or _seq(data, at) >= next_seq:
+                return at
+            at += _record_bytes(data, at)
+        else:
+            at = data.find(COMMIT_BYTES, at + 1)
+    return None

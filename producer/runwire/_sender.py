@@ -1,0 +1,191 @@
+"""The sender: the one thread of an emitter that touches the network; reads the journal, sends, trims."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from runwire._batch import Message, messages
+from runwire._delivery import Delivery
+from runwire._errors import TransportError
+from runwire._segments import SegmentReader, segment_path
+from runwire._transport import make_transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from runwire._journal import Journal
+    from runwire._segments import Rows, StoredEvent
+    from runwire._transport import Transport
+    from runwire_schemas.topics import Destination
+
+BATCH_ROWS_MAX = 1_000
+BATCH_BYTES_MAX = 512 * 2**10
+FLUSH_INTERVAL_SECONDS = 0.05
+HEARTBEAT_INTERVAL_SECONDS = 5.0
+RECONNECT_SECONDS_MIN = 0.2
+RECONNECT_SECONDS_MAX = 5.0
+WARNING_INTERVAL_SECONDS = 60.0
+
+_log = logging.getLogger("runwire")
+
+
+class Signals(Protocol):
+    """Makes the messages that lie outside the sequence, and the record that declares a loss."""
+
+    def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int) -> Message:
+        """The emitter lives."""
+
+    def ended(self, next_seq: int, how: str) -> Message:
+        """No row comes after `next_seq`."""
+
+
+class Sender(threading.Thread):
+    """Delivers one journal until it is told to finish, and all is acknowledged."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        destination: Destination,
+        signals: Signals,
+        declare_loss: Callable[[int, int, str], None],
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> None:
+        """`beside` runs next to the deliveries, once: recovery of dead emitters' journals."""
+        super().__init__(name="runwire-sender", daemon=True)
+        self._journal = journal
+        self._destination = destination
+        self._signals = signals
+        self._delivery = Delivery(journal.header, declare_loss)
+        self._beside = beside
+        self._readers: list[SegmentReader] = []
+        self._finishing = threading.Event()
+        self._abandoned = False
+        self._wake: Callable[[], None] = lambda: None
+        self._warned_at = -WARNING_INTERVAL_SECONDS
+        self.delivered = False
+        self.cpu_seconds = 0.0
+        self.last_error: str | None = None
+
+    @property
+    def acknowledged_seq(self) -> int:
+        """Rows 0 .. this - 1 are durable in the log."""
+        return self._delivery.acknowledged_seq
+
+    def finish(self, timeout_seconds: float) -> bool:
+        """Deliver what is there, then end; False when that took too long and the rest waits in the journal."""
+        self._finishing.set()
+        self._wake()
+        self.join(timeout_seconds)
+        self._abandoned = True
+        self._wake()
+        return self.delivered
+
+    def run(self) -> None:
+        """The thread's whole life."""
+        try:
+            asyncio.run(self._main())
+        except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process
+            if not self._abandoned:
+                self._warn(f"Tracking stopped sending, the journal keeps everything: {error!r}.", once=True)
+        finally:
+            for reader in self._readers:
+                reader.close()
+
+    async def _main(self) -> None:
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(changed.set)
+
+        self._wake = wake
+        beside = asyncio.ensure_future(self._beside()) if self._beside else None
+        pause_seconds = RECONNECT_SECONDS_MIN
+        while not (self.delivered or self._abandoned):
+            transport = make_transport(self._destination)
+            try:
+                await transport.open()
+                pause_seconds = RECONNECT_SECONDS_MIN
+                await self._deliver(transport, changed)
+            except TransportError as error:
+                self.last_error = str(error)
+                self._warn(f"{error} Training goes on; events wait in {self._journal.folder}.")
+                await _wait(changed, 0.0 if error.refused else pause_seconds)
+                pause_seconds = min(2 * pause_seconds, RECONNECT_SECONDS_MAX)
+            finally:
+                await transport.close()
+        if beside is not None:
+            beside.cancel()
+            await asyncio.gather(beside, return_exceptions=True)
+
+    async def _deliver(self, transport: Transport, changed: asyncio.Event) -> None:
+        """Read, send, trim, until the emitter has ended and everything is acknowledged."""
+        heartbeat_at = 0.0
+        found: Iterator[Message] = iter(())
+        while not self._abandoned:
+            finishing = self._finishing.is_set()
+            now = time.monotonic()
+            if now >= heartbeat_at:
+                heartbeat_at = now + HEARTBEAT_INTERVAL_SECONDS
+                await transport.send([self._heartbeat()])
+            # 1. what an earlier transport left over, 2. what was published since.
+            await self._delivery.send(transport, found)
+            published = self._journal.published
+            found = self._found(published.number, published.offset)
+            await self._delivery.send(transport, found)
+            self._trim()
+            self._journal.prepare()
+            self.cpu_seconds = time.thread_time()
+            # Finishing was seen before the journal was read: nothing can have been missed.
+            if finishing:
+                await transport.send([self._signals.ended(self._journal.next_seq, "finished")])
+                self.delivered = True
+                return
+            await _wait(changed, FLUSH_INTERVAL_SECONDS)
+
+    def _heartbeat(self) -> Message:
+        next_seq = self._journal.next_seq
+        return self._signals.heartbeat(HEARTBEAT_INTERVAL_SECONDS, next_seq, next_seq - self.acknowledged_seq)
+
+    def _found(self, number: int, offset: int) -> Iterator[Message]:
+        return messages(self._read(number, offset), self._journal.header, BATCH_ROWS_MAX, BATCH_BYTES_MAX)
+
+    def _read(self, number: int, offset: int) -> Iterator[Rows | StoredEvent]:
+        """What was published up to byte `offset` of segment `number` and not read yet."""
+        if not self._readers:
+            self._readers.append(SegmentReader(segment_path(self._journal.folder, 0)))
+        while True:
+            reader = self._readers[-1]
+            at_last = reader.header.number == number
+            end = offset if at_last else self._journal.ends[reader.header.number]
+            yield from reader.read(end, BATCH_ROWS_MAX)
+            if at_last:
+                return
+            self._readers.append(SegmentReader(segment_path(self._journal.folder, reader.header.number + 1)))
+
+    def _trim(self) -> None:
+        """Delete the segments whose rows are all acknowledged."""
+        while len(self._readers) > 1 and self._readers[1].header.first_seq <= self.acknowledged_seq:
+            self._readers.pop(0).close()
+        if self._readers:
+            self._journal.trim(self._readers[0].header.number)
+
+    def _warn(self, text: str, *, once: bool = False) -> None:
+        now = time.monotonic()
+        if once or now - self._warned_at >= WARNING_INTERVAL_SECONDS:
+            self._warned_at = now
+            _log.warning(text)
+
+
+async def _wait(changed: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+    changed.clear()
+
+

@@ -1,0 +1,55 @@
+"""The seam to the outside: what a transport is, and which one a URL names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runwire._batch import Message
+    from runwire_schemas.topics import Destination
+
+
+class Transport(Protocol):
+    """A way for messages to the log, used by one sender thread and its event loop.
+
+    What is durable when: a message that `send` returned is in the log for good, as far as the log itself promises
+    (Kafka: acknowledged by all in-sync replicas; `dir:`: written to the file, survives any process, not power loss).
+    What is not promised: that it is there once. After an error it may be there, and is sent again.
+    """
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            TransportError: Not now; worth trying again.
+        """
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Return when all of the messages are durable, in their order.
+
+        Raises:
+            TransportError: `refused` holds the messages that will never be taken (too large); the transport has to
+                be closed, and all the others sent again through a new one.
+        """
+
+    async def close(self) -> None:
+        """Give connections and files back; never raises."""
+
+
+def make_transport(destination: Destination) -> Transport:
+    """The transport of a destination, not opened yet; its library is imported here and not before."""
+    match destination.kind:
+        case "kafka":
+            from runwire._kafka import KafkaTransport  # noqa: PLC0415 - aiokafka costs 100 ms
+
+            return KafkaTransport(destination)
+        case "dir":
+            from runwire._directory import DirectoryTransport  # noqa: PLC0415 - only where it is used
+
+            return DirectoryTransport(destination)
+        case _:
+            from runwire._memory import MemoryTransport  # noqa: PLC0415 - only where it is used
+
+            return MemoryTransport(destination)
