@@ -12,7 +12,6 @@ if [ -x "$uv" ] && cmp -s requirements/uv.txt .tools/uv/installed.txt; then
 fi
 
 python=$(tools/find-python.sh)
-echo "fetching uv into .tools/" >&2
 rm -rf .tools/uv
 mkdir -p .tools
 if "$python" -m pip --version >/dev/null 2>&1; then
@@ -24,6 +23,7 @@ else
     echo "runwire: can't fetch uv: this Python has no pip (Debian: apt-get install python3-venv), or put uv on PATH" >&2
     exit 1
 fi
+echo "fetching uv into .tools/" >&2
 if ! PIP_ROOT_USER_ACTION=ignore "$pip" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
     --target .tools/uv --requirement requirements/uv.txt >&2; then
     echo "runwire: can't fetch uv: the Python package index is out of reach; put uv on PATH or repair the network" >&2
