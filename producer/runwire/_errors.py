@@ -1,7 +1,7 @@
 """Every error that the producer raises, drawn as a tree.
 
 RunwireError
-├── UsageError             a call was wrong: its author's fault; names the argument, what was given, what to do
+├── UsageError             a call was wrong, its author's fault: names the argument and what to do
 │   ├── UsageTypeError     ... by the type of an argument (also a TypeError)
 │   └── UsageValueError    ... by its value (also a ValueError)
 ├── SettingsError          a setting can't be used: an unknown URL, a folder that can't be written

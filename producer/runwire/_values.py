@@ -1,0 +1,180 @@
+"""The liberal door for metrics: any number becomes a float, any nested mapping flat keys, or a clear error.
+
+1. A number stays what it is: NaN, infinities and -0.0 are kept; an integer or fraction beyond the range of
+   float64 becomes the infinity of its sign, which is its IEEE 754 rounding.
+2. No `__float__` of a foreign object is called (it may wait for a device): exact types first, then `item()` of
+   numpy, torch and jax, `.numpy()` of TensorFlow. No such library is imported.
+3. Keys stay verbatim, NUL and right-to-left text included; only lone surrogates, which no UTF-8 can carry,
+   are escaped with a backslash. Nested mappings become `outer/inner`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from runwire._errors import UsageTypeError, UsageValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY_BYTES_MAX = 1_024
+DEPTH_MAX = 16
+_SHOWN_CHARACTERS = 40
+
+PLAIN_TYPES: frozenset[type] = frozenset({float, int, bool})  # a caller may pack these without `scalar`
+
+
+def metric_row(metrics: object) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Keys and values of one `log()` call, of equal length.
+
+    Raises:
+        UsageTypeError: No mapping, a key that is no string, a value that is no number.
+        UsageValueError: An empty, overlong or repeated key; nesting deeper than DEPTH_MAX.
+    """
+    flat = flatten(metrics)
+    return tuple(flat), tuple(scalar(value, key) for key, value in flat.items())
+
+
+def scalar(value: Any, key: str = "") -> float:
+    """One number as a float.
+
+    Raises:
+        UsageTypeError: It is no number; the sentence names `key` and the type.
+    """
+    kind = type(value)
+    if kind is float:
+        return value  # type: ignore[no-any-return]
+    if issubclass(kind, int):  # of the type, not the object: a lazy proxy may claim any class and isn't one
+        return rounded(int.__int__(value))
+    if issubclass(kind, float):  # a subclass such as numpy.float64: its own conversion is not asked
+        return float.__float__(value)
+    if kind.__module__ in {"decimal", "fractions"}:
+        return rounded(value)
+    plain = _read(value, key)
+    if isinstance(plain, (int, float)) or type(plain).__module__ in {"decimal", "fractions"}:
+        return scalar(plain)
+    if type(plain).__module__ == "numpy" and dtype_kind(plain) == "f":
+        return float(plain)  # numpy.longdouble gives itself
+    raise _no_number(value, key)
+
+
+def flatten(mapping: object, argument: str = "metrics") -> dict[str, Any]:
+    """A flat copy: nested mappings become keys such as `outer/inner`; empty ones leave nothing.
+
+    Raises:
+        UsageTypeError: No mapping, or a key that is no string.
+        UsageValueError: An empty, overlong or repeated key; nesting deeper than DEPTH_MAX.
+    """
+    if not isinstance(mapping, Mapping):
+        raise UsageTypeError(argument, f"must be a mapping of names to values, not {shown(mapping)}")
+    flat: dict[str, Any] = {}
+    for path, value in _leaves(mapping, argument):
+        if path in flat:
+            raise UsageValueError(argument, f"names {shown(path)} twice, once of them nested")
+        flat[path] = value
+    return flat
+
+
+def checked_key(key: object, argument: str = "metrics") -> str:
+    """The key as a plain string that UTF-8 can carry.
+
+    Raises:
+        UsageTypeError: It is no string.
+        UsageValueError: It is empty or longer than KEY_BYTES_MAX.
+    """
+    if not isinstance(key, str):
+        raise UsageTypeError(argument, f"has the key {shown(key)}: keys must be strings")
+    key = str.__str__(key)
+    if not key:
+        raise UsageValueError(argument, "has an empty key: give every value a name")
+    encoded = key.encode("utf-8", "backslashreplace")
+    if len(encoded) > KEY_BYTES_MAX:
+        raise UsageValueError(
+            argument,
+            f"has a key of {len(encoded):,} bytes ({shown(key)}): at most {KEY_BYTES_MAX:,} are taken",
+        )
+    return key if len(encoded) == len(key) else encoded.decode()
+
+
+def rounded(value: Any) -> float:
+    """An int, Decimal or Fraction as the nearest float64, which may be an infinity."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except ValueError:  # a signalling NaN
+        return math.nan
+
+
+def _read(value: Any, key: str) -> Any:
+    """What an array or tensor of one element holds."""
+    try:
+        if dtype_kind(value) not in {"m", "M"}:  # times would come as bare integers of an unknown unit
+            reader = getattr(value, "item", None)
+            return reader() if callable(reader) else value.numpy().item()
+    except Exception as error:
+        raise _no_number(value, key) from error
+    raise _no_number(value, key)
+
+
+def dtype_kind(value: Any) -> str:
+    """The letter numpy gives an element type (f, i, u, b, c, m, M, S, U, O, V); empty for what has none."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    return kind if isinstance(kind, str) else ""
+
+
+def _no_number(value: Any, key: str) -> UsageTypeError:
+    if value is None:
+        remedy = "leave the key out where there is no value"
+    elif issubclass(type(value), str):
+        remedy = "texts belong to params"
+    elif shape_of(value) not in {"", "()"}:
+        remedy = "reduce it to one number first, as .mean() does"
+    else:
+        remedy = "a Python or numpy number, or a tensor of one element, is taken"
+    return UsageTypeError(f"metrics[{shown(key)}]", f"must be a number, not {shown(value)}: {remedy}")
+
+
+def shape_of(value: Any) -> str:
+    """The shape of an array or tensor as `(2, 3)`; empty for what has none."""
+    try:
+        shape = getattr(value, "shape", None)
+        return "" if shape is None else str(tuple(int(size) for size in shape))
+    except Exception:  # noqa: BLE001 - only decorates an error that is on its way
+        return ""
+
+
+def shown(value: Any) -> str:
+    """A value as an error may name it: plain ones by a short repr, others by type and shape."""
+    kind = type(value)
+    if value is None:
+        return "None"
+    if kind is str:
+        return repr(value) if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]!r}..."
+    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    if kind is bool or kind is float or (kind is int and value.bit_length() < _SHOWN_CHARACTERS):
+        return f"{name} {value!r}"
+    shape = shape_of(value)
+    return f"{name} of shape {shape}" if shape else name
+
+
+def _leaves(
+    mapping: Mapping[Any, Any], argument: str, prefix: str = "", depth: int = 1
+) -> Iterator[tuple[str, Any]]:
+    if depth > DEPTH_MAX:
+        raise too_deep(argument)
+    for name in mapping:
+        key = checked_key(name, argument)
+        path = checked_key(f"{prefix}/{key}", argument) if prefix else key
+        value = mapping[name]
+        if type(value) not in PLAIN_TYPES and issubclass(type(value), Mapping):
+            yield from _leaves(value, argument, path, depth + 1)
+        else:
+            yield path, value
+
+
+def too_deep(argument: str) -> UsageValueError:
+    """The error for nesting that has no end in sight."""
+    return UsageValueError(argument, f"is nested deeper than {DEPTH_MAX} levels, or contains itself")
