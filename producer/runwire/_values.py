@@ -2,7 +2,7 @@
 
 1. A number stays what it is: NaN, infinities and -0.0 are kept; an integer or fraction beyond the range of
    float64 becomes the infinity of its sign, which is its IEEE 754 rounding.
-2. No `__float__` of a foreign object is called (it may wait for a device): exact types first, then `item()` of
+2. No `__float__` of a foreign object is called (it may wait for a device): exact types, then `.item()` of
    numpy, torch and jax, `.numpy()` of TensorFlow. No such library is imported.
 3. Keys stay verbatim, NUL and right-to-left text included; only lone surrogates, which no UTF-8 can carry,
    are escaped with a backslash. Nested mappings become `outer/inner`.

@@ -1,1 +1,1 @@
-"""What a run knows about itself without being told: code, machine, launch, identity, and what to keep secret."""
+"""What a run knows without being told: code, machine, launch, identity, and what to keep secret."""

@@ -1,0 +1,94 @@
+"""Who a run is: its id, its attempt and the name it gets when nobody gives it one.
+
+A run id has 16 characters [a-z2-7]: 80 bits of SHA-256 over the project and whatever names the launch, each
+part with its length in front so that no two lists of parts look alike. So every rank and every restart finds
+the same id without talking to the others, and two launches never share one by accident.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runwire._context.words import ADJECTIVES, NOUNS
+from runwire._errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from runwire._context.ranks import Launch
+
+RUN_ID_CHARACTERS = 16
+RUN_ID_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz234567")
+TOKEN_CHARACTERS_MAX = 128
+PROJECT_CHARACTERS_MAX = 128
+
+
+def run_id(project: str, launch: Launch, *, explicit: str | None, nth_init: int, entropy: bytes) -> str:
+    """The run's id.
+
+    Args:
+        project: The run's project.
+        launch: Where this process was launched.
+        explicit: What the user named the run; an id made here is taken as it is, to join that run.
+        nth_init: 1 for the first `init` of this process, 2 for the second.
+        entropy: At least 16 random bytes, used where nothing names the launch.
+
+    Raises:
+        SettingsError: Several ranks that nothing unites; the sentence says what to set.
+    """
+    if explicit is not None:
+        return explicit if is_run_id(explicit) else _digest("explicit", project, explicit)
+    if launch.job is not None:
+        return _digest("launch", project, launch.job, str(nth_init))
+    if launch.problem is not None:
+        raise SettingsError(f"RUNWIRE_RUN_ID: {launch.problem}.")
+    return _digest("random", project, entropy.hex())
+
+
+def attempt_token(launch: Launch, *, explicit: str | None, emitter_id: str) -> str:
+    """What all ranks of one life of a run share, and no other life has.
+
+    At most TOKEN_CHARACTERS_MAX characters.
+    """
+    named = launch.job
+    if named is None and explicit is not None and launch.world_size > 1:
+        named = explicit  # several ranks that only this id unites are one attempt
+    if named is None:
+        return emitter_id
+    token = f"{named}#{launch.restart_count}"
+    return token if len(token) <= TOKEN_CHARACTERS_MAX else f"{_digest(named)}#{launch.restart_count}"
+
+
+def run_name(identifier: str) -> str:
+    """A name such as `brisk-heron-42`, the same on every rank."""
+    number = int.from_bytes(_hash("name", identifier)[:8], "big")
+    number, adjective = divmod(number, len(ADJECTIVES))
+    number, noun = divmod(number, len(NOUNS))
+    return f"{ADJECTIVES[adjective]}-{NOUNS[noun]}-{number % 1_000}"
+
+
+def default_project(git_root: Path | None, folder: Path) -> str:
+    """The repository's name, else the folder's."""
+    return ((git_root or folder).name or "default")[:PROJECT_CHARACTERS_MAX]
+
+
+def is_run_id(text: str) -> bool:
+    """Whether the text has the form of a run id."""
+    return len(text) == RUN_ID_CHARACTERS and RUN_ID_ALPHABET.issuperset(text)
+
+
+def _digest(*parts: str) -> str:
+    from base64 import b32encode  # noqa: PLC0415 - as in _hash
+
+    return b32encode(_hash(*parts)[: RUN_ID_CHARACTERS * 5 // 8]).decode().lower()
+
+
+def _hash(*parts: str) -> bytes:
+    # Imported here: a run is named once, and `import runwire` stays light.
+    import hashlib  # noqa: PLC0415
+
+    total = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode("utf-8", "backslashreplace")
+        total.update(len(encoded).to_bytes(8, "big") + encoded)
+    return total.digest()
