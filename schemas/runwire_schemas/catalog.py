@@ -20,8 +20,9 @@ from runwire_schemas import events
 from runwire_schemas.errors import UnknownFingerprint
 
 Schema = dict[str, Any]
+EventClass = type[Any]
 
-_CLASSES: dict[str, type[Any]] = {
+_CLASSES: dict[str, EventClass] = {
     "metric_batch": events.MetricBatch,
     "run_started": events.RunStarted,
     "params_logged": events.ParamsLogged,
@@ -51,7 +52,7 @@ class Entry:
     """
 
     type: str
-    cls: type[Any]
+    cls: EventClass
     schema: Schema
     fingerprint: bytes
     build: Callable[[Mapping[str, Any]], events.Event]
@@ -68,7 +69,7 @@ def schema_fingerprint(schema: Schema) -> bytes:
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
 
 
-def _builder(cls: type[Any]) -> Callable[[Mapping[str, Any]], events.Event]:
+def _builder(cls: EventClass) -> Callable[[Mapping[str, Any]], events.Event]:
     if cls is events.MetricBatch:
         return _build_batch
     if cls is events.RunStarted:
@@ -80,8 +81,7 @@ def _builder(cls: type[Any]) -> Callable[[Mapping[str, Any]], events.Event]:
 
 def _build_batch(body: Mapping[str, Any]) -> events.Event:
     blocks = tuple(
-        events.Block(tuple(block["keys"]), block["steps"], block["times"], block["values"])
-        for block in body["blocks"]
+        events.Block(tuple(block["keys"]), block["steps"], block["times"], block["values"]) for block in body["blocks"]
     )
     return events.MetricBatch(**{**body, "blocks": blocks})
 
@@ -107,7 +107,7 @@ def entries() -> tuple[Entry, ...]:
     return tuple(made)
 
 
-def _plain_times(node: Any) -> Any:  # noqa: ANN401 - a JSON tree has no narrower type
+def _plain_times(node: Any) -> Any:
     """The schema with times as plain longs, so that fastavro hands out integers instead of datetimes.
 
     Canonical forms leave logical types out: the fingerprint stays that of the `.avsc` file.
@@ -120,7 +120,7 @@ def _plain_times(node: Any) -> Any:  # noqa: ANN401 - a JSON tree has no narrowe
 
 
 @functools.cache
-def _by_class() -> dict[type[Any], Entry]:
+def _by_class() -> dict[EventClass, Entry]:
     return {entry.cls: entry for entry in entries()}
 
 

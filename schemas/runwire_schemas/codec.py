@@ -40,7 +40,7 @@ def decode(payload: bytes) -> Event:
     body = io.BytesIO(payload)
     body.seek(HEADER_BYTES)
     try:
-        event = entry.build(schemaless_reader(body, entry.schema))  # type: ignore[arg-type, call-arg]
+        event = entry.build(schemaless_reader(body, entry.schema))  # type: ignore[arg-type]
     # fastavro trusts its input and fails with whatever Python raised: IndexError, MemoryError, EOFError, ...
     except Exception as error:
         raise DecodeError(f"{entry.type} is no valid Avro: {type(error).__name__}: {error}.") from error
@@ -60,7 +60,7 @@ def payload_entry(payload: bytes) -> Entry:
     return entry_by_fingerprint(payload[len(MARKER) : HEADER_BYTES])
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - walks values of every field type
+def _plain(value: Any) -> Any:
     """Dataclasses as mappings, deeply, for fastavro."""
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}

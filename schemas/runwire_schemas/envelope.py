@@ -88,7 +88,14 @@ class Envelope:
         else:
             first_seq, count = 0, 0
         return cls(
-            type(event).__name__, project, event.run_id, event.emitter_id, attempt, event.rank, first_seq, count
+            type(event).__name__,
+            project,
+            event.run_id,
+            event.emitter_id,
+            attempt,
+            event.rank,
+            first_seq,
+            count,
         )
 
 

@@ -124,7 +124,7 @@ def parse_header(data: bytes) -> tuple[bytes, int] | None:
     body = io.BytesIO(data)
     body.seek(len(_MAGIC))
     try:
-        header: Any = schemaless_reader(body, _HEADER_SCHEMA)  # type: ignore[call-arg]
+        header: Any = schemaless_reader(body, _HEADER_SCHEMA)
     except Exception:  # noqa: BLE001 - fastavro meets a torn header with whatever Python raised
         return None
     if len(header["sync"]) < SYNC_BYTES:
@@ -180,7 +180,7 @@ def decode_block(block: RawBlock) -> list[Record]:
     records = []
     try:
         for _ in range(min(block.count, len(block.body))):
-            fields: Any = schemaless_reader(body, _SCHEMA)  # type: ignore[call-arg]
+            fields: Any = schemaless_reader(body, _SCHEMA)
             records.append(Record(fields, fields.pop("appended"), fields.pop("payload")))
     # fastavro meets garbage with whatever Python raised.
     except Exception as error:
@@ -194,8 +194,8 @@ def _block_at(data: bytes, at: int, sync: bytes) -> RawBlock | None:
     """The block that begins at `at`, or None where none stands complete."""
     head = io.BytesIO(data[at : at + 2 * _LONG_BYTES_MAX])
     try:
-        count: Any = schemaless_reader(head, "long")  # type: ignore[call-arg]
-        size: Any = schemaless_reader(head, "long")  # type: ignore[call-arg]
+        count: Any = schemaless_reader(head, "long")
+        size: Any = schemaless_reader(head, "long")
     except Exception:  # noqa: BLE001 - fastavro meets a torn head with whatever Python raised
         return None
     body_at = at + head.tell()

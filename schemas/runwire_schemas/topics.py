@@ -1,8 +1,8 @@
 """Where events go: destination URLs, topic names and message keys.
 
-    kafka://HOST:PORT[,HOST:PORT...][/TOPIC]     topic defaults to runwire.events
-    dir:PATH                                     a folder, also on a shared file system
-    memory:NAME                                  inside this process, for tests (runwire.testing)
+kafka://HOST:PORT[,HOST:PORT...][/TOPIC]     topic defaults to runwire.events
+dir:PATH                                     a folder, also on a shared file system
+memory:NAME                                  inside this process, for tests (runwire.testing)
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""A destination URL is understood, or an error says what is wrong with it and shows no password."""
+
+from __future__ import annotations
+
+import pytest
+
+from runwire_schemas.errors import DestinationError
+from runwire_schemas.topics import Destination, mask, message_key, parse_url
+
+
+@pytest.mark.parametrize(
+    ("url", "destination", "normal"),
+    [
+        ("kafka://b:9092/team", Destination("kafka", ("b:9092",), "team"), "kafka://b:9092/team"),
+        ("kafka://b", Destination("kafka", ("b:9092",), "runwire.events"), "kafka://b:9092/runwire.events"),
+        (
+            "kafka://a:1,b:2/",
+            Destination("kafka", ("a:1", "b:2"), "runwire.events"),
+            "kafka://a:1,b:2/runwire.events",
+        ),
+        ("kafka://[::1]:9092/t", Destination("kafka", ("[::1]:9092",), "t"), "kafka://[::1]:9092/t"),
+        ("dir:/data/topic", Destination("dir", path="/data/topic"), "dir:/data/topic"),
+        ("dir:relative", Destination("dir", path="relative"), "dir:relative"),
+        ("memory:test", Destination("memory", path="test"), "memory:test"),
+    ],
+)
+def test_url_is_understood(url: str, destination: Destination, normal: str) -> None:
+    assert parse_url(url) == destination
+    assert str(parse_url(url)) == normal
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "Unknown destination"),
+        ("http://x", "kafka://HOST:PORT/TOPIC"),
+        ("/data", "Unknown destination"),
+        ("dir:", "names no folder"),
+        ("kafka:b", "lacks '//'"),
+        ("kafka://", "names no broker"),
+        ("kafka://b:port/t", "names no broker"),
+        ("kafka://b:70000/t", "names no broker"),
+        ("kafka://b/a b", "Topic"),
+        ("kafka://b/..", "Topic"),
+        ("kafka://b/a/b", "Topic"),
+        ("kafka://user:secret@b/t", "user or password"),
+    ],
+)
+def test_wrong_url_is_a_sentence(url: str, words: str) -> None:
+    with pytest.raises(DestinationError, match=words) as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_mask_hides_user_and_password() -> None:
+    assert mask("kafka://user:secret@b/t") == "kafka://***@b/t"
+
+
+def test_key_is_the_run() -> None:
+    """A run's story stays in order: all its messages have one key."""
+    assert message_key("abc") == b"abc"
