@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 8 * 2**20
 RETRY_SECONDS = 1.0
+# Journals this process writes: their locks are ours already, and opening their files would drop them.
+_OURS: set[str] = set()
 _SPARE = "spare"
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 _POPULATE_BYTES = 2**18
@@ -121,9 +123,13 @@ class Journal:
         self._make_lost_event: Callable[[int, int, int, str], bytes] | None = None
         self._loss_reason = ""
         try:
-            folder.mkdir(parents=True, mode=0o700)
-            self._owner = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Locked before it gets the name that recovery looks at: nobody can take it for a dead one's.
+            newborn = folder.with_name(f".{folder.name}")
+            newborn.mkdir(parents=True, mode=0o700)
+            self._owner = os.open(newborn / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.lockf(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _OURS.add(folder.name)
+            newborn.rename(folder)
             self._mapped = is_mappable(folder)
             self._open_segment()
         except OSError as error:
@@ -147,7 +153,9 @@ class Journal:
                 return Published(self._number, self.ends.get(self._number, 0), self._next_seq)
             return Published(segment.number, segment.at, self._next_seq)
 
-    def append_row(self, keys: tuple[str, ...], step: int, time_us: int, values: tuple[float, ...] | list[float]) -> None:
+    def append_row(
+        self, keys: tuple[str, ...], step: int, time_us: int, values: tuple[float, ...] | list[float]
+    ) -> None:
         """Keep one row; its values must be floats, ints or bools.
 
         Raises:
@@ -163,7 +171,11 @@ class Journal:
             try:
                 segment = self._segment
                 key_set = None if segment is None else segment.key_sets.get(keys)
-                if segment is None or key_set is None or segment.at + RECORD_BYTES + key_set.length > segment.size_bytes:
+                if (
+                    segment is None
+                    or key_set is None
+                    or segment.at + RECORD_BYTES + key_set.length > segment.size_bytes
+                ):
                     segment, key_set = self._make_room(keys)
                     if segment is None or key_set is None:
                         return
@@ -240,6 +252,7 @@ class Journal:
         if delete:
             remove_journal(self.folder)
         os.close(self._owner)
+        _OURS.discard(self.folder.name)
 
     def _append_event(self, make_payload: Callable[[int], bytes]) -> None:
         payload_bytes = len(make_payload(self._next_seq))
@@ -261,7 +274,9 @@ class Journal:
             os.pwrite(segment.fd, COMMIT_BYTES + record, segment.at)
         segment.at += 4 + len(record)
 
-    def _make_room(self, keys: tuple[str, ...] | None, payload_bytes: int = 0) -> tuple[_Segment | None, KeySet | None]:
+    def _make_room(
+        self, keys: tuple[str, ...] | None, payload_bytes: int = 0
+    ) -> tuple[_Segment | None, KeySet | None]:
         """A segment with room for the next record, and its key set; (None, None) counts the row as lost."""
         definition = b"" if keys is None else json.dumps(keys).encode()
         need = 2 * RECORD_BYTES + len(definition) + 8 + payload_bytes + (8 * len(keys) if keys else 0)
@@ -362,6 +377,11 @@ class Journal:
             except IndexError:
                 return  # another thread was faster
             append()
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether this very process writes the journal in `folder`."""
+    return folder.name in _OURS
 
 
 def remove_journal(folder: Path) -> None:

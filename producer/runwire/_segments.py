@@ -221,14 +221,14 @@ def _read_header(fd: int, path: Path) -> tuple[SegmentHeader, int]:
 
 
 @lru_cache(maxsize=256)
-def _row_type(keys: int) -> Any:  # noqa: ANN401 - numpy's dtype is generic in what it holds
+def _row_type(keys: int) -> Any:
     import numpy as np  # noqa: PLC0415 - not before the sender needs it: `import runwire` stays light
 
     fields = [("commit", "<u4"), ("crc", "<u4"), ("length", "<u4"), ("kind", "<u4"), ("seq", "<i8")]
     return np.dtype([*fields, ("step", "<i8"), ("time", "<i8"), ("values", "<f8", (keys,))])
 
 
-def _same_rows(data: bytes, at: int, length: int, kind: int, rows_max: int) -> Any:  # noqa: ANN401 - structured array
+def _same_rows(data: bytes, at: int, length: int, kind: int, rows_max: int) -> Any:
     """The rows from `at` on that have the first one's key set, at least one."""
     import numpy as np  # noqa: PLC0415 - see above
 

@@ -34,8 +34,11 @@ WARNING_INTERVAL_SECONDS = 60.0
 _log = logging.getLogger("runwire")
 
 
-class Signals(Protocol):
-    """Makes the messages that lie outside the sequence, and the record that declares a loss."""
+class Speaker(Protocol):
+    """The emitter, as its sender needs it: makes the messages that lie outside the sequence."""
+
+    def describe(self) -> None:
+        """Journal what takes long to find out; called once, first."""
 
     def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int) -> Message:
         """The emitter lives."""
@@ -51,7 +54,7 @@ class Sender(threading.Thread):
         self,
         journal: Journal,
         destination: Destination,
-        signals: Signals,
+        speaker: Speaker,
         declare_loss: Callable[[int, int, str], None],
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
@@ -59,9 +62,10 @@ class Sender(threading.Thread):
         super().__init__(name="runwire-sender", daemon=True)
         self._journal = journal
         self._destination = destination
-        self._signals = signals
+        self._speaker = speaker
         self._delivery = Delivery(journal.header, declare_loss)
         self._beside = beside
+        self._found: Iterator[Message] = iter(())
         self._readers: list[SegmentReader] = []
         self._finishing = threading.Event()
         self._abandoned = False
@@ -104,6 +108,7 @@ class Sender(threading.Thread):
                 loop.call_soon_threadsafe(changed.set)
 
         self._wake = wake
+        self._speaker.describe()
         beside = asyncio.ensure_future(self._beside()) if self._beside else None
         pause_seconds = RECONNECT_SECONDS_MIN
         while not (self.delivered or self._abandoned):
@@ -126,7 +131,6 @@ class Sender(threading.Thread):
     async def _deliver(self, transport: Transport, changed: asyncio.Event) -> None:
         """Read, send, trim, until the emitter has ended and everything is acknowledged."""
         heartbeat_at = 0.0
-        found: Iterator[Message] = iter(())
         while not self._abandoned:
             finishing = self._finishing.is_set()
             now = time.monotonic()
@@ -134,26 +138,24 @@ class Sender(threading.Thread):
                 heartbeat_at = now + HEARTBEAT_INTERVAL_SECONDS
                 await transport.send([self._heartbeat()])
             # 1. what an earlier transport left over, 2. what was published since.
-            await self._delivery.send(transport, found)
+            await self._delivery.send(transport, self._found)
             published = self._journal.published
-            found = self._found(published.number, published.offset)
-            await self._delivery.send(transport, found)
+            read = self._read(published.number, published.offset)
+            self._found = messages(read, self._journal.header, BATCH_ROWS_MAX, BATCH_BYTES_MAX)
+            await self._delivery.send(transport, self._found)
             self._trim()
             self._journal.prepare()
             self.cpu_seconds = time.thread_time()
             # Finishing was seen before the journal was read: nothing can have been missed.
             if finishing:
-                await transport.send([self._signals.ended(self._journal.next_seq, "finished")])
+                await transport.send([self._speaker.ended(self._journal.next_seq, "finished")])
                 self.delivered = True
                 return
             await _wait(changed, FLUSH_INTERVAL_SECONDS)
 
     def _heartbeat(self) -> Message:
         next_seq = self._journal.next_seq
-        return self._signals.heartbeat(HEARTBEAT_INTERVAL_SECONDS, next_seq, next_seq - self.acknowledged_seq)
-
-    def _found(self, number: int, offset: int) -> Iterator[Message]:
-        return messages(self._read(number, offset), self._journal.header, BATCH_ROWS_MAX, BATCH_BYTES_MAX)
+        return self._speaker.heartbeat(HEARTBEAT_INTERVAL_SECONDS, next_seq, next_seq - self.acknowledged_seq)
 
     def _read(self, number: int, offset: int) -> Iterator[Rows | StoredEvent]:
         """What was published up to byte `offset` of segment `number` and not read yet."""
@@ -187,5 +189,3 @@ async def _wait(changed: asyncio.Event, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             await changed.wait()
     changed.clear()
-
-

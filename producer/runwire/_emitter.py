@@ -1,0 +1,121 @@
+"""An emitter: one process start, with its own id, journal and sender; after a fork the child is another one."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runwire import _signals
+from runwire._clock import wall_time_us
+from runwire._journal import Journal
+from runwire._recovery import recover
+from runwire._segments import SegmentHeader
+from runwire._sender import Sender
+from runwire_schemas.codec import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from runwire._batch import Message
+    from runwire_schemas.events import Lifecycle
+    from runwire_schemas.topics import Destination
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a run and its place in the launch are known by.
+
+    Attributes:
+        attempt: The launcher's token of this attempt, or None: then each emitter is an attempt of its own.
+    """
+
+    project: str
+    run_id: str
+    attempt: str | None
+    rank: int
+
+
+class Emitter:
+    """Journals rows and records; its sender, where there is one, delivers them."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        journals: Path,
+        destination: Destination,
+        *,
+        describe: Callable[[Emitter], None] | None,
+        on_elsewhere: Callable[[str], None],
+    ) -> None:
+        """Open the journal.
+
+        Args:
+            identity: Whom it speaks for.
+            journals: Folder of all journals of the home.
+            destination: Where the sender delivers to.
+            describe: Runs once in the sender's thread before the first delivery: what takes long to find out.
+            on_elsewhere: Gets the URL of a dead journal in this home that wants to go elsewhere.
+
+        Raises:
+            JournalError: The journal can't be made.
+        """
+        self.id = secrets.token_hex(16)
+        self.attempt = identity.attempt or self.id
+        self._identity = identity
+        self._destination = destination
+        self._journals = journals
+        self._describe = describe
+        self._on_elsewhere = on_elsewhere
+        self.sender: Sender | None = None
+        self.header = SegmentHeader(
+            identity.project, identity.run_id, self.id, self.attempt, identity.rank, str(destination), 0, 0
+        )
+        self.journal = Journal(journals / self.id, self.header)
+        self.journal.on_loss(self._lost_payload)
+
+    def start_sender(self) -> None:
+        """Begin to deliver."""
+        self.sender = Sender(self.journal, self._destination, self, self.declare_loss, self._beside)
+        self.sender.start()
+
+    def record(self, kind: Callable[..., Lifecycle], **fields: Any) -> None:
+        """Journal one lifecycle record of class `kind`."""
+        now = wall_time_us()
+        identity = self._identity
+        self.journal.append_event(
+            lambda seq: encode(kind(identity.run_id, self.id, identity.rank, seq, now, **fields))
+        )
+
+    def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
+        """Journal that rows will never come."""
+        self.journal.append_event(lambda seq: self._lost_payload(seq, first_seq, count, reason))
+
+    def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int) -> Message:
+        """The emitter lives (asked for by the sender)."""
+        return _signals.heartbeat(self.header, wall_time_us(), next_in_seconds, next_seq, waiting_rows)
+
+    def ended(self, next_seq: int, how: str) -> Message:
+        """No row comes after `next_seq` (asked for by the sender)."""
+        return _signals.ended(self.header, wall_time_us(), next_seq, how)
+
+    def finish(self, timeout_seconds: float) -> bool:
+        """Deliver and close; False when the journal keeps a rest for `runwire sync`."""
+        delivered = self.sender is not None and self.sender.finish(timeout_seconds)
+        self.journal.close(delete=delivered)
+        return delivered
+
+    async def _beside(self) -> None:
+        """Next to the deliveries: send what dead emitters of this home left for the same destination."""
+        for outcome in await recover(self._journals, only=str(self._destination)):
+            if outcome.state == "elsewhere":
+                self._on_elsewhere(outcome.url)
+
+    def describe(self) -> None:
+        """Find out what takes long, and journal it; the sender's thread calls this first."""
+        if self._describe is not None:
+            self._describe(self)
+
+    def _lost_payload(self, seq: int, first_seq: int, count: int, reason: str) -> bytes:
+        return _signals.rows_lost(self.header, wall_time_us(), seq, first_seq, count, reason)

@@ -1,0 +1,265 @@
+"""Recovery: sends what dead emitters left in their journals; reads them, never appends.
+
+1. A journal whose lock can be taken belongs to nobody alive; the lock is held while it is sent.
+2. Rows that a damaged record held are declared lost, in records numbered behind the last row: a second recovery of the
+   same journal makes the same ones.
+3. `EmitterEnded` goes last; then the folder is deleted. Interrupted anywhere, the next recovery sends all of it again,
+   and the ledger drops what is there already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from runwire import _signals
+from runwire._batch import Message, messages
+from runwire._clock import wall_time_us
+from runwire._delivery import Delivery
+from runwire._errors import JournalError, TransportError
+from runwire._journal import is_ours, remove_journal
+from runwire._segments import OWNER, SegmentHeader, SegmentReader, StoredEvent, segment_numbers, segment_path
+from runwire._sender import BATCH_BYTES_MAX, BATCH_ROWS_MAX
+from runwire._transport import make_transport
+from runwire_schemas.catalog import entry_by_fingerprint
+from runwire_schemas.envelope import Envelope
+from runwire_schemas.errors import SchemaError
+from runwire_schemas.events import RowsLost, RunEnded
+from runwire_schemas.topics import parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from runwire._segments import Rows
+    from runwire._transport import Transport
+
+ATTEMPTS = 3
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one journal.
+
+    Attributes:
+        emitter_id: Whose journal it is.
+        run_id: The run it belongs to; empty where no segment is readable.
+        url: Where its emitter wanted to send.
+        rows: Rows and records sent.
+        lost: Rows declared lost.
+        state: sent; alive (its process still runs); elsewhere (another URL); waiting (see `error`).
+        error: Why it waits.
+    """
+
+    emitter_id: str
+    run_id: str
+    url: str
+    rows: int = 0
+    lost: int = 0
+    state: str = "waiting"
+    error: str = ""
+
+
+def sync(
+    journals: Path, to: str | None = None, on_outcome: Callable[[Outcome], None] | None = None
+) -> list[Outcome]:
+    """Send every dead emitter's journal under the folder `journals`.
+
+    Args:
+        journals: HOME/journal.
+        to: URL to send to; by default each journal goes where its emitter wanted it.
+        on_outcome: Called after each journal.
+
+    Raises:
+        DestinationError: `to` is no URL that Runwire can send to.
+    """
+    if to is not None:
+        parse_url(to)
+    return asyncio.run(recover(journals, to=to, on_outcome=on_outcome))
+
+
+async def recover(
+    journals: Path,
+    *,
+    to: str | None = None,
+    only: str | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """`sync` inside a running loop; with `only`, journals for any other URL are left alone, as state elsewhere."""
+    outcomes = []
+    for folder in sorted(journals.iterdir()) if journals.is_dir() else []:
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        outcome = await _recover_one(folder, to, only)
+        if outcome is not None:
+            outcomes.append(outcome)
+            if on_outcome is not None:
+                on_outcome(outcome)
+    return outcomes
+
+
+async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcome | None:
+    if is_ours(folder):
+        return Outcome(folder.name, "", "", state="alive")
+    claim = _claim(folder)
+    if claim is None:
+        header = _any_header(folder)
+        return header and replace(_outcome(header), state="alive")
+    try:
+        header = _any_header(folder)
+        if header is None:
+            return _without_header(folder)
+        if only is not None and header.url != only:
+            return replace(_outcome(header), state="elsewhere")
+        dead = DeadJournal(folder, header)
+        error = await _deliver(dead, to or header.url)
+        if error:
+            return replace(_outcome(header), error=error)
+        remove_journal(folder)
+        return replace(_outcome(header), rows=dead.rows, lost=dead.lost, state="sent")
+    finally:
+        os.close(claim)
+
+
+class DeadJournal:
+    """The messages that a dead emitter's journal still holds, in order, each call of `found` from the start."""
+
+    def __init__(self, folder: Path, header: SegmentHeader) -> None:
+        self._folder = folder
+        self.header = header
+        self._losses: list[tuple[int, int, str]] = []
+        self._has_ended = False
+        self._next_seq = 0
+        self.rows = 0
+
+    @property
+    def lost(self) -> int:
+        """Rows that had to be declared lost."""
+        return sum(count for _, count, _ in self._losses)
+
+    def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
+        """Remember rows that will never come."""
+        self._losses.append((first_seq, count, reason))
+
+    def found(self) -> Iterator[Message]:
+        """Every row and record that can be read."""
+        return messages(self._read(), self.header, BATCH_ROWS_MAX, BATCH_BYTES_MAX)
+
+    def closing(self) -> Iterator[Message]:
+        """What recovery adds behind the rows: the declared losses, then the end."""
+        now = wall_time_us()
+        for first_seq, count, reason in self._losses:
+            payload = _signals.rows_lost(self.header, now, self._next_seq, first_seq, count, reason)
+            header = self.header
+            yield Message(
+                Envelope(
+                    RowsLost.__name__,
+                    header.project,
+                    header.run_id,
+                    header.emitter_id,
+                    header.attempt,
+                    header.rank,
+                    self._next_seq,
+                    1,
+                ),
+                payload,
+            )
+            self._next_seq += 1
+        how = "finished" if self._has_ended else "crashed"
+        yield _signals.ended(self.header, now, self._next_seq, how)
+
+    def _read(self) -> Iterator[Rows | StoredEvent]:
+        next_seq: int | None = None
+        for number in segment_numbers(self._folder):
+            try:
+                reader = SegmentReader(segment_path(self._folder, number))
+            except JournalError:
+                continue  # the jump to the next segment's first row is declared lost
+            try:
+                next_seq = reader.header.first_seq if next_seq is None else next_seq
+                for item in reader.recover(next_seq, BATCH_ROWS_MAX):
+                    if item.first_seq > next_seq:
+                        self.declare_loss(next_seq, item.first_seq - next_seq, "the journal is damaged there")
+                    next_seq = item.first_seq + item.count
+                    self.rows += item.count
+                    self._has_ended = isinstance(item, StoredEvent) and _is_run_ended(item)
+                    yield item
+            finally:
+                reader.close()
+        self._next_seq = next_seq or 0
+
+
+async def _deliver(dead: DeadJournal, url: str) -> str:
+    """Send it all: "" or why that wasn't possible now."""
+    delivery = Delivery(dead.header, dead.declare_loss)
+    found: Iterator[Message] = dead.found()
+    rows_sent = False
+    error = ""
+    failures = 0
+    while failures < ATTEMPTS:
+        transport: Transport | None = None
+        try:
+            transport = make_transport(parse_url(url))
+            await transport.open()
+            await delivery.send(transport, found)
+            if not rows_sent:
+                rows_sent, found = True, dead.closing()
+                await delivery.send(transport, found)
+        except TransportError as raised:
+            error = str(raised)
+            failures += not raised.refused  # a refused message gets smaller each time: that ends by itself
+            if not raised.refused:
+                await asyncio.sleep(RETRY_SECONDS)
+        except SchemaError as raised:
+            return str(raised)
+        else:
+            return ""
+        finally:
+            if transport is not None:
+                await transport.close()
+    return error
+
+
+def _claim(folder: Path) -> int | None:
+    """The lock of a dead emitter's journal, or None while somebody alive holds it."""
+    try:
+        fd = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _any_header(folder: Path) -> SegmentHeader | None:
+    for number in segment_numbers(folder):
+        with contextlib.suppress(JournalError, OSError):
+            reader = SegmentReader(segment_path(folder, number))
+            reader.close()
+            return reader.header
+    return None
+
+
+def _without_header(folder: Path) -> Outcome | None:
+    """Delete a folder that its emitter left before its first row; keep one whose segments are all unreadable."""
+    if segment_numbers(folder):
+        return Outcome(folder.name, "", "", error=f"No segment in {folder} has a readable header.")
+    with contextlib.suppress(OSError):
+        remove_journal(folder)
+    return None
+
+
+def _outcome(header: SegmentHeader) -> Outcome:
+    return Outcome(header.emitter_id, header.run_id, header.url)
+
+
+def _is_run_ended(event: StoredEvent) -> bool:
+    return entry_by_fingerprint(event.payload[2:10]).cls is RunEnded

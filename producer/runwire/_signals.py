@@ -1,0 +1,47 @@
+"""Messages that a sender or a recovery makes itself: signs of life, the end, and a declared loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runwire._batch import Message
+from runwire_schemas.codec import encode
+from runwire_schemas.envelope import Envelope
+from runwire_schemas.events import EmitterEnded, Heartbeat, RowsLost, Signal
+
+if TYPE_CHECKING:
+    from runwire._segments import SegmentHeader
+
+
+def heartbeat(
+    header: SegmentHeader, time_us: int, next_in_seconds: float, next_seq: int, rows_waiting: int
+) -> Message:
+    """The emitter lives; the next sign is due in `next_in_seconds`."""
+    event = Heartbeat(
+        header.run_id,
+        header.emitter_id,
+        header.rank,
+        time_us,
+        next_in_seconds=next_in_seconds,
+        next_seq=next_seq,
+        journal_rows=rows_waiting,
+    )
+    return _message(header, event)
+
+
+def ended(header: SegmentHeader, time_us: int, next_seq: int, how: str) -> Message:
+    """No row comes after `next_seq`; `how` is finished or crashed."""
+    event = EmitterEnded(header.run_id, header.emitter_id, header.rank, time_us, next_seq=next_seq, how=how)
+    return _message(header, event)
+
+
+def rows_lost(
+    header: SegmentHeader, time_us: int, seq: int, first_seq: int, count: int, reason: str
+) -> bytes:
+    """Payload of the record, itself number `seq`, that declares rows lost."""
+    lost = RowsLost(header.run_id, header.emitter_id, header.rank, seq, time_us, first_seq, count, reason)
+    return encode(lost)
+
+
+def _message(header: SegmentHeader, event: Signal) -> Message:
+    return Message(Envelope.of(event, header.project, header.attempt), encode(event))
