@@ -37,6 +37,7 @@ from grafana.queries import (
     Sql,
     promql,
 )
+from runwire_consumer.gauges import STATE_CODES
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.cog.builder import Builder
@@ -46,7 +47,7 @@ UID = "runwire-live"
 WIDTH = 24
 CURVE_HEIGHT = 9
 
-RUN_STATES = {
+STATE_COLORS = {
     "running": "blue",
     "finished": "green",
     "preempted": "yellow",
@@ -54,7 +55,6 @@ RUN_STATES = {
     "failed": "orange",
     "crashed": "red",
 }
-"""Every state of a run and its colour; the position is the number that stands for it on the timeline."""
 
 RUNS_COLUMNS = (
     Column("name"),
@@ -81,28 +81,20 @@ def build() -> dashboard.Dashboard:
         .refresh("5s")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .variables([_project(), _run()])
-        .with_panel(
-            _number("Points a second", "sum(rate(runwire_points_stored_total[$__rate_interval]))", "cps")
-        )
+        .with_panel(_number("Points a second", "sum(rate(runwire_points_stored_total[$__rate_interval]))", "cps"))
         .with_panel(_number("Waiting messages", "sum(runwire_consumer_lag_messages)", "short", worry=10_000))
         .with_panel(_number("Freshness, p99", _freshness(0.99), "s", worry=5))
-        .with_panel(
-            _number("Heartbeat age, oldest", f"max({_of_running('runwire_heartbeat_age_seconds')})", "s")
-        )
-        .with_panel(_number("Dead letters", "sum(runwire_dead_letters_total)", "short", worry=1))
+        .with_panel(_number("Heartbeat age, oldest", f"max({_of_running('runwire_heartbeat_age_seconds')})", "s"))
+        .with_panel(_number("Dead letters", "sum(increase(runwire_dead_letters_total[$__range]))", "short", worry=1))
         .with_panel(_number("Missing rows", "sum(runwire_missing_rows)", "short", worry=1))
         .with_panel(_states())
         .with_panel(_curve("Loss", ".*loss.*"))
         .with_panel(_curve("Accuracy", ".*acc.*").min(0).max(1))
         .with_panel(
-            _curve("Learning rate", "(.*[/._])?(lr|learning_rate)([/._].*)?").scale_distribution(
-                _logarithmic()
-            )
+            _curve("Learning rate", "(.*[/._])?(lr|learning_rate)([/._].*)?").scale_distribution(_logarithmic())
         )
         .with_panel(_step())
-        .with_panel(
-            _chart("Waiting messages", [promql("runwire_consumer_lag_messages", "{{source}} {{partition}}")])
-        )
+        .with_panel(_chart("Waiting messages", [promql("runwire_consumer_lag_messages", "{{source}} {{partition}}")]))
         .with_panel(
             _chart(
                 "Freshness: from the broker to SQL",
@@ -114,9 +106,7 @@ def build() -> dashboard.Dashboard:
                 "Rows a second",
                 [
                     promql("sum(rate(runwire_points_stored_total[$__rate_interval]))", "points stored"),
-                    promql(
-                        "sum(rate(runwire_duplicate_rows_total[$__rate_interval]))", "rows seen twice", "B"
-                    ),
+                    promql("sum(rate(runwire_duplicate_rows_total[$__rate_interval]))", "rows seen twice", "B"),
                     promql("sum(rate(runwire_dead_letters_total[$__rate_interval]))", "dead letters", "C"),
                 ],
             ).unit("cps")
@@ -132,7 +122,7 @@ def _freshness(quantile: float) -> str:
 
 def _of_running(gauge: str) -> str:
     """Restrict a gauge to chosen runs that are running."""
-    return f'{gauge}{{{CHOSEN_RUNS}}} and on (run_id) runwire_run_state{{state="running"}} == 1'
+    return f"{gauge}{{{CHOSEN_RUNS}}} and on (run_id) runwire_run_state == {STATE_CODES['running']}"
 
 
 def _project() -> dashboard.QueryVariable:
@@ -233,19 +223,15 @@ def _step() -> timeseries.Panel:
 
 def _states() -> statetimeline.Panel:
     """A bar a run over time, coloured by state."""
-    one_number_a_run = " or ".join(
-        f'(runwire_run_state{{{CHOSEN_RUNS}, state="{state}"}} == 1) * {number}'
-        for number, state in enumerate(RUN_STATES, start=1)
-    )
     mapping = {
-        str(number): ValueMappingResult(text=state, color=color, index=number)
-        for number, (state, color) in enumerate(RUN_STATES.items(), start=1)
+        str(code): ValueMappingResult(text=state, color=STATE_COLORS[state], index=code)
+        for state, code in STATE_CODES.items()
     }
     return (
         statetimeline.Panel()
         .title("Run states")
         .datasource(PROMETHEUS)
-        .with_target(promql(f"max by (run_id, run) ({one_number_a_run})", "{{run}}"))
+        .with_target(promql(f"runwire_run_state{{{CHOSEN_RUNS}}}", "{{run}}"))
         .mappings([ValueMap(options=mapping)])
         .merge_values(True)
         .show_value(VisibilityMode.AUTO)

@@ -34,14 +34,7 @@ def promql(expression: str, legend: str, ref_id: str = "A") -> prometheus.Dataqu
         legend: each series' name, with labels in double braces.
         ref_id: tells a panel's targets apart.
     """
-    return (
-        prometheus.Dataquery()
-        .datasource(PROMETHEUS)
-        .expr(expression)
-        .range()
-        .legend_format(legend)
-        .ref_id(ref_id)
-    )
+    return prometheus.Dataquery().datasource(PROMETHEUS).expr(expression).range().legend_format(legend).ref_id(ref_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +68,7 @@ class Sql(variants.Dataquery, builder.Builder[variants.Dataquery]):
             "parser": "backend",
             "root_selector": "",
             "filters": [],
-            "columns": [
-                {"selector": column.name, "text": column.name, "type": column.type} for column in self.columns
-            ],
+            "columns": [{"selector": column.name, "text": column.name, "type": column.type} for column in self.columns],
             "url": "/api/sql?format=json",
             "url_options": {
                 "method": "POST",

@@ -6,11 +6,15 @@ import json
 import re
 from typing import Any
 
+import duckdb
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from grafana import live, queries
 from grafana.generate import DASHBOARDS, FOLDER, render
+from runwire_consumer.gauges import RunGauges
+from runwire_consumer.self_metrics import SelfMetrics
 from tests.services.process import REPOSITORY
 
 PROVISIONING = REPOSITORY / "grafana" / "provisioning"
@@ -37,9 +41,7 @@ def _provisioned(path: str) -> dict[str, Any]:
 
 def test_the_committed_files_are_what_the_generator_makes() -> None:
     """`python grafana/generate.py` changes nothing; there is no file that it doesn't make."""
-    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == {
-        name: render(name) for name in DASHBOARDS
-    }
+    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == {name: render(name) for name in DASHBOARDS}
 
 
 @pytest.mark.parametrize(("name", "uid"), [("live.json", "runwire-live")])
@@ -96,6 +98,7 @@ def test_alert_rules_stand_on_provisioned_data() -> None:
     rules = [rule for group in _provisioned("alerting/runwire.yaml")["groups"] for rule in group["rules"]]
     assert [rule["uid"] for rule in rules] == [
         "runwire-consumer-away",
+        "runwire-source-away",
         "runwire-dead-letters",
         "runwire-run-broken",
     ]
@@ -103,6 +106,30 @@ def test_alert_rules_stand_on_provisioned_data() -> None:
         steps = {step["refId"]: step["datasourceUid"] for step in rule["data"]}
         assert steps == {"A": "runwire-prometheus", "B": "__expr__", "C": "__expr__"}
         assert rule["condition"] == "C"
+
+
+def _exported() -> set[str]:
+    """Return the name of every sample that a consumer's /metrics can hold."""
+    registry = CollectorRegistry()
+    SelfMetrics(registry)
+    gauges = RunGauges(duckdb.connect).describe()
+    names = {family.name for family in gauges}
+    for family in registry.collect():
+        names |= {sample.name for sample in family.samples} | {family.name}
+    return names
+
+
+def test_every_metric_that_is_asked_for_exists() -> None:
+    """Dashboards and alerts name only what the consumer exports."""
+    expressions = [
+        node["expr"]
+        for tree in [*map(_dashboard, DASHBOARDS), _provisioned("alerting/runwire.yaml")]
+        for node in _walk(tree)
+        if "expr" in node
+    ]
+    asked = {name for expression in expressions for name in re.findall(r"runwire_\w+", expression)}
+    assert len(asked) > 8
+    assert asked - _exported() == set()
 
 
 def test_no_provisioning_file_holds_a_secret() -> None:

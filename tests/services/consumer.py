@@ -28,12 +28,22 @@ class ConsumerProcess:
     Args:
         url: the topic it reads.
         home: its `RUNWIRE_HOME`: database, token and its log.
+        host: listens on this address; as in a container on all, it asks even Prometheus for the token.
         port: listens there; a free one when not given. Kept over restarts.
         outlives_us: keep it running when this process ends.
     """
 
-    def __init__(self, url: str, *, home: Path, port: int | None = None, outlives_us: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        home: Path,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        outlives_us: bool = False,
+    ) -> None:
         self.url = url
+        self._host = host
         self.home = home
         self._port = port or free_ports(1)[0]
         self._outlives_us = outlives_us
@@ -48,6 +58,11 @@ class ConsumerProcess:
     def log(self) -> Path:
         """What it printed."""
         return self.home / "consumer.log"
+
+    @property
+    def database(self) -> Path:
+        """Its DuckDB file; open it only after `stop`."""
+        return self.home / "runwire.duckdb"
 
     @property
     def token(self) -> str:

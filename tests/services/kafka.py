@@ -55,6 +55,7 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
+num.partitions=3
 auto.create.topics.enable=false
 log.message.timestamp.type=LogAppendTime
 log.retention.hours=24
@@ -107,9 +108,7 @@ def _copy_dependencies(jars: Path) -> None:
     command = ["mvn", "-B", "-q", "-C", "-f", str(POM), "dependency:copy-dependencies"]
     command += ["-DincludeScope=runtime", f"-DoutputDirectory={partial}"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_SECONDS, check=False)
         if done.returncode:
             tail = (done.stdout + done.stderr)[-2000:]
             raise ServiceMissing("Kafka", f"its jars could not be fetched from Maven Central:\n{tail}")
@@ -155,9 +154,7 @@ class KafkaTopics:
         """
         settings = {key.replace("_", "."): value for key, value in configs.items()}
         run_blocking(self._create(NewTopic(name, partitions, 1, topic_configs=settings)))
-        wait_until(
-            lambda: name in run_blocking(self._names()), timeout_seconds=20, what=f"topic {name} exists"
-        )
+        wait_until(lambda: name in run_blocking(self._names()), timeout_seconds=20, what=f"topic {name} exists")
         return name
 
     def _client(self) -> AIOKafkaAdminClient:

@@ -126,9 +126,7 @@ def _read() -> dict[str, Service]:
     return {name: service for name, service in services.items() if service.runs()}
 
 
-def _add(
-    running: dict[str, Service], name: str, program: KafkaBroker | ConsumerProcess | PrometheusServer
-) -> None:
+def _add(running: dict[str, Service], name: str, program: KafkaBroker | ConsumerProcess | PrometheusServer) -> None:
     running[name] = Service.of(program)
     RUNNING.write_text(json.dumps({name: asdict(service) for name, service in running.items()}, indent=2))
 

@@ -224,9 +224,7 @@ class ServiceProcess:
         try:
             code = self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired as error:
-            raise ServiceFailed(
-                self._with_log(f"{self.name} still runs after {timeout_seconds:g} s")
-            ) from error
+            raise ServiceFailed(self._with_log(f"{self.name} still runs after {timeout_seconds:g} s")) from error
         self._forget()
         return code
 

@@ -139,9 +139,7 @@ class PrometheusServer:
 
     def wait_for(self, promql: str, *, timeout_seconds: float = 20.0) -> list[Series]:
         """Poll an instant query until it has rows, and return them."""
-        return wait_until(
-            lambda: self.query(promql), timeout_seconds=timeout_seconds, what=f"rows of {promql}"
-        )
+        return wait_until(lambda: self.query(promql), timeout_seconds=timeout_seconds, what=f"rows of {promql}")
 
     def target_errors(self) -> dict[str, str]:
         """What went wrong at each target's last scrape; empty text for nothing."""

@@ -28,9 +28,7 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["servi
 
 
 def _compose_config(**environment: str) -> subprocess.CompletedProcess[str]:
-    require_service(
-        "docker-compose", shutil.which("docker-compose") is not None, "apt-get install docker-compose"
-    )
+    require_service("docker-compose", shutil.which("docker-compose") is not None, "apt-get install docker-compose")
     return subprocess.run(
         ["docker-compose", "--env-file", ".env.example", "config"],
         cwd=REPOSITORY,
@@ -139,9 +137,7 @@ def _start(target: Path, token: str, *command: str) -> subprocess.CompletedProce
 def test_prometheus_accepts_the_configuration(tmp_path: Path) -> None:
     """Promtool checks what start.sh puts together from the mounted folder and the token."""
     require_service("promtool", shutil.which("promtool") is not None, "apt-get install prometheus")
-    done = _start(
-        tmp_path / "config", "secret", "promtool", "check", "config", f"{tmp_path}/config/prometheus.yml"
-    )
+    done = _start(tmp_path / "config", "secret", "promtool", "check", "config", f"{tmp_path}/config/prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

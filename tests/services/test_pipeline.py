@@ -1,0 +1,134 @@
+"""From `log()` through a real broker into SQL, into a real Prometheus, and onto the dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from grafana.generate import DASHBOARDS, FOLDER
+from tests.services.consumer import ConsumerProcess
+from tests.services.trainer import VALUE_OF_A_RANK, TrainerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.services.kafka import KafkaTopics
+    from tests.services.prometheus import PrometheusServer
+
+RANKS = 2
+ROWS = 300
+VARIABLES = {
+    "$project": ".*",
+    "${project:regex}": ".*",
+    "$run": ".*",
+    "${run:regex}": ".*",
+    "$__rate_interval": "10s",
+    "$__range": "15m",
+}
+
+
+def _filled(query: str) -> str:
+    """Put values in place of dashboard variables, as Grafana does with All chosen."""
+    for name in sorted(VARIABLES, key=len, reverse=True):
+        query = query.replace(name, VARIABLES[name])
+    assert not re.search(r"\$[a-z{_]", query)
+    return query
+
+
+def _targets() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in DASHBOARDS:
+        for panel in json.loads((FOLDER / name).read_text())["panels"]:
+            for target in panel["targets"]:
+                yield panel["title"], target
+
+
+@pytest.fixture
+def trained(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> Iterator[ConsumerProcess]:
+    """A consumer that has everything of two ranks, one of which still trains."""
+    url = kafka.url(topic_name)
+    with ConsumerProcess(url, home=tmp_path / "consumer", host="0.0.0.0") as consumer:
+        first = TrainerProcess(tmp_path / "trainer", url, launch="one", world_size=RANKS, rows=ROWS)
+        second = TrainerProcess(tmp_path / "trainer", url, launch="one", rank=1, world_size=RANKS)
+        try:
+            assert first.wait() == 0, first.log.read_text()
+            second.wait_for_rows(ROWS)
+            last = f"metric = 'train/loss' AND step = {ROWS - 1}"
+            consumer.wait_for(f"SELECT 1 FROM curves WHERE {last} AND ranks = {RANKS}")  # noqa: S608
+            yield consumer
+        finally:
+            second.kill()
+
+
+def test_every_point_is_in_sql(trained: ConsumerProcess) -> None:
+    """Each rank's points are there once, as they were logged; a curve is their mean; NaN and infinities stay."""
+    by_rank = trained.sql(f"""
+        SELECT rank, count(*) AS points, count(DISTINCT step) AS steps,
+            bool_and(value = rank * {VALUE_OF_A_RANK} + step) AS as_logged
+        FROM metrics WHERE metric = 'train/loss' AND step < {ROWS} GROUP BY rank ORDER BY rank
+    """)  # noqa: S608
+    assert by_rank == [{"rank": rank, "points": ROWS, "steps": ROWS, "as_logged": True} for rank in range(RANKS)]
+    curve = trained.sql("SELECT step, value, min, max, ranks FROM curves WHERE metric = 'train/loss' AND step = 7")
+    assert curve == [{"step": 7, "value": 500_007.0, "min": 7.0, "max": 1_000_007.0, "ranks": 2}]
+    odd = trained.sql(
+        "SELECT value FROM curves_by_rank WHERE metric = 'odd/value' AND step < 4 AND rank = 0 ORDER BY step"
+    )
+    assert [row["value"] for row in odd] == ["NaN", "Infinity", "-Infinity", 0.0]
+
+
+def test_a_run_says_what_it_is(trained: ConsumerProcess) -> None:
+    """One launch is one run, with its parameters, its best value and a state."""
+    (run,) = trained.sql(
+        "SELECT project, state, world_size, ranks, attempts, tags, params['lr'] AS lr, best['val/acc'] AS acc FROM runs"
+    )
+    assert run.pop("acc") > 0
+    assert run == {
+        "project": "services",
+        "state": "running",
+        "world_size": RANKS,
+        "ranks": RANKS,
+        "attempts": 1,
+        "tags": ["test"],
+        "lr": "0.1",
+    }
+
+
+def test_every_panel_of_the_dashboard_has_data(
+    trained: ConsumerProcess, start_prometheus: Callable[[str, str], PrometheusServer]
+) -> None:
+    """Prometheus, configured as deployed, answers each PromQL of each panel with rows, and the consumer each SQL."""
+    prometheus = start_prometheus(trained.address, trained.token)
+    prometheus.wait_for('up{job="runwire"} == 1')
+    assert prometheus.target_errors() == {trained.address: ""}
+    for panel, target in _targets():
+        if "expr" in target:
+            rows: list[Any] = prometheus.wait_for(_filled(target["expr"]), timeout_seconds=30)
+        else:
+            rows = trained.sql(_filled(target["url_options"]["data"]))
+        assert rows, panel
+
+
+def test_the_pickers_offer_the_run(
+    trained: ConsumerProcess, start_prometheus: Callable[[str, str], PrometheusServer]
+) -> None:
+    """The dashboard's variables find project and run, in gauges and in SQL."""
+    prometheus = start_prometheus(trained.address, trained.token)
+    (info,) = prometheus.wait_for("runwire_run_info")
+    assert info["metric"]["project"] == "services"
+    variables = json.loads((FOLDER / "live.json").read_text())["templating"]["list"]
+    query = variables[1]["query"]["infinityQuery"]["url_options"]["data"]
+    (offered,) = trained.sql(_filled(query))
+    assert offered["__value"] == info["metric"]["run_id"]
+    assert info["metric"]["run"] in offered["__text"]
+
+
+def test_a_wrong_token_reads_nothing(
+    trained: ConsumerProcess, start_prometheus: Callable[[str, str], PrometheusServer]
+) -> None:
+    """Prometheus with another token sees the target down, and why."""
+    prometheus = start_prometheus(trained.address, "not the token")
+    prometheus.wait_for('up{job="runwire"} == 0')
+    assert "401" in prometheus.target_errors()[trained.address]
