@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RANKS = 2
 ROWS = 300
+EVERYWHERE = "0.0.0.0"  # noqa: S104  as in a container: then /metrics asks for the token
 VARIABLES = {
     "$project": ".*",
     "${project:regex}": ".*",
@@ -50,7 +51,7 @@ def _targets() -> Iterator[tuple[str, dict[str, Any]]]:
 def trained(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> Iterator[ConsumerProcess]:
     """A consumer that has everything of two ranks, one of which still trains."""
     url = kafka.url(topic_name)
-    with ConsumerProcess(url, home=tmp_path / "consumer", host="0.0.0.0") as consumer:
+    with ConsumerProcess(url, home=tmp_path / "consumer", host=EVERYWHERE) as consumer:
         first = TrainerProcess(tmp_path / "trainer", url, launch="one", world_size=RANKS, rows=ROWS)
         second = TrainerProcess(tmp_path / "trainer", url, launch="one", rank=1, world_size=RANKS)
         try:
