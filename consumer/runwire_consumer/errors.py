@@ -9,8 +9,17 @@ ConsumerError
 │   ├── StoreFull            the disk is full: make room, then it goes on by itself
 │   ├── Fenced               somebody else moved our offsets: stop, we are not the writer any more
 │   └── StoreInvalidated     the engine gave up: the process must exit at once, without closing the file
-└── SourceError
-    └── SourceUnreachable    broker or folder can't be reached: the service retries for ever
+├── SourceError
+│   └── SourceUnreachable    broker or folder can't be reached: the service retries for ever
+├── FaceError
+│   ├── PortInUse            another program listens there: choose another port
+│   └── TokenRefused         the token can't protect anything: choose another
+└── QueryError               a query gave no result: its author's fault, a retry fails again
+    ├── SelectRefused        the text is no single SELECT or names what it may not
+    ├── QueryTooLarge        the result is above a cap
+    ├── QueryTimeout         it ran too long or took too much memory
+    ├── RunNotFound          no run has this id or name
+    └── RunAmbiguous         several runs have this name
 """
 
 from __future__ import annotations
@@ -58,3 +67,39 @@ class SourceError(ConsumerError):
 
 class SourceUnreachable(SourceError):
     """A broker or a folder can't be reached now."""
+
+
+class FaceError(ConsumerError):
+    """The HTTP face can't be put up."""
+
+
+class PortInUse(FaceError):
+    """Another program listens on the address."""
+
+
+class TokenRefused(FaceError, ValueError):
+    """The bearer token is empty, short or can't be sent."""
+
+
+class QueryError(ConsumerError):
+    """A query gave no result; the sentence is for its author."""
+
+
+class SelectRefused(QueryError):
+    """The text is no single SELECT or names what it may not."""
+
+
+class QueryTooLarge(QueryError):
+    """The result is above a cap."""
+
+
+class QueryTimeout(QueryError):
+    """The query ran too long or took too much memory."""
+
+
+class RunNotFound(QueryError):
+    """No run has this id or name."""
+
+
+class RunAmbiguous(QueryError):
+    """Several runs have this name or begin of an id; the caller has to name one by its id."""

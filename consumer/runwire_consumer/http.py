@@ -1,0 +1,283 @@
+"""The HTTP face: SQL, runs, metrics and health, each in one route.
+
+    POST /api/sql?format=json|csv|arrow    body: the SELECT as text, or JSON {"sql": ..., "params": {...} or [...]}
+    GET  /api/runs[?project=NAME]          the runs, newest first
+    GET  /api/runs/{id or name}            everything about one run
+    GET  /metrics                          gauges for Prometheus
+    GET  /healthz, /readyz                 the process answers; the store is open and the source is read
+
+Every error is JSON {"error": "one sentence"}. Queries run in a few threads, so the service's loop never waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from runwire_consumer import queries
+from runwire_consumer.errors import (
+    FaceError,
+    PortInUse,
+    QueryError,
+    QueryTimeout,
+    QueryTooLarge,
+    RunAmbiguous,
+    RunNotFound,
+)
+from runwire_consumer.guard import Door, RequestRefused, answering, guarded, read_body
+from runwire_consumer.results import Result
+from runwire_consumer.sandbox import Params, Sandbox
+
+QUERIES_PARALLEL = 4
+QUERIES_WAITING_MAX = 32
+CONNECTIONS_MAX = 200
+COLUMNS_HEADER = "runwire-columns"
+COLUMNS_HEADER_BYTES_MAX = 8_000
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What the routes show.
+
+    Attributes:
+        sandbox: Runs the SELECTs.
+        registry: What /metrics renders.
+        unready: A sentence that says what is missing; None when everything stands.
+    """
+
+    sandbox: Sandbox
+    registry: CollectorRegistry
+    unready: Callable[[], str | None] = lambda: None
+
+    def ask(self, sql: str, params: Mapping[str, Any]) -> Sequence[queries.Row]:
+        """The `Ask` of `queries` on the open database."""
+        return list(self.sandbox.run(sql, params).objects())
+
+
+def build_app(face: Face, door: Door) -> ASGIApp:
+    """The application, guarded on every route."""
+    worker = _Worker()
+
+    async def sql(request: Request) -> Response:
+        text, params = _statement(request, await read_body(request))
+        form = _format(request)
+        return await worker.run(lambda: _encode(face.sandbox.run(text, params), form))
+
+    async def runs(request: Request) -> Response:
+        project = request.query_params.get("project")
+        return await worker.run(lambda: _json(queries.list_runs(face.ask, project)))
+
+    async def run(request: Request) -> Response:
+        wanted = request.path_params["wanted"]
+        return await worker.run(lambda: _json(queries.show_run(face.ask, queries.find_run(face.ask, wanted))))
+
+    async def metrics(_: Request) -> Response:
+        body = await worker.run(lambda: generate_latest(face.registry))
+        return Response(body, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        reason = face.unready()
+        return PlainTextResponse("ready\n") if reason is None else JSONResponse({"error": reason}, 503)
+
+    routes = [
+        Route("/api/sql", answering(sql), methods=["POST"]),
+        Route("/api/runs", answering(runs), methods=["GET"]),
+        Route("/api/runs/{wanted:path}", answering(run), methods=["GET"]),
+        Route("/metrics", answering(metrics), methods=["GET"]),
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_error})
+    return guarded(app, door)
+
+
+async def serve(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    bound: Callable[[int], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve in the running loop until `stop` is set or the task is cancelled.
+
+    Args:
+        app: What `build_app` made.
+        host: Address to bind.
+        port: Port to bind; 0 takes a free one.
+        bound: Called with the port once clients can connect.
+        stop: Set to end, requests in progress are finished first.
+
+    Raises:
+        PortInUse: Another program listens there.
+        FaceError: The address can't be bound.
+    """
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=3,
+        limit_concurrency=CONNECTIONS_MAX,
+        h11_max_incomplete_event_size=32_768,
+        ws="none",
+    )
+    server = _Server(config)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    try:
+        if bound is not None:
+            bound(listener.getsockname()[1])
+        waits = [serving] if stop is None else [serving, asyncio.ensure_future(stop.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        server.should_exit = True
+        await asyncio.wait([serving], timeout=5)
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Signals belong to the service."""
+
+    def install_signal_handlers(self) -> None:  # older uvicorn
+        """Install none."""
+
+    def capture_signals(self) -> Any:
+        """Capture none."""
+        return contextlib.nullcontext()
+
+
+class _Worker:
+    """Runs queries in a few threads; what doesn't fit in the queue is refused at once."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(QUERIES_PARALLEL, thread_name_prefix="runwire-query")
+        self._inside = 0
+
+    async def run(self, work: Callable[[], _Made]) -> _Made:
+        if self._inside >= QUERIES_PARALLEL + QUERIES_WAITING_MAX:
+            raise RequestRefused(503, "Too many queries are waiting: try again in a moment.")
+        self._inside += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except QueryError as error:
+            raise RequestRefused(_status(error), str(error)) from None
+        finally:
+            self._inside -= 1
+
+
+def _status(error: QueryError) -> int:
+    match error:
+        case RunNotFound():
+            return 404
+        case RunAmbiguous():
+            return 409
+        case QueryTimeout():
+            return 408
+        case QueryTooLarge():
+            return 413
+        case _:
+            return 400
+
+
+def _statement(request: Request, body: bytes) -> tuple[str, Params]:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise RequestRefused(400, "The body is no UTF-8 text: send the SELECT as UTF-8.") from None
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        return text, None
+    try:
+        asked = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RequestRefused(400, 'The body is no JSON: send {"sql": "SELECT ..."}.') from None
+    if not isinstance(asked, dict) or not isinstance(asked.get("sql"), str) or asked.keys() - {"sql", "params"}:
+        raise RequestRefused(400, 'The JSON body must be {"sql": "SELECT ...", "params": {...} or [...]}.')
+    params = asked.get("params")
+    if params is not None and not isinstance(params, (dict, list)):
+        raise RequestRefused(400, "'params' must be an object (for $name) or an array (for ?).")
+    return asked["sql"], params
+
+
+def _format(request: Request) -> str:
+    wanted = request.query_params.get("format")
+    if wanted is None:
+        accept = request.headers.get("accept", "").lower()
+        if "application/vnd.apache.arrow.stream" in accept:
+            return "arrow"
+        return "csv" if accept.startswith("text/csv") else "json"
+    if wanted not in {"json", "csv", "arrow"}:
+        raise RequestRefused(400, f"Format {wanted[:40]!r} is unknown: use json, csv or arrow.")
+    return wanted
+
+
+def _encode(result: Result, form: str) -> Response:
+    columns = json.dumps(result.unique_columns)
+    headers = {COLUMNS_HEADER: columns} if len(columns) <= COLUMNS_HEADER_BYTES_MAX else {}
+    match form:
+        case "csv":
+            return Response(result.to_csv(), headers=headers, media_type="text/csv")
+        case "arrow":
+            return Response(result.to_arrow(), headers=headers, media_type="application/vnd.apache.arrow.stream")
+        case _:
+            return Response(result.to_json(), headers=headers, media_type="application/json")
+
+
+def _json(content: Any) -> Response:
+    return Response(json.dumps(content, allow_nan=False).encode(), media_type="application/json")
+
+
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    sentences = {
+        404: "There is nothing at this address: see /api/sql, /api/runs, /metrics, /healthz and /readyz.",
+        405: "This address takes another method: POST for /api/sql, GET for everything else.",
+    }
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JSONResponse({"error": sentences.get(status, "The request can't be served.")}, status, headers)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"Port {port} on {host} is in use by another program: stop it or choose another port."
+            ) from None
+        raise FaceError(f"The address {host}:{port} can't be bound: {error.strerror or error}.") from None
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,192 @@
+"""A query's result and its forms: rows of Python values, JSON, CSV and an Arrow stream.
+
+JSON: an array with an object a row; numbers are plain, NaN and ±inf the strings "NaN", "Infinity", "-Infinity", times
+ISO 8601 in UTC. CSV: RFC 4180; a text that begins with = + - @ (or a tab or carriage return) gets an apostrophe
+before it, since spreadsheets would take it for a formula.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+_INFINITIES = {sign * (2**bits - 1) for sign in (1, -1) for bits in (31, 63)}
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A whole result.
+
+    Attributes:
+        schema: Names (one may repeat) and Arrow types of the columns.
+        batches: The rows in order.
+    """
+
+    schema: pa.Schema
+    batches: tuple[pa.RecordBatch, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns in order."""
+        return tuple(self.schema.names)
+
+    @property
+    def unique_columns(self) -> tuple[str, ...]:
+        """Names of the columns where none repeats: a second `loss` is called `loss_1`."""
+        taken: dict[str, None] = {}
+        for name in self.columns:
+            count, free = 0, name
+            while free in taken:
+                count += 1
+                free = f"{name}_{count}"
+            taken[free] = None
+        return tuple(taken)
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Each row as Python values: maps and structs are dicts, times are aware datetimes, whole decimals ints."""
+        for batch in self.batches:
+            yield from zip(*(_values(column) for column in batch.columns), strict=True)
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        """Each row as a dict of what JSON has, so that it is the same here and behind HTTP."""
+        names = self.unique_columns
+        return (dict(zip(names, map(plain, row), strict=True)) for row in self.rows())
+
+    def to_json(self) -> bytes:
+        """An array with an object a row."""
+        names = [json.dumps(name) for name in self.unique_columns]
+        lines = (
+            "{" + ", ".join(f"{name}: {json_text(value)}" for name, value in zip(names, row, strict=True)) + "}"
+            for row in self.rows()
+        )
+        return ("[" + ",\n ".join(lines) + "]\n").encode()
+
+    def to_csv(self) -> bytes:
+        """A header and a line a row; no value at all for NULL."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(csv_cell(name) for name in self.columns)
+        writer.writerows([csv_cell(value) for value in row] for row in self.rows())
+        return text.getvalue().encode()
+
+    def to_arrow(self) -> bytes:
+        """An Arrow IPC stream."""
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, self.schema) as writer:
+            for batch in self.batches:
+                writer.write_batch(batch)
+        return sink.getvalue()
+
+
+def json_text(value: Any) -> str:
+    """One value as JSON text, always valid: what JSON lacks becomes a string."""
+    return json.dumps(plain(value), allow_nan=False)
+
+
+def plain(value: Any) -> Any:  # noqa: C901, PLR0911 - one case a type
+    """The value in what JSON has: strings, numbers, booleans, None, lists and dicts with string keys."""
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            # A lone surrogate can't be sent as UTF-8.
+            return value if value.isascii() else value.encode("utf-8", "replace").decode()
+        case float():
+            return value if math.isfinite(value) else _nonfinite(value)
+        case Decimal():
+            return plain(float(value))
+        case datetime():
+            moment = value.astimezone(UTC) if value.tzinfo else value
+            return moment.replace(tzinfo=None).isoformat() + "Z"
+        case date() | time():
+            return value.isoformat()
+        case dict():
+            return {key if isinstance(key, str) else json_text(key): plain(held) for key, held in value.items()}
+        case list() | tuple():
+            return [plain(held) for held in value]
+        case bytes():
+            return base64.b64encode(value).decode()
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return str(value)
+
+
+def csv_cell(value: Any) -> Any:
+    """One value for a CSV cell; formulas are disarmed, numbers stay numbers."""
+    if isinstance(value, (dict, list, tuple)):
+        return json_text(value)
+    value = plain(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return value if value == "-Infinity" else "'" + value
+    return "" if value is None else value
+
+
+def _nonfinite(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):
+        # DuckDB's times reach further than Python's, to infinity.
+        return [_far(scalar) for scalar in column]
+    if _is_plain(column.type):
+        return values
+    return [_python(value, column.type) for value in values]
+
+
+def _far(scalar: pa.Scalar) -> Any:
+    try:
+        return _python(scalar.as_py(), scalar.type)
+    except (OverflowError, ValueError):
+        count = getattr(scalar, "value", None)
+        far = isinstance(count, int) and abs(count) >= 2**31 - 1 and count in _INFINITIES
+        return ("-infinity" if (count or 0) < 0 else "infinity") if far else str(count)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_date(kind)
+    )
+
+
+def _python(value: Any, kind: pa.DataType) -> Any:
+    """An Arrow value as the plainest Python value; maps come as lists of pairs, times with nanoseconds."""
+    if value is None:
+        return None
+    if pa.types.is_map(kind):
+        return {_key(key): _python(held, kind.item_type) for key, held in value}
+    if pa.types.is_struct(kind):
+        return {field.name: _python(value[field.name], field.type) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [_python(held, kind.value_type) for held in value]
+    if pa.types.is_decimal(kind):
+        return int(value) if kind.scale == 0 else float(value)
+    if pa.types.is_timestamp(kind) and isinstance(value, datetime):
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    return value
+
+
+def _key(key: Any) -> Any:
+    return key if isinstance(key, (str, int, float, bool)) else json_text(key)

@@ -1,0 +1,464 @@
+"""Checks that a text is exactly one SELECT which names only allowed relations and functions and can't swell.
+
+DuckDB parses the text; its tree (`json_serialize_sql`) is walked here. Nothing passes because it is not known to be
+harmful: every kind of node, relation, function and type must be on a list (`allowlist.py`).
+Each visit returns how large one value of the expression may become, in bytes; that is an estimate with generous
+constants, there to refuse what grows without bound, not to account for memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runwire_consumer.allowlist import FUNCTIONS, RELATIONS, TABLE_FUNCTIONS, TYPES, WIDE_TYPES, Growth
+from runwire_consumer.errors import SelectRefused
+
+STATEMENT_CHARACTERS_MAX = 100_000
+TREE_BYTES_MAX = 8_000_000
+VALUE_BYTES_MAX = 128_000
+VALUES_BYTES_MAX = 1_000_000
+TABLE_FUNCTION_ROWS_MAX = 10_000_000
+RELATIONS_MAX = 1_000
+ARRAY_TYPE_SIZE_MAX = 1_000
+NAME_CHARACTERS_SHOWN_MAX = 60
+
+NUMBER_BYTES = 16
+STORED_BYTES = 256
+COLLECTED_BYTES = 16_384
+
+Node = dict[str, Any]
+
+_REPLACEMENT = 2  # the argument of replace(text, pattern, replacement)
+_RANGE_ARGUMENTS = (1, 2, 3)
+
+_EXPRESSIONS = frozenset({
+    "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "LAMBDA",
+    "OPERATOR", "PARAMETER", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "WINDOW",
+})  # fmt: skip
+_OPERATORS = frozenset({
+    "ARRAY_CONSTRUCTOR", "ARRAY_EXTRACT", "ARRAY_SLICE", "STRUCT_EXTRACT", "GROUPING_FUNCTION", "OPERATOR_NOT",
+    "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL", "OPERATOR_COALESCE", "OPERATOR_NULLIF", "OPERATOR_TRY",
+    "OPERATOR_UNPACK", "COMPARE_IN", "COMPARE_NOT_IN",
+})  # fmt: skip
+_MODIFIERS = frozenset({"ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What names mean at one place of the statement.
+
+    Attributes:
+        queries: Common table expressions in sight: name -> (bytes of a value, relations it stands for).
+        elements: Lambda parameters in sight: name -> bytes of a value.
+        column_bytes: How large a value of any column in sight may be.
+    """
+
+    queries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    elements: Mapping[str, int] = field(default_factory=dict)
+    column_bytes: int = STORED_BYTES
+
+    def with_queries(self, queries: Mapping[str, tuple[int, int]]) -> _Scope:
+        return _Scope({**self.queries, **queries}, self.elements, self.column_bytes)
+
+    def with_elements(self, names: Iterable[str], size_bytes: int) -> _Scope:
+        return _Scope(self.queries, {**self.elements, **dict.fromkeys(names, size_bytes)}, self.column_bytes)
+
+    def with_columns(self, size_bytes: int) -> _Scope:
+        return _Scope(self.queries, self.elements, max(self.column_bytes, size_bytes))
+
+
+def check_tree(serialized: str, relations: frozenset[str] = RELATIONS) -> None:
+    """Pass one harmless SELECT, refuse everything else.
+
+    Args:
+        serialized: What `json_serialize_sql` made of the text.
+        relations: Names of the tables and views that may be read.
+
+    Raises:
+        SelectRefused: With one sentence: what, and what to do instead.
+    """
+    if len(serialized) > TREE_BYTES_MAX:
+        raise SelectRefused("The query is too long or has too many grouping sets: split it.")
+    try:
+        tree = json.loads(serialized)
+        if tree["error"]:
+            raise SelectRefused(_unparsable(tree))
+        statements = tree["statements"]
+        if len(statements) != 1:
+            found = "is empty" if not statements else f"has {len(statements)} statements"
+            raise SelectRefused(f"The text {found}: send exactly one SELECT.")
+        _Walk(relations).query(statements[0]["node"], _Scope())
+    except RecursionError:
+        raise SelectRefused("The query is nested too deeply: write it with fewer levels.") from None
+
+
+def _unparsable(tree: Node) -> str:
+    message = str(tree.get("error_message", "")).split("\n", 1)[0].strip()
+    if tree.get("error_type") == "parser":
+        return f"The text is no SQL that DuckDB understands: {message}."
+    if "Only SELECT" in message:
+        return (
+            "Only one SELECT is allowed here, and no PIVOT: "
+            "use conditional aggregates such as max(value) FILTER (WHERE metric = 'loss')."
+        )
+    return f"The query can't be checked, so it isn't run: {message}."
+
+
+class _Walk:
+    """One pass over a statement; `query` and `relation` return (bytes of a value, relations they stand for)."""
+
+    def __init__(self, relations: frozenset[str]) -> None:
+        self.relations = relations
+        self.peak_bytes = 0
+        self.total_bytes = 0
+
+    # -- queries and relations ---------------------------------------------------------------------------------
+
+    def query(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        kind = node["type"]
+        if kind not in {"SELECT_NODE", "SET_OPERATION_NODE"}:
+            if kind in {"RECURSIVE_CTE_NODE", "CTE_NODE"}:
+                raise SelectRefused("Recursive queries aren't allowed here: use range() or a window function.")
+            raise SelectRefused(f"A {_words(kind)} isn't allowed here: write a plain SELECT.")
+        for entry in node.get("cte_map", {}).get("map", []):
+            inner = self.query(entry["value"]["query"]["node"], scope)
+            self._expressions(entry["value"].get("key_targets"), scope)
+            scope = scope.with_queries({entry["key"].lower(): inner})
+        if kind == "SET_OPERATION_NODE":
+            return self._set_operation(node, scope)
+        return self._select(node, scope)
+
+    def _set_operation(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        parts = node.get("children") or [node["left"], node["right"]]
+        results = [self.query(part, scope) for part in parts]
+        size = max(size for size, _ in results)
+        self._modifiers(node, scope.with_columns(size))
+        return size, self._counted(sum(count for _, count in results))
+
+    def _select(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        size, relations = self.relation(node["from_table"], scope)
+        inside = scope.with_columns(size)
+        result = NUMBER_BYTES
+        for item in node["select_list"]:
+            result = max(result, self.expression(item, inside))
+        # An alias of the select list can be used beside it.
+        inside = inside.with_columns(result)
+        for part in ("where_clause", "group_expressions", "having", "qualify"):
+            self._expressions(node.get(part), inside)
+        self._modifiers(node, inside)
+        return result, self._counted(relations)
+
+    def _modifiers(self, node: Node, scope: _Scope) -> None:
+        for modifier in node.get("modifiers", []):
+            if modifier["type"] not in _MODIFIERS:
+                raise SelectRefused(f"A {_words(modifier['type'])} isn't allowed here: leave it out.")
+            self._expressions(modifier, scope)
+
+    def relation(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        match node["type"]:
+            case "EMPTY":
+                return NUMBER_BYTES, 0
+            case "BASE_TABLE":
+                return self._base_table(node, scope)
+            case "SUBQUERY":
+                return self.query(node["subquery"]["node"], scope)
+            case "JOIN":
+                return self._join(node, scope)
+            case "TABLE_FUNCTION":
+                return self._table_function(node, scope), 1
+            case "EXPRESSION_LIST":
+                sizes = [self.expression(value, scope) for row in node["values"] for value in row]
+                return max(sizes, default=NUMBER_BYTES), 1
+            case "SHOW_REF":
+                return self._describe(node, scope)
+            case "PIVOT":
+                raise SelectRefused(
+                    "PIVOT and UNPIVOT aren't allowed here: "
+                    "use conditional aggregates such as max(value) FILTER (WHERE metric = 'loss')."
+                )
+            case kind:
+                raise SelectRefused(f"A {_words(kind)} isn't allowed in FROM: name a relation or a subquery.")
+
+    def _base_table(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        name = str(node["table_name"])
+        catalog, schema = node.get("catalog_name") or "", node.get("schema_name") or ""
+        if not catalog and not schema and name.lower() in scope.queries:
+            return scope.queries[name.lower()]
+        if catalog or schema not in {"", "main"} or name.lower() not in self.relations or node.get("at_clause"):
+            full = ".".join(part for part in (catalog, schema, name) if part)
+            raise SelectRefused(
+                f"There is no relation {_shown(full)} here: choose from {', '.join(sorted(self.relations))}."
+            )
+        return STORED_BYTES, 1
+
+    def _join(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        left_bytes, left = self.relation(node["left"], scope)
+        # The right side may be lateral: it sees the columns of the left.
+        scope = scope.with_columns(left_bytes)
+        right_bytes, right = self.relation(node["right"], scope)
+        size = max(left_bytes, right_bytes)
+        self._expressions(node.get("condition"), scope.with_columns(size))
+        self._expressions(node.get("duplicate_eliminated_columns"), scope)
+        return size, self._counted(left + right)
+
+    def _table_function(self, node: Node, scope: _Scope) -> int:
+        call = node["function"]
+        name = self._function_name(call)
+        if name not in TABLE_FUNCTIONS or node.get("subquery"):
+            raise SelectRefused(
+                f"Function {_shown(name)} isn't allowed in FROM: only range, generate_series and unnest are, "
+                "and no files, settings or engine functions."
+            )
+        if name == "unnest":
+            return self.expression(call, scope)
+        rows = _range_length(name, call["children"])
+        if rows is None or rows > TABLE_FUNCTION_ROWS_MAX:
+            raise SelectRefused(
+                f"{name}() takes whole numbers written out here, for at most {TABLE_FUNCTION_ROWS_MAX:,} rows."
+            )
+        return NUMBER_BYTES
+
+    def _describe(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        if node.get("show_type") not in {"DESCRIBE", "SUMMARY"} or not node.get("query"):
+            raise SelectRefused("SHOW isn't allowed here: DESCRIBE a relation, such as DESCRIBE runs.")
+        _, relations = self.query(node["query"], scope)
+        return STORED_BYTES, relations
+
+    def _counted(self, relations: int) -> int:
+        if relations > RELATIONS_MAX:
+            raise SelectRefused(f"The query reads more than {RELATIONS_MAX:,} relations when written out: split it.")
+        return relations
+
+    # -- expressions -------------------------------------------------------------------------------------------
+
+    def _expressions(self, tree: Any, scope: _Scope) -> None:
+        """Check every expression below `tree`, which itself is a list or a plain holder of expressions."""
+        if isinstance(tree, list):
+            for child in tree:
+                self._expressions(child, scope)
+        elif isinstance(tree, dict):
+            if "class" in tree:
+                self.expression(tree, scope)
+            elif str(tree.get("type", "")).endswith("_NODE") or "from_table" in tree:
+                raise SelectRefused("A query stands where none is expected: write it as a subquery in brackets.")
+            else:
+                for child in tree.values():
+                    self._expressions(child, scope)
+
+    def expression(self, node: Node, scope: _Scope) -> int:
+        size = self._expression(node, scope)
+        self.peak_bytes = max(self.peak_bytes, size)
+        if size > VALUE_BYTES_MAX:
+            raise SelectRefused(
+                f"A value of this query could grow beyond {VALUE_BYTES_MAX:,} bytes: "
+                "repeat, replace or combine smaller values."
+            )
+        if size > STORED_BYTES:
+            self.total_bytes += size
+            if self.total_bytes > VALUES_BYTES_MAX:
+                raise SelectRefused("The query makes too many large values: use fewer or smaller ones.")
+        return size
+
+    def _expression(self, node: Node, scope: _Scope) -> int:  # noqa: C901, PLR0911 - one case a class
+        match node["class"]:
+            case "CONSTANT":
+                return max(1, len(str(node["value"].get("value", ""))))
+            case "COLUMN_REF":
+                name = str(node["column_names"][0]).lower()
+                return scope.elements.get(name, scope.column_bytes)
+            case "PARAMETER" | "POSITIONAL_REFERENCE":
+                return scope.column_bytes
+            case "FUNCTION" | "WINDOW":
+                return self._call(node, scope)
+            case "SUBQUERY":
+                self._expressions(node.get("child"), scope)
+                return self.query(node["subquery"]["node"], scope)[0]
+            case "CAST":
+                return self._cast(node, scope)
+            case "OPERATOR":
+                return self._operator(node, scope)
+            case "STAR":
+                self._expressions(_without(node, "class", "type"), scope)
+                return scope.column_bytes
+            case "LAMBDA":  # outside of a list function it is the JSON arrow
+                return self.expression(node["lhs"], scope) * self.expression(node["expr"], scope)
+            case "BETWEEN" | "CASE" | "COLLATE" | "COMPARISON" | "CONJUNCTION" as kind:
+                sizes = [self.expression(child, scope) for child in _children(_without(node, "class"))]
+                return max(sizes) if kind in {"CASE", "COLLATE"} else NUMBER_BYTES
+            case kind:
+                raise SelectRefused(f"A {_words(kind)} isn't allowed here: write the query without it.")
+
+    def _operator(self, node: Node, scope: _Scope) -> int:
+        if node["type"] not in _OPERATORS:
+            raise SelectRefused(f"Operator {_words(node['type'])} isn't allowed here: write the query without it.")
+        sizes = [self.expression(child, scope) for child in node["children"]]
+        return sum(sizes) if node["type"] == "ARRAY_CONSTRUCTOR" else max(sizes, default=NUMBER_BYTES)
+
+    def _cast(self, node: Node, scope: _Scope) -> int:
+        size = self.expression(node["child"], scope)
+        kind = _check_type(node["cast_type"])
+        # As text a value may need escapes for each of its bytes.
+        return 4 * size if kind in WIDE_TYPES else max(size, NUMBER_BYTES)
+
+    def _function_name(self, node: Node) -> str:
+        name = str(node["function_name"]).lower()
+        if node.get("catalog") or node.get("schema") not in {None, "", "main"}:
+            raise SelectRefused(f"Function {_shown(name)} is named with a schema: name it alone.")
+        return name
+
+    def _call(self, node: Node, scope: _Scope) -> int:
+        name = self._function_name(node)
+        growth = FUNCTIONS.get(name)
+        if growth is None:
+            raise SelectRefused(
+                f"Function {_shown(name)} isn't allowed here: queries may use DuckDB's functions of values, "
+                "but none that reads files, settings or the engine or that can exhaust it."
+            )
+        self._expressions(_without(node, "class", "type", "children"), scope)
+        children = node["children"]
+        if growth is Growth.LAMBDA and len(children) > 1 and children[1]["class"] == "LAMBDA":
+            return self._for_each(children[0], children[1], scope)
+        sizes = [self.expression(child, scope) for child in children]
+        return _grown(name, growth, sizes, children)
+
+    def _for_each(self, values: Node, function: Node, scope: _Scope) -> int:
+        """A body grows at most like its worst case: all elements small, or one as large as the list."""
+        size = self.expression(values, scope)
+        names = [str(part).lower() for part in _lambda_names(function["lhs"])]
+        before, worst = self.peak_bytes, 0
+        for count, element_bytes in ((max(1, size // NUMBER_BYTES), NUMBER_BYTES), (1, size)):
+            self.peak_bytes = 0
+            self.expression(function["expr"], scope.with_elements(names, element_bytes))
+            worst = max(worst, count * self.peak_bytes)
+        self.peak_bytes = max(before, worst)
+        return max(size, worst)
+
+
+def _grown(name: str, growth: Growth, sizes: list[int], children: list[Node]) -> int:  # noqa: C901, PLR0911 - one case a growth
+    total = sum(sizes, NUMBER_BYTES)
+    match growth:
+        case Growth.FIXED:
+            return NUMBER_BYTES
+        case Growth.LARGEST | Growth.LAMBDA:
+            return max(sizes, default=NUMBER_BYTES)
+        case Growth.SUM:
+            return total
+        case Growth.ESCAPED:
+            return 8 * total
+        case Growth.PRODUCT:
+            return math.prod(sizes)
+        case Growth.REPLACED:
+            return sizes[0] * _replacement_factor(name, sizes, children)
+        case Growth.SEPARATED:
+            return total + sizes[0] * len(sizes)
+        case Growth.COLLECTED:
+            return max(COLLECTED_BYTES, *sizes)
+        case Growth.FORMATTED:
+            return 1_000 * total if _widths_bounded(children) else VALUE_BYTES_MAX + 1
+        case Growth.COUNTED:
+            return _counted_bytes(name, sizes, children)
+
+
+def _replacement_factor(name: str, sizes: list[int], children: list[Node]) -> int:
+    """How many bytes one byte of the text may become."""
+    if len(sizes) <= _REPLACEMENT:
+        return 1
+    literal = all(child["class"] == "CONSTANT" for child in children[1 : _REPLACEMENT + 1])
+    # Only with literals is it known that each match takes away as many bytes as the pattern has.
+    return -(-sizes[_REPLACEMENT] // sizes[1]) if literal and name == "replace" else sizes[_REPLACEMENT]
+
+
+def _counted_bytes(name: str, sizes: list[int], children: list[Node]) -> int:
+    if name in {"range", "generate_series"}:
+        count = _range_length(name, children)
+        sizes = [NUMBER_BYTES]
+    else:
+        count = _whole_number(children[1]) if len(children) > 1 else None
+    if count is None:
+        raise SelectRefused(f"{name}() takes its count as a whole number written out here, such as {name}(…, 10).")
+    return max(1, count) * max(size for index, size in enumerate(sizes) if index != 1)
+
+
+def _range_length(name: str, children: list[Node]) -> int | None:
+    numbers = [_whole_number(child) for child in children]
+    if len(numbers) not in _RANGE_ARGUMENTS or any(number is None for number in numbers):
+        return None
+    known = [number for number in numbers if number is not None]
+    start, stop, step = (0, known[0], 1) if len(known) == 1 else (*known, 1)[:3]
+    if step == 0:
+        return 0
+    return len(range(start, stop + (name == "generate_series"), step)) if abs(stop - start) < 2**62 else None
+
+
+def _whole_number(node: Node) -> int | None:
+    if node["class"] != "CONSTANT":
+        return None
+    value = node["value"].get("value")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _widths_bounded(children: list[Node]) -> bool:
+    """The format is written out and has no width above three digits, none taken from an argument."""
+    if not children or children[0]["class"] != "CONSTANT":
+        return False
+    text = str(children[0]["value"].get("value", ""))
+    return re.search(r"\d{4}|\*|\{[^}]*\{", text) is None
+
+
+def _check_type(tree: Node) -> str:
+    """The name of a type that values may be cast to.
+
+    Raises:
+        SelectRefused: The type, or one inside it, isn't on the list.
+    """
+    kind = str(tree["id"])
+    info = tree.get("type_info") or {}
+    if kind == "UNBOUND":
+        kind = str(info.get("name", "")).upper()
+        if info.get("schema") or info.get("catalog"):
+            kind = f"{info.get('schema')}.{kind}"
+    if kind == "ARRAY" and int(info["size"]) <= ARRAY_TYPE_SIZE_MAX and info["child_type"]["id"] != "ARRAY":
+        return _check_type(info["child_type"])
+    if kind not in TYPES:
+        raise SelectRefused(f"Casting to {_shown(kind)} isn't allowed here: use an ordinary type.")
+    for inner in (info.get("child_type"), *(child["second"] for child in info.get("child_types") or ())):
+        if inner:
+            _check_type(inner)
+    return kind
+
+
+def _children(node: Any) -> Iterable[Node]:
+    """The nearest expressions below a node."""
+    if isinstance(node, list):
+        for child in node:
+            yield from _children(child)
+    elif isinstance(node, dict):
+        if "class" in node:
+            yield node
+        else:
+            for child in node.values():
+                yield from _children(child)
+
+
+def _lambda_names(node: Node) -> Iterable[str]:
+    if node["class"] == "COLUMN_REF":
+        yield node["column_names"][0]
+    for child in node.get("children", []):
+        yield from _lambda_names(child)
+
+
+def _without(node: Node, *keys: str) -> Node:
+    return {key: value for key, value in node.items() if key not in keys}
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ").lower()
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= NAME_CHARACTERS_SHOWN_MAX else name[: NAME_CHARACTERS_SHOWN_MAX - 1] + "…")

@@ -1,0 +1,95 @@
+"""What the consumer says about itself to Prometheus; the service calls one method for each thing that happened.
+
+Counters begin at 0 with every process, as Prometheus expects; the store knows the totals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_FRESHNESS_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_TRANSACTION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class SelfMetrics:
+    """Counters, gauges and histograms of one consumer process, thread-safe.
+
+    Args:
+        registry: Where they are registered; never the global one.
+        version: Version of this consumer.
+    """
+
+    def __init__(self, registry: CollectorRegistry, version: str = "") -> None:
+        """Register everything; each metric stands at 0."""
+        self._lag = Gauge(
+            "runwire_consumer_lag_messages",
+            "Messages of the source that are not stored yet.",
+            ["source", "partition"],
+            registry=registry,
+        )
+        self._freshness = Histogram(
+            "runwire_freshness_seconds",
+            "From a message's append to its commit in the store.",
+            buckets=_FRESHNESS_BUCKETS,
+            registry=registry,
+        )
+        self._transaction = Histogram(
+            "runwire_transaction_seconds",
+            "Duration of the store's transactions.",
+            buckets=_TRANSACTION_BUCKETS,
+            registry=registry,
+        )
+        self._points = Counter("runwire_points_stored", "Points stored.", registry=registry)
+        self._rows = Counter("runwire_rows_stored", "Rows stored.", registry=registry)
+        self._messages = Counter("runwire_messages_read", "Messages read from the source.", registry=registry)
+        self._duplicates = Counter(
+            "runwire_duplicate_rows", "Rows that came again and were left out.", registry=registry
+        )
+        self._dead_letters = Counter(
+            "runwire_dead_letters", "Messages that could not be read and were set aside.", registry=registry
+        )
+        self._missing = Gauge(
+            "runwire_missing_rows", "Rows of ended processes that nothing explains.", registry=registry
+        )
+        self._lost = Gauge("runwire_lost_rows", "Rows whose loss was declared.", registry=registry)
+        self._source_up = Gauge(
+            "runwire_source_up", "1 while the source can be read, 0 while it can't.", registry=registry
+        )
+        info = Gauge("runwire_consumer_info", "What this consumer is; always 1.", ["version"], registry=registry)
+        info.labels(version).set(1)
+
+    def stored(self, *, points: int, rows: int, duplicates: int, seconds: float) -> None:
+        """One transaction is committed."""
+        self._points.inc(points)
+        self._rows.inc(rows)
+        self._duplicates.inc(duplicates)
+        self._transaction.observe(seconds)
+
+    def read(self, messages: int) -> None:
+        """Messages came from the source."""
+        self._messages.inc(messages)
+
+    def fresh(self, seconds: float) -> None:
+        """A message of this age, from its append, is committed."""
+        self._freshness.observe(max(0.0, seconds))
+
+    def dead_letters(self, count: int) -> None:
+        """Messages were set aside."""
+        self._dead_letters.inc(count)
+
+    def lag(self, messages: Mapping[tuple[str, str], int]) -> None:
+        """The lag of each (source, partition); partitions that are gone leave."""
+        self._lag.clear()
+        for (source, partition), count in messages.items():
+            self._lag.labels(source, partition).set(count)
+
+    def gaps(self, *, missing: int, lost: int) -> None:
+        """Rows that are not there, by whether anybody declared it."""
+        self._missing.set(missing)
+        self._lost.set(lost)
+
+    def source_up(self, *, up: bool) -> None:
+        """Whether the source can be read now."""
+        self._source_up.set(1 if up else 0)
