@@ -63,8 +63,7 @@ def test_compiled_files_hold_what_is_asked_for(stem: str) -> None:
         str(requirement)
         for requirement in direct()[stem]
         if not any(
-            name == canonicalize_name(requirement.name)
-            and requirement.specifier.contains(version, prereleases=True)
+            name == canonicalize_name(requirement.name) and requirement.specifier.contains(version, prereleases=True)
             for name, version in pinned
         )
     ]
@@ -76,9 +75,7 @@ def test_every_pin_has_its_hashes_and_no_address(stem: str) -> None:
     """What is installed is what was compiled, from whatever registry the machine uses."""
     text = (FILES / f"{stem}.txt").read_text()
     assert [match["name"] for match in PIN.finditer(text) if "--hash=sha256:" not in match["rest"]] == []
-    assert [
-        line for line in text.splitlines() if not line.startswith((" ", "#")) and not PIN.match(line)
-    ] == []
+    assert [line for line in text.splitlines() if not line.startswith((" ", "#")) and not PIN.match(line)] == []
     assert "://" not in text
 
 

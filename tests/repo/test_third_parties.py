@@ -1,0 +1,62 @@
+"""A third-party system lives where its name says: replacing one touches the modules listed here, no others."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+
+from tests.repo.files import ROOTS, python_files, tree
+
+CONSUMER = "consumer/runwire_consumer/"
+CLI = "cli/runwire_cli/"
+
+# Imported name -> the modules (or folders, with a slash at the end) that may import it.
+HOMES: dict[str, tuple[str, ...]] = {
+    "aiokafka": ("producer/runwire/_kafka.py", f"{CONSUMER}sources/kafka.py"),
+    "duckdb": (CONSUMER,),
+    "fastavro": ("schemas/runwire_schemas/",),
+    "httpx": (CLI,),
+    "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
+    "prometheus_client": (f"{CONSUMER}gauges.py", f"{CONSUMER}http.py", f"{CONSUMER}self_metrics.py"),
+    "pyarrow": (CONSUMER,),
+    "rich": (CLI,),
+    "sklearn": (CLI,),
+    "starlette": (f"{CONSUMER}guard.py", f"{CONSUMER}http.py"),
+    "typer": (CLI,),
+    "uvicorn": (f"{CONSUMER}http.py",),
+}
+OURS = {"runwire_schemas", "runwire", "runwire_consumer", "runwire_cli"}
+
+
+def third_parties(name: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, imported distribution's top name) of each import of a file that is not ours."""
+    for node in ast.walk(tree(name)):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        else:
+            continue
+        for module in modules:
+            top = module.partition(".")[0]
+            if top not in sys.stdlib_module_names and top not in OURS:
+                yield node.lineno, top
+
+
+def test_each_third_party_stays_at_home() -> None:
+    """Every import of a library stands in a module that may know it."""
+    astray = [
+        f"{name}:{line} imports {top}"
+        for name in python_files(*ROOTS)
+        for line, top in third_parties(name)
+        if not any(name == home or (home.endswith("/") and name.startswith(home)) for home in HOMES.get(top, ()))
+    ]
+    assert astray == []
+
+
+def test_no_home_stands_empty() -> None:
+    """The list above holds nothing that no module imports."""
+    imported = {top for name in python_files(*ROOTS) for _, top in third_parties(name)}
+    assert set(HOMES) - imported == set()
