@@ -81,7 +81,7 @@ class Sandbox:
             QueryError: DuckDB refused it, or it went over a limit.
         """
         with self._running(sql, params) as (cursor, watch):
-            reader = cursor.fetch_record_batch(_BATCH_ROWS)
+            reader = cursor.to_arrow_reader(_BATCH_ROWS)
             batches: list[pa.RecordBatch] = []
             count = size_bytes = 0
             for batch in reader:

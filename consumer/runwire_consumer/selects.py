@@ -162,7 +162,7 @@ class _Walk:
     def relation(self, node: Node, scope: _Scope) -> tuple[int, int]:
         match node["type"]:
             case "EMPTY":
-                return NUMBER_BYTES, 0
+                return NUMBER_BYTES, 1
             case "BASE_TABLE":
                 return self._base_table(node, scope)
             case "SUBQUERY":
