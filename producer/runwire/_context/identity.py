@@ -69,7 +69,8 @@ def run_name(identifier: str) -> str:
 
 def default_project(git_root: Path | None, folder: Path) -> str:
     """The repository's name, else the folder's."""
-    return ((git_root or folder).name or "default")[:PROJECT_CHARACTERS_MAX]
+    name = (git_root or folder).name.encode("utf-8", "backslashreplace").decode()
+    return name[:PROJECT_CHARACTERS_MAX] or "default"
 
 
 def is_run_id(text: str) -> bool:

@@ -90,17 +90,10 @@ def detect(
         agent: Names the parent process so that it is never another's name (`host.parent_identity`).
         command: What is the same in each restart of one program and differs between programs: folder, argv.
     """
-    return (
-        _torchrun(environ, agent, command)
-        or _mpi(environ, agent, command)
-        or _slurm(environ, command)
-        or Launch()
-    )
+    return _torchrun(environ, agent, command) or _mpi(environ, agent, command) or _slurm(environ, command) or Launch()
 
 
-def _torchrun(
-    environ: Mapping[str, str], agent: Callable[[], str | None], command: Sequence[str]
-) -> Launch | None:
+def _torchrun(environ: Mapping[str, str], agent: Callable[[], str | None], command: Sequence[str]) -> Launch | None:
     place = _place(environ, _TORCH if "LOCAL_WORLD_SIZE" in environ else _DEEPSPEED)
     if place is None:
         return None
@@ -123,9 +116,7 @@ def _torchrun(
     return _instance(launch, agent() if one_node else None)
 
 
-def _mpi(
-    environ: Mapping[str, str], agent: Callable[[], str | None], command: Sequence[str]
-) -> Launch | None:
+def _mpi(environ: Mapping[str, str], agent: Callable[[], str | None], command: Sequence[str]) -> Launch | None:
     place = next((place for names in _MPI if (place := _place(environ, names))), None)
     if place is None:
         return None
@@ -215,11 +206,7 @@ def _tasks_per_node(text: str) -> list[int]:
     counts: list[int] = []
     for part in text.split(","):
         tasks, _, times = part.rstrip(")").partition("(x")
-        if (
-            not tasks.isdecimal()
-            or not (times or "1").isdecimal()
-            or max(len(tasks), len(times)) > _DIGITS_MAX
-        ):
+        if not tasks.isdecimal() or not (times or "1").isdecimal() or max(len(tasks), len(times)) > _DIGITS_MAX:
             return []
         counts += [int(tasks)] * min(int(times or "1"), _NODES_MAX)
     return counts

@@ -1,0 +1,94 @@
+"""The home: the folder on this machine with journal, topic folder, database and token.
+
+It is RUNWIRE_HOME, else the nearest `.runwire` upward that can be written, else `.runwire` in the repository's
+root, else `./.runwire`. What is made here is the user's own (mode 0700) and keeps itself out of version control.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from runwire._context.git import find_root
+from runwire._errors import SettingsError
+
+FOLDER_NAME = ".runwire"
+_MODE = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where things are inside a home; nothing is made before `create`."""
+
+    path: Path
+
+    @property
+    def journal(self) -> Path:
+        """Folder of journals, one of each emitter."""
+        return self.path / "journal"
+
+    @property
+    def topic(self) -> Path:
+        """Topic folder of the default destination."""
+        return self.path / "topic"
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of files that runs keep."""
+        return self.path / "artifacts"
+
+    @property
+    def database(self) -> Path:
+        """The consumer's DuckDB file."""
+        return self.path / "runwire.duckdb"
+
+    @property
+    def token(self) -> Path:
+        """File with the local consumer's token."""
+        return self.path / "token"
+
+    def create(self) -> Home:
+        """Make the home with its journal and topic folders; any number of processes may do so at once.
+
+        Raises:
+            SettingsError: It can't be made or written; the sentence says why and what to set.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.journal, self.topic):
+                folder.mkdir(mode=_MODE, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise PermissionError(0, "it may not be written", str(folder))
+            _ignore(self.path / ".gitignore")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SettingsError(
+                f"RUNWIRE_HOME: can't write to the folder {str(error.filename or self.path)!r} ({reason}): "
+                "set RUNWIRE_HOME to a folder on a local disk that you can write to."
+            ) from error
+        return self
+
+
+def find_home(given: str | None, folder: Path) -> Home:
+    """The home that a process started in `folder` uses.
+
+    Args:
+        given: RUNWIRE_HOME or the keyword, which wins; `~` is the user's folder.
+        folder: Absolute path of the current folder.
+    """
+    if given:
+        return Home(folder / Path(given).expanduser())
+    for parent in (folder, *folder.parents):
+        candidate = parent / FOLDER_NAME
+        if candidate.is_dir() and os.access(candidate, os.W_OK | os.X_OK):
+            return Home(candidate)
+    return Home((find_root(folder) or folder) / FOLDER_NAME)
+
+
+def _ignore(path: Path) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write("*\n")
+    except FileExistsError:
+        pass

@@ -1,0 +1,173 @@
+"""Configuration, read once at the edge: keyword, else environment, else default.
+
+    RUNWIRE_URL      where events go: kafka://HOST:PORT/TOPIC or dir:PATH (default: the home's topic folder)
+    RUNWIRE_HOME     folder of journal, topic folder and database (default: see `_home.py`)
+    RUNWIRE_RUN_ID   what this run is called by all its ranks and restarts
+    RUNWIRE_PROJECT  project (default: the repository's or folder's name)
+    RUNWIRE_NAME     name of the run (default: two words and a number)
+    RUNWIRE_GROUP    group of runs
+    RUNWIRE_TAGS     tags, separated by commas
+    RUNWIRE_USER     who runs this (default: the login name)
+    RUNWIRE_MODE     on, offline (journal only, to be sent later) or off (nothing is kept)
+
+An empty variable is as good as absent. No other module of the producer looks into the process's environment:
+those that read other programs' variables take `Settings.environ`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from runwire._context.git import find_root
+from runwire._context.host import user_name
+from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project
+from runwire._errors import SettingsError, UsageTypeError
+from runwire._home import Home, find_home
+from runwire_schemas.errors import DestinationError
+from runwire_schemas.topics import Destination, mask, parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Mode = Literal["on", "offline", "off"]
+
+MODES: tuple[Mode, ...] = ("on", "offline", "off")
+NAME_CHARACTERS_MAX = 1_024
+TAGS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every limit of the producer, its unit last."""
+
+    segment_bytes: int = 8 * 2**20
+    journal_bytes_max: int = 2**30
+    batch_rows_max: int = 1_000  # bounds how long the sender holds the interpreter
+    batch_bytes_max: int = 512 * 2**10
+    message_bytes_max: int = 900_000  # Kafka's brokers take 1,048,576 by default, envelope and framing included
+    row_keys_max: int = 1_000
+    flush_interval_seconds: float = 0.05
+    heartbeat_interval_seconds: float = 5.0
+    finish_timeout_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Settings:
+    """What a run is configured with; `repr` shows no secret."""
+
+    destination: Destination
+    home: Home
+    project: str
+    git_root: Path | None
+    run_id: str | None = None
+    name: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    user: str | None = None
+    mode: Mode = "on"
+    limits: Limits = field(default_factory=Limits)
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"Settings({mask(str(self.destination))}, home={str(self.home.path)!r}, project={self.project!r}, "
+            f"run_id={self.run_id!r}, name={self.name!r}, mode={self.mode!r})"
+        )
+
+
+def read_settings(
+    *,
+    url: str | None = None,
+    home: str | os.PathLike[str] | None = None,
+    run_id: str | None = None,
+    project: str | None = None,
+    name: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] | None = None,
+    user: str | None = None,
+    mode: str | None = None,
+    limits: Limits | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Settings from keywords, the environment and the current folder.
+
+    Raises:
+        UsageTypeError: A keyword of a wrong type; the sentence names it.
+        SettingsError: A keyword or variable that can't be used; the sentence names it and what to do.
+    """
+    variables = dict(os.environ if environ is None else environ)
+    here = _current_folder() if folder is None else folder
+
+    def choose(argument: str, keyword: object, characters_max: int = NAME_CHARACTERS_MAX) -> str | None:
+        """The keyword, else the variable, else None."""
+        if keyword is not None and not isinstance(keyword, str):
+            raise UsageTypeError(argument, f"must be a string, not {type(keyword).__name__}")
+        chosen = keyword or variables.get(f"RUNWIRE_{argument.upper()}") or None
+        if chosen is not None and len(chosen) > characters_max:
+            raise SettingsError(
+                f"{_source(argument, keyword)} has {len(chosen):,} characters, at most {characters_max:,} are taken."
+            )
+        return None if chosen is None else chosen.encode("utf-8", "backslashreplace").decode()
+
+    given_home = choose("home", os.fspath(home) if isinstance(home, os.PathLike) else home)
+    found = find_home(given_home, here)
+    git_root = find_root(here)
+    chosen_mode = (choose("mode", mode) or "on").lower()
+    if chosen_mode not in MODES:
+        raise SettingsError(f"{_source('mode', mode)} must be one of {', '.join(MODES)}, not {chosen_mode!r}.")
+    return Settings(
+        destination=_destination(choose("url", url), _source("url", url), found, here),
+        home=found,
+        project=choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here),
+        git_root=git_root,
+        run_id=choose("run_id", run_id),
+        name=choose("name", name),
+        group=choose("group", group),
+        tags=_tags(tags, variables),
+        user=choose("user", user) or user_name(variables),
+        mode=chosen_mode,
+        limits=limits or Limits(),
+        environ=variables,
+    )
+
+
+def _destination(url: str | None, source: str, home: Home, folder: Path) -> Destination:
+    if url is None:
+        return Destination("dir", path=str(home.topic))
+    try:
+        destination = parse_url(url)
+    except DestinationError as error:
+        raise SettingsError(f"{source}: {error}") from error
+    if destination.kind == "dir":
+        # Absolute, or a training that changes its folder would send elsewhere after a restart.
+        return Destination("dir", path=str(folder / Path(destination.path).expanduser()))
+    return destination
+
+
+def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Tags without repetition, in order."""
+    if keyword is None:
+        keyword = [tag.strip() for tag in variables.get("RUNWIRE_TAGS", "").split(",")]
+    elif not isinstance(keyword, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) for tag in keyword):
+        raise UsageTypeError("tags", f"must be a list of strings, not {keyword!r:.80}")
+    tags = tuple(dict.fromkeys(tag for tag in keyword if tag))
+    if len(tags) > TAGS_MAX:
+        raise SettingsError(f"tags: {len(tags):,} are given, at most {TAGS_MAX} are taken.")
+    return tags
+
+
+def _source(argument: str, keyword: object) -> str:
+    return f"RUNWIRE_{argument.upper()}" if keyword is None else argument
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise SettingsError(
+            "The current folder no longer exists: change to one that does, then start again."
+        ) from error
