@@ -1,21 +1,89 @@
-"""The store: one DuckDB file that takes each batch wholly or not at all, and answers SQL."""
+"""The store: takes each batch wholly or not at all, rows and source offsets together, and answers SQL.
+
+The order of effects, never another:
+
+1. BEGIN. 2. Offsets are compared with what this writer committed last, and set; a difference means that somebody
+else writes: `Fenced`. 3. Keys, rows, points, ledger, lifecycle, dead letters, states. 4. COMMIT: durable.
+5. Only now what is in memory changes (`Change.apply`). Any error before 5 leaves file and memory as they were.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import duckdb
+import pyarrow as pa
 
-from runwire_consumer.database import Database, EngineOptions
+from runwire_consumer.catalog import EMITTER_COLUMNS, Catalog
+from runwire_consumer.change import Change
+from runwire_consumer.database import Database, EngineOptions, translated
+from runwire_consumer.decode import DeadLetter, Decoded
+from runwire_consumer.errors import Fenced
+from runwire_consumer.intake import Intake
+from runwire_consumer.pieces import lay_out
+from runwire_consumer.runstate import RunState
+from runwire_consumer.sources import Position
+
+_MOVE_OFFSETS = """
+UPDATE store.offsets AS o SET next_offset = n.next_offset, anchor = n.anchor FROM incoming AS n
+WHERE o.source = n.source AND o."partition" = n."partition" AND o.next_offset = n.expected
+"""
+_ADD_OFFSETS = """
+INSERT INTO store.offsets BY NAME SELECT source, "partition", next_offset, anchor FROM incoming AS n
+WHERE expected IS NULL AND NOT EXISTS (
+    FROM store.offsets AS o WHERE o.source = n.source AND o."partition" = n."partition"
+)
+"""
+_MERGE_SERIES = """
+MERGE INTO store.series AS t USING (
+    SELECT
+        emitter_key, metric_key,
+        sum(points)::BIGINT AS points, sum(nonfinite)::BIGINT AS nonfinite,
+        min(first_seq) AS first_seq, arg_min(first_step, first_seq) AS first_step,
+        max(last_seq) AS last_seq, arg_max(last_step, last_seq) AS last_step,
+        arg_max(last_time, last_seq) AS last_time, arg_max(last_value, last_seq) AS last_value
+    FROM incoming GROUP BY emitter_key, metric_key
+) AS n ON t.emitter_key = n.emitter_key AND t.metric_key = n.metric_key
+WHEN MATCHED THEN UPDATE SET
+    points = t.points + n.points,
+    nonfinite = t.nonfinite + n.nonfinite,
+    first_step = CASE WHEN n.first_seq < t.first_seq THEN n.first_step ELSE t.first_step END,
+    first_seq = least(t.first_seq, n.first_seq),
+    last_step = CASE WHEN n.last_seq > t.last_seq THEN n.last_step ELSE t.last_step END,
+    last_time = CASE WHEN n.last_seq > t.last_seq THEN n.last_time ELSE t.last_time END,
+    last_value = CASE WHEN n.last_seq > t.last_seq THEN n.last_value ELSE t.last_value END,
+    last_seq = greatest(t.last_seq, n.last_seq)
+WHEN NOT MATCHED THEN INSERT
+"""
+_DELETE_RANGES = """
+DELETE FROM store.ledger AS t USING incoming AS n WHERE t.emitter_key = n.emitter_key AND t.first_seq = n.first_seq
+"""
+_DELETE_RUNS = """
+UPDATE store.runs AS t SET deleted_at = n.deleted_at FROM incoming AS n
+WHERE t.run_key = n.run_key AND t.deleted_at IS NULL
+"""
+_SMALL_TABLES = (
+    "runs", "emitters", "metrics", "ledger", "starts", "costs", "lifecycle", "params", "definitions", "edits",
+    "losses", "dead_letters", "run_states",
+)  # fmt: skip
 
 
 class Store:
-    """One writer of one file."""
+    """One writer of one file. Everything but `cursor` belongs to one thread at a time.
+
+    What is durable when: a batch whose `write` returned is in the file, whatever kills the process afterwards.
+    """
 
     def __init__(self, database: Database) -> None:
         """Take over an open database; use `open`."""
         self.database = database
+        self._writer = database.cursor()
+        self.catalog = Catalog.load(self._writer)
+        self._schemas = {name: _schema_of(self._writer, name) for name in _SMALL_TABLES}
 
     @classmethod
     def open(cls, path: Path, options: EngineOptions | None = None) -> Self:
@@ -26,12 +94,173 @@ class Store:
             StoreNewer: A newer version wrote it.
             StoreDamaged: It won't open.
         """
-        return cls(Database.open(path, options))
+        database = Database.open(path, options)
+        try:
+            return cls(database)
+        except BaseException:
+            database.close()
+            raise
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection for reading beside the writer; one a thread, the caller closes it."""
         return self.database.cursor()
 
+    def positions(self, source: str) -> dict[str, Position]:
+        """Where a source goes on, by partition."""
+        return {part: at for (name, part), at in self.catalog.positions.items() if name == source}
+
+    def admit(self, items: Sequence[Decoded | DeadLetter], now: int, *, at_tail: bool) -> Change:
+        """What these messages change: keys given, duplicates left out; nothing is written yet.
+
+        Args:
+            items: In the order of their partitions.
+            now: The consumer's clock, microseconds.
+            at_tail: Nothing waited before these messages, so they were appended just now.
+        """
+        with translated():
+            senders = {item.envelope.emitter_id for item in items if item.envelope is not None}
+            self.catalog.fetch(self._writer, senders)
+        return Intake(self.catalog, now, at_tail=at_tail).take_all(items)
+
+    def write(self, change: Change, states: dict[int, RunState] | None = None) -> None:
+        """Commit a change of `admit`, with new run states by run key.
+
+        Raises:
+            Fenced: Somebody else moved the offsets; nothing was written.
+            StoreFull: No room; nothing was written.
+            StoreInvalidated: The process must exit at once.
+        """
+        with translated():
+            self._writer.execute("BEGIN")
+            try:
+                self._move_offsets(change)
+                self._insert_keys(change)
+                self._insert_rows(change)
+                self._merge_ledgers(change)
+                for table, rows in change.tables.items():
+                    self._insert(table, rows)
+                self._merge_states(states or {})
+                self._writer.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(duckdb.Error):
+                    self._writer.execute("ROLLBACK")
+                raise
+        change.apply(self.catalog)
+
     def close(self) -> None:
         """Checkpoint, close the file, give the lock back."""
+        self._writer.close()
         self.database.close()
+
+    def _move_offsets(self, change: Change) -> None:
+        moves = [
+            {
+                "source": source,
+                "partition": part,
+                "next_offset": offset,
+                "anchor": anchor,
+                "expected": self.catalog.positions.get((source, part), (None, ""))[0],
+            }
+            for (source, part), (offset, anchor) in change.positions.items()
+        ]
+        if not moves:
+            return
+        self._register(pa.Table.from_pylist(moves, _MOVES))
+        moved = 0
+        if any(move["expected"] is not None for move in moves):
+            moved += self._count(_MOVE_OFFSETS)
+        if any(move["expected"] is None for move in moves):
+            moved += self._count(_ADD_OFFSETS)
+        if moved != len(moves):
+            raise Fenced(
+                f"{len(moves) - moved} of {len(moves)} offsets are not where this consumer left them: "
+                "another one writes to the same database. This one stops."
+            )
+
+    def _insert_keys(self, change: Change) -> None:
+        self._insert(
+            "runs",
+            [{"run_key": key, "run_id": run_id, "project": text} for run_id, (key, text) in change.runs.items()],
+        )
+        self._insert("metrics", [{"metric_key": key, "name": name} for name, key in change.metrics.items()])
+        emitters = [dict(zip(EMITTER_COLUMNS, astuple(emitter), strict=True)) for emitter in change.emitters.values()]
+        self._merge("emitters", ("emitter_key",), emitters)
+        if change.deleted:
+            gone = [{"run_key": key, "deleted_at": time} for key, time in change.deleted.items()]
+            self._register(pa.Table.from_pylist(gone))
+            self._writer.execute(_DELETE_RUNS)
+
+    def _insert_rows(self, change: Change) -> None:
+        columns = lay_out(change.pieces)
+        for table, data in (("rows", columns.rows), ("points", columns.points)):
+            if data is not None:
+                self._register(data)
+                self._writer.execute(f"INSERT INTO store.{table} SELECT * FROM incoming")  # noqa: S608 - two names
+        if columns.series is not None:
+            self._register(columns.series)
+            self._writer.execute(_MERGE_SERIES)
+
+    def _merge_ledgers(self, change: Change) -> None:
+        fresh: list[dict[str, Any]] = []
+        gone: list[dict[str, Any]] = []
+        for key, ledger in change.ledgers.items():
+            known = self.catalog.ledgers.get(key)
+            before = {one.first_seq: one for one in known.ranges()} if known else {}
+            after = {one.first_seq: one for one in ledger.ranges()}
+            fresh += [
+                {"emitter_key": key, "first_seq": first, "end_seq": one.end_seq, "disposition": str(one.disposition)}
+                for first, one in after.items()
+                if before.get(first) != one
+            ]
+            gone += [{"emitter_key": key, "first_seq": first} for first in before.keys() - after.keys()]
+        if gone:
+            self._register(pa.Table.from_pylist(gone))
+            self._writer.execute(_DELETE_RANGES)
+        self._merge("ledger", ("emitter_key", "first_seq"), fresh)
+
+    def _merge_states(self, states: dict[int, RunState]) -> None:
+        rows = [
+            {"run_key": key, "state": one.state, "since": one.since, "reason": one.reason}
+            for key, one in states.items()
+        ]
+        self._merge("run_states", ("run_key",), rows)
+
+    def _merge(self, table: str, keys: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+        """Insert rows, or update those whose keys are there."""
+        if rows:
+            schema = self._schemas[table]
+            same = " AND ".join(f't."{key}" = n."{key}"' for key in keys)
+            sets = ", ".join(f'"{name}" = n."{name}"' for name in schema.names if name not in keys)
+            self._register(pa.Table.from_pylist(rows, schema))
+            self._writer.execute(
+                f"MERGE INTO store.{table} AS t USING incoming AS n ON {same} "
+                f"WHEN MATCHED THEN UPDATE SET {sets} WHEN NOT MATCHED THEN INSERT"
+            )
+
+    def _insert(self, table: str, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self._register(pa.Table.from_pylist(rows, self._schemas[table]))
+            self._writer.execute(f"INSERT INTO store.{table} BY NAME SELECT * FROM incoming")  # noqa: S608 - as above
+
+    def _count(self, statement: str) -> int:
+        row = self._writer.execute(statement).fetchone()
+        return int(row[0]) if row else 0
+
+    def _register(self, data: pa.Table) -> None:
+        self._writer.register("incoming", data)
+
+
+_MOVES = pa.schema(
+    [
+        ("source", pa.string()),
+        ("partition", pa.string()),
+        ("next_offset", pa.int64()),
+        ("anchor", pa.string()),
+        ("expected", pa.int64()),
+    ]
+)
+
+
+def _schema_of(cursor: duckdb.DuckDBPyConnection, table: str) -> pa.Schema:
+    found = cursor.execute(f"SELECT * FROM store.{table} LIMIT 0").to_arrow_table()  # noqa: S608 - names of our own
+    return found.schema

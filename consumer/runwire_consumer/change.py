@@ -1,0 +1,66 @@
+"""Everything that one transaction writes: new keys, rows by table, and the copies that replace the catalog's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from runwire_consumer.catalog import Catalog, Emitter
+from runwire_consumer.ledger import Ledger
+from runwire_consumer.pieces import Piece
+from runwire_consumer.sources import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a transaction did, for statistics; times of rows in microseconds, None without rows."""
+
+    messages: int = 0
+    rows: int = 0
+    points: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    oldest_row_time: int | None = None
+    newest_row_time: int | None = None
+
+
+@dataclass(slots=True)
+class Change:
+    """Filled by `intake.py`, written by `store.py`, applied to the catalog after COMMIT.
+
+    Attributes:
+        positions: Where each touched partition goes on.
+        runs: New runs: id to (key, project).
+        deleted: Run keys to the time of their deletion.
+        emitters: Copies of all touched emitters.
+        ledgers: Copies of all touched ledgers.
+        metrics: New metrics: name to key.
+        pieces: Metric rows.
+        tables: Rows of the small tables.
+    """
+
+    positions: dict[tuple[str, str], Position] = field(default_factory=dict)
+    runs: dict[str, tuple[int, str]] = field(default_factory=dict)
+    deleted: dict[int, int] = field(default_factory=dict)
+    emitters: dict[str, Emitter] = field(default_factory=dict)
+    ledgers: dict[int, Ledger] = field(default_factory=dict)
+    metrics: dict[str, int] = field(default_factory=dict)
+    pieces: list[Piece] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+
+    def add(self, table: str, **columns: Any) -> None:
+        """One more row of a small table."""
+        self.tables.setdefault(table, []).append(columns)
+
+    def apply(self, catalog: Catalog) -> None:
+        """Remember what is committed."""
+        catalog.positions.update(self.positions)
+        catalog.run_keys.update({run_id: key for run_id, (key, _) in self.runs.items()})
+        catalog.emitters.update(self.emitters)
+        catalog.ledgers.update(self.ledgers)
+        catalog.metric_keys.update(self.metrics)
+        catalog.next_run_key += len(self.runs)
+        catalog.next_metric_key += len(self.metrics)
+        newest = max((emitter.emitter_key for emitter in self.emitters.values()), default=-1)
+        catalog.next_emitter_key = max(catalog.next_emitter_key, newest + 1)

@@ -1,0 +1,224 @@
+"""Admits a batch: gives keys, asks the ledger which rows are new, and sorts everything by table.
+
+Works on copies of what the catalog holds: a batch that is not committed leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from runwire_consumer.attempts import EDIT, TRAIN
+from runwire_consumer.catalog import Catalog, Emitter
+from runwire_consumer.change import Change, Counts
+from runwire_consumer.decode import DeadLetter, Decoded
+from runwire_consumer.ledger import Disposition, Ledger
+from runwire_consumer.lifecycle import write_record, write_signal
+from runwire_consumer.pieces import Ints, Piece
+from runwire_consumer.sources import Message
+from runwire_schemas import events
+from runwire_schemas.envelope import Envelope
+
+_ALIEN = "Emitter {} already belongs to another run or rank."
+
+
+class Intake:
+    """Takes the messages of one batch in order."""
+
+    def __init__(self, catalog: Catalog, now: int, *, at_tail: bool) -> None:
+        """`at_tail`: what comes now was appended just now, so our own clock tells when its sender lived."""
+        self._catalog = catalog
+        self._now = now
+        self._at_tail = at_tail
+        self._change = Change()
+        self._new_emitters = 0
+        self._metric_keys: dict[tuple[str, ...], Ints] = {}
+        self._messages = self._rows = self._points = self._duplicates = self._dead = 0
+
+    def take_all(self, items: Iterable[Decoded | DeadLetter]) -> Change:
+        """The change that these messages make."""
+        for item in items:
+            self._messages += 1
+            message = item.message
+            self._change.positions[message.source, message.partition] = (message.next_offset, message.anchor)
+            if isinstance(item, Decoded):
+                self._take(item)
+            else:
+                self._bury(item)
+        ends = [(int(piece.times.min()), int(piece.times.max())) for piece in self._change.pieces]
+        self._change.counts = Counts(
+            messages=self._messages,
+            rows=self._rows,
+            points=self._points,
+            duplicates=self._duplicates,
+            dead_letters=self._dead,
+            oldest_row_time=min((first for first, _ in ends), default=None),
+            newest_row_time=max((last for _, last in ends), default=None),
+        )
+        return self._change
+
+    def _take(self, item: Decoded) -> None:
+        event, message = item.event, item.message
+        emitter = self._emitter(item.envelope) or self._new_emitter(item)
+        if emitter.run_key != self._run_key(item.envelope) or emitter.rank != item.envelope.rank:
+            self._bury(DeadLetter(message, None, _ALIEN.format(item.envelope.emitter_id)))
+            return
+        emitter.seen_at = max(emitter.seen_at, self._seen_at(message))
+        if isinstance(event, events.MetricBatch):
+            self._take_batch(emitter, event)
+        elif isinstance(event, events.Lifecycle):
+            self._take_record(emitter, event)
+        elif isinstance(event, events.Signal):
+            write_signal(emitter, event)
+
+    def _take_batch(self, emitter: Emitter, batch: events.MetricBatch) -> None:
+        """Rows that are new become pieces, block by block."""
+        _be_trainer(emitter)
+        fresh = self._ledger(emitter.emitter_key).admit(batch.first_seq, batch.count)
+        self._duplicates += batch.count - sum(end - first for first, end in fresh)
+        for first, end in fresh:
+            at = batch.first_seq
+            for block in batch.blocks:
+                count = len(block.steps)
+                begin, stop = max(first - at, 0), min(end - at, count)
+                if begin < stop:
+                    self._take_block(emitter, block, at, begin, stop)
+                at += count
+
+    def _take_block(self, emitter: Emitter, block: events.Block, at: int, begin: int, stop: int) -> None:
+        """Rows begin .. stop - 1 of a block whose first row is `at`."""
+        values: Any = np.asarray(block.values)
+        if stop - begin < len(block.steps):
+            values = values.reshape(len(block.keys), -1)[:, begin:stop].ravel()
+        piece = Piece(
+            emitter_key=emitter.emitter_key,
+            metric_keys=self._keys_of(block.keys),
+            first_seq=at + begin,
+            steps=np.asarray(block.steps)[begin:stop],
+            times=np.asarray(block.times)[begin:stop],
+            values=values,
+        )
+        self._change.pieces.append(piece)
+        self._rows += stop - begin
+        self._points += len(values)
+        emitter.row_time = max(emitter.row_time or 0, int(piece.times[-1]))
+
+    def _take_record(self, emitter: Emitter, event: events.Lifecycle) -> None:
+        if not isinstance(event, (events.RunEdited, events.RunDeleted)):
+            _be_trainer(emitter)
+        ledger = self._ledger(emitter.emitter_key)
+        if not ledger.admit(event.seq, 1):
+            self._duplicates += 1
+            return
+        self._rows += 1
+        emitter.row_time = max(emitter.row_time or 0, event.time)
+        write_record(self._change, emitter, event)
+        if isinstance(event, events.RowsLost):
+            ledger.declare(event.first_seq, event.count, Disposition.LOST)
+        elif isinstance(event, events.MetricDefined):
+            (key,) = self._keys_of((event.metric,))
+            self._change.add(
+                "definitions",
+                emitter_key=emitter.emitter_key,
+                seq=event.seq,
+                time=event.time,
+                metric_key=int(key),
+                unit=event.unit,
+                best=event.best,
+            )
+
+    def _bury(self, letter: DeadLetter) -> None:
+        """Keep what can't be stored, and account for the rows that its envelope names."""
+        self._dead += 1
+        message, envelope = letter.message, letter.envelope
+        self._change.add(
+            "dead_letters",
+            source=message.source,
+            partition=message.partition,
+            offset=message.offset,
+            appended_at=self._seen_at(message),
+            reason=letter.reason,
+            type=envelope and envelope.type,
+            run_id=envelope and envelope.run_id,
+            emitter_id=envelope and envelope.emitter_id,
+            first_seq=envelope and envelope.first_seq,
+            count=envelope and envelope.count,
+            bytes=len(message.payload),
+            head=letter.head,
+        )
+        if envelope is not None and envelope.count:
+            emitter = self._emitter(envelope) or self._new_emitter(letter)
+            if emitter.run_key == self._run_key(envelope) and emitter.rank == envelope.rank:
+                self._ledger(emitter.emitter_key).declare(envelope.first_seq, envelope.count, Disposition.DEAD)
+
+    def _seen_at(self, message: Message) -> int:
+        return self._now if self._at_tail else min(max(message.appended_at, 0), self._now)
+
+    def _emitter(self, envelope: Envelope) -> Emitter | None:
+        """The transaction's own copy of the sender; None where it is new."""
+        mine = self._change.emitters.get(envelope.emitter_id)
+        if mine is None and (known := self._catalog.emitters.get(envelope.emitter_id)):
+            mine = self._change.emitters[envelope.emitter_id] = known.copy()
+        return mine
+
+    def _new_emitter(self, item: Decoded | DeadLetter) -> Emitter:
+        envelope = item.envelope
+        assert envelope is not None
+        seen_at = self._seen_at(item.message)
+        role, started_at = TRAIN, seen_at
+        if isinstance(item, Decoded):
+            event = item.event
+            if isinstance(event, events.MetricBatch):
+                started_at = min((int(block.times[0]) for block in event.blocks if len(block.times)), default=seen_at)
+            elif isinstance(event, (events.Lifecycle, events.Signal)):
+                started_at = event.time
+            if isinstance(event, (events.RunEdited, events.RunDeleted)):
+                role = EDIT
+        emitter = Emitter(
+            emitter_key=self._catalog.next_emitter_key + self._new_emitters,
+            emitter_id=envelope.emitter_id,
+            run_key=self._run_key(envelope),
+            rank=envelope.rank,
+            attempt=envelope.attempt,
+            role=role,
+            started_at=started_at,
+            seen_at=seen_at,
+        )
+        self._new_emitters += 1
+        self._change.emitters[envelope.emitter_id] = emitter
+        return emitter
+
+    def _run_key(self, envelope: Envelope) -> int:
+        known = self._catalog.run_keys.get(envelope.run_id)
+        if known is not None:
+            return known
+        key = self._catalog.next_run_key + len(self._change.runs)
+        return self._change.runs.setdefault(envelope.run_id, (key, envelope.project))[0]
+
+    def _ledger(self, emitter_key: int) -> Ledger:
+        mine = self._change.ledgers.get(emitter_key)
+        if mine is None:
+            known = self._catalog.ledgers.get(emitter_key)
+            mine = self._change.ledgers[emitter_key] = known.copy() if known else Ledger()
+        return mine
+
+    def _keys_of(self, names: tuple[str, ...]) -> Ints:
+        keys = self._metric_keys.get(names)
+        if keys is None:
+            keys = self._metric_keys[names] = np.array([self._metric_key(name) for name in names], np.int32)
+        return keys
+
+    def _metric_key(self, name: str) -> int:
+        known = self._catalog.metric_keys.get(name)
+        if known is not None:
+            return known
+        key = self._catalog.next_metric_key + len(self._change.metrics)
+        return self._change.metrics.setdefault(name, key)
+
+
+def _be_trainer(emitter: Emitter) -> None:
+    """Who logs rows is no mere editor."""
+    if emitter.role == EDIT:
+        emitter.role = TRAIN
