@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runwire._context.git import find_root
+from runwire._context.worktree import find_root
 from runwire._errors import SettingsError
 
 FOLDER_NAME = ".runwire"

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runwire._context.git import find_root
 from runwire._context.host import user_name
 from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project
+from runwire._context.worktree import find_root
 from runwire._errors import SettingsError, UsageTypeError
 from runwire._home import Home, find_home
 from runwire_schemas.errors import DestinationError

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runwire._context.git import find_root, read_git
+from runwire._context.git import read_git
+from runwire._context.worktree import find_root
 from runwire_schemas.events import Git
 
 if TYPE_CHECKING:

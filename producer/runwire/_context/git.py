@@ -12,7 +12,6 @@ import os
 import re
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runwire._context.redaction import redact_url
@@ -20,6 +19,7 @@ from runwire_schemas.events import Git
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 TIMEOUT_SECONDS = 2.0
 OUTPUT_BYTES_MAX = 64 * 1_024  # dirtiness shows in the first line after the headers
@@ -32,18 +32,8 @@ _QUIET = ("--no-optional-locks", "--no-pager", "-c", "core.fsmonitor=false", "-c
 _REDIRECTIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 
-def find_root(start: Path) -> Path | None:
-    """The nearest folder upward that is a working tree of git; None outside of one and in a bare repository."""
-    with suppress(OSError):
-        for folder in (start, *start.parents):
-            mark = folder / ".git"
-            if (mark / "HEAD").exists() or mark.is_file():
-                return folder
-    return None
-
-
 def read_git(root: Path | None, environ: Mapping[str, str], timeout_seconds: float = TIMEOUT_SECONDS) -> Git | None:
-    """The version of the working tree at `root` (from `find_root`); None where there is none to tell."""
+    """The version of the working tree at `root` (from `worktree.find_root`); None where there is none to tell."""
     if root is None:
         return None
     try:

@@ -10,10 +10,10 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from runwire_schemas.events import Host
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from runwire_schemas.events import Host
 
 _GPUS = "/proc/driver/nvidia/gpus"
 _FILE_BYTES_MAX = 64 * 1_024
@@ -22,6 +22,9 @@ _START_FIELD = 19  # of /proc/PID/stat, counted after the name: ticks since boot
 
 def read_host(environ: Mapping[str, str]) -> Host:
     """Name, system, Python, processors, memory and GPUs; never raises."""
+    # Imported here: settings import this module for the user's name, and `import runwire` stays light.
+    from runwire_schemas.events import Host  # noqa: PLC0415
+
     return Host(
         name=host_name(environ),
         os=_system(),
