@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from runwire._batch import Message
     from runwire_schemas.events import Lifecycle
     from runwire_schemas.topics import Destination
+
+_log = logging.getLogger("runwire")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,7 @@ class Emitter:
         """Journal one lifecycle record of class `kind`."""
         now = wall_time_us()
         identity = self._identity
-        self.journal.append_event(
-            lambda seq: encode(kind(identity.run_id, self.id, identity.rank, seq, now, **fields))
-        )
+        self.journal.append_event(lambda seq: encode(kind(identity.run_id, self.id, identity.rank, seq, now, **fields)))
 
     def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
         """Journal that rows will never come."""
@@ -114,8 +115,12 @@ class Emitter:
 
     def describe(self) -> None:
         """Find out what takes long, and journal it; the sender's thread calls this first."""
-        if self._describe is not None:
+        if self._describe is None:
+            return
+        try:
             self._describe(self)
+        except Exception as problem:  # noqa: BLE001 - a description is not worth a run's events
+            _log.warning("What this process runs on couldn't be found out: %r.", problem)
 
     def _lost_payload(self, seq: int, first_seq: int, count: int, reason: str) -> bytes:
         return _signals.rows_lost(self.header, wall_time_us(), seq, first_seq, count, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import os
@@ -184,9 +185,7 @@ class Run:
         at = self.step if step is None else _checked_step(step)
         self._record(AlertRaised, title=_text(title) or "", text=_text(text) or "", level=level, step=at)
 
-    def finish(
-        self, status: str = "finished", *, exit_code: int | None = None, error: str | None = None
-    ) -> bool:
+    def finish(self, status: str = "finished", *, exit_code: int | None = None, error: str | None = None) -> bool:
         """End this process's part of the run; waits at most 10 seconds for delivery.
 
         Args:
@@ -266,12 +265,7 @@ class Run:
             self._switch_off(problem)
             return
         self._points += len(keys)
-        if (
-            type(metrics) is dict
-            and keys == tuple(metrics)
-            and len(keys) <= ROW_KEYS_MAX
-            and not _is_long(keys)
-        ):
+        if type(metrics) is dict and keys == tuple(metrics) and len(keys) <= ROW_KEYS_MAX and not _is_long(keys):
             self._known_keys.add(keys)
 
     def _record(self, kind: Callable[..., Any], **fields: Any) -> None:
@@ -341,10 +335,8 @@ class Run:
 
 def _say(line: str) -> None:
     """One line for people, to standard error."""
-    try:
+    with contextlib.suppress(Exception):  # a closed stderr is no reason to fail training
         print(line, file=sys.stderr)  # noqa: T201 - promised: the run's end says what tracking cost
-    except Exception:  # noqa: BLE001, S110 - a closed stderr is no reason to fail training
-        pass
 
 
 def _checked_step(step: object) -> int:

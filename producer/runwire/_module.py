@@ -1,0 +1,59 @@
+"""The run's calls for code that has no run at hand: `runwire.log(...)` goes to the current run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from runwire._start import current_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runwire._run import Run
+
+_log = logging.getLogger("runwire")
+_noticed = False
+
+
+def log(metrics: Mapping[str, Any], *, step: int | None = None) -> None:
+    """`Run.log` of the current run; without one nothing is kept, which is said once."""
+    run = _current()
+    if run is not None:
+        run.log(metrics, step=step)
+
+
+def log_params(params: Mapping[str, Any]) -> None:
+    """`Run.log_params` of the current run."""
+    run = _current()
+    if run is not None:
+        run.log_params(params)
+
+
+def define(metric: str, *, unit: str | None = None, best: str | None = None) -> None:
+    """`Run.define` of the current run."""
+    run = _current()
+    if run is not None:
+        run.define(metric, unit=unit, best=best)
+
+
+def alert(title: str, text: str = "", *, level: str = "warning", step: int | None = None) -> None:
+    """`Run.alert` of the current run."""
+    run = _current()
+    if run is not None:
+        run.alert(title, text, level=level, step=step)
+
+
+def finish(status: str = "finished", *, exit_code: int | None = None, error: str | None = None) -> bool:
+    """`Run.finish` of the current run; True without one."""
+    run = current_run()
+    return True if run is None else run.finish(status, exit_code=exit_code, error=error)
+
+
+def _current() -> Run | None:
+    global _noticed  # noqa: PLW0603 - one notice a process
+    run = current_run()
+    if run is None and not _noticed:
+        _noticed = True
+        _log.warning("There is no current run: call runwire.init first. What is logged now is not kept.")
+    return run
