@@ -55,7 +55,6 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
-num.partitions=3
 auto.create.topics.enable=false
 log.message.timestamp.type=LogAppendTime
 log.retention.hours=24
