@@ -10,7 +10,7 @@
 The state is the value, not a label, so a run stays one series for ever: a state timeline needs no join and no old
 state lingers beside the new one. Reductions: mean propagates NaN; min and max take the values that are not NaN.
 
-A run leaves `ended_runs_kept_seconds` after its end. At most `series_max` series are shown: the metrics that are
+A run leaves some time after its end, a lost one later. At most `series_max` series are shown: the metrics that are
 unchanged for longest go first, ranks before reductions; what is left out is counted.
 """
 
@@ -38,12 +38,16 @@ _RUN_LABELS = ("project", "run_id", "run")
 
 _RUNS_SQL = """
 SELECT d.project, d.run_id, d.name, coalesce(d."group", ''), coalesce(d."user", ''), coalesce(d."commit", ''),
-       coalesce(s.state, 'running'), min(e.seen_at) FILTER (e.next_seq IS NULL)
+       coalesce(s.state, 'running'), min(e.seen_at) FILTER (
+           e.next_seq IS NULL AND t.attempt IS NOT DISTINCT FROM n.newest
+       )
 FROM store.descriptions d
 LEFT JOIN store.run_states s ON s.run_key = d.run_key
 JOIN store.senders t ON t.run_key = d.run_key
 JOIN store.emitters e ON e.emitter_key = t.emitter_key
-WHERE coalesce(s.state, 'running') IN ('running', 'lost') OR s.since > $ended_after
+JOIN (SELECT run_key, max(attempt) AS newest FROM store.senders GROUP BY run_key) n ON n.run_key = d.run_key
+WHERE coalesce(s.state, 'running') = 'running'
+   OR s.since > CASE s.state WHEN 'lost' THEN $lost_after ELSE $ended_after END
 GROUP BY ALL
 ORDER BY max(e.seen_at) DESC
 """
@@ -54,25 +58,29 @@ WITH senders AS (
     SELECT emitter_key, run_id, "rank", coalesce(attempt, 0) AS attempt, standing
     FROM store.senders WHERE run_id IN (SELECT unnest($run_ids::VARCHAR[]))
 ),
-by_rank AS (
-    SELECT t.run_id, s.metric_key, t."rank", max(t.attempt) AS attempt,
-           arg_max(s.last_value, t.standing) AS value, max(s.last_step) AS step, max(s.last_time) AS changed_at
+changed AS (
+    SELECT t.run_id, s.metric_key, max(s.last_time) AS changed_at, count(*) OVER () AS total
     FROM store.series s JOIN senders t USING (emitter_key)
-    GROUP BY t.run_id, s.metric_key, t."rank"
+    GROUP BY t.run_id, s.metric_key
+    ORDER BY changed_at DESC, t.run_id, s.metric_key
+    LIMIT $limit
+),
+by_rank AS (
+    SELECT c.run_id, c.metric_key, c.changed_at, c.total, t."rank", max(t.attempt) AS attempt,
+           arg_max(s.last_value, t.standing) AS value, max(s.last_step) AS step
+    FROM store.series s JOIN senders t USING (emitter_key)
+    JOIN changed c ON c.run_id = t.run_id AND c.metric_key = s.metric_key
+    GROUP BY ALL
 ),
 newest AS (
     SELECT *, max(attempt) OVER (PARTITION BY run_id, metric_key) AS newest FROM by_rank
-),
-lines AS (
-    SELECT run_id, metric_key, list("rank" ORDER BY "rank") AS ranks, list(value ORDER BY "rank") AS "values",
-           max(step) AS step, max(changed_at) AS changed_at
-    FROM newest WHERE attempt = newest
-    GROUP BY run_id, metric_key
 )
-SELECT run_id, m.name, ranks, "values", step, changed_at, count(*) OVER () AS total
-FROM lines JOIN store.metrics m USING (metric_key)
-ORDER BY changed_at DESC, run_id, m.name
-LIMIT $limit
+SELECT run_id, any_value(m.name), list("rank" ORDER BY "rank"), list(value ORDER BY "rank"), max(step),
+       any_value(total)
+FROM newest JOIN store.metrics m USING (metric_key)
+WHERE attempt = newest
+GROUP BY run_id, metric_key
+ORDER BY any_value(changed_at) DESC, run_id, any_value(m.name)
 """
 
 
@@ -127,6 +135,7 @@ class GaugeOptions:
 
     series_max: int = 10_000
     ended_runs_kept_seconds: float = 600.0
+    lost_runs_kept_seconds: float = 86_400.0
 
 
 class RunGauges(Collector):
@@ -166,12 +175,8 @@ class RunGauges(Collector):
             self._left_out = left_out
             evicted = self._evicted
         yield from shown
-        yield GaugeMetricFamily(
-            "runwire_gauge_series_left_out", "Series that the budget leaves out now.", value=left_out
-        )
-        yield CounterMetricFamily(
-            "runwire_gauge_series_evicted", "Series that had to leave for the budget.", value=evicted
-        )
+        yield GaugeMetricFamily("runwire_series_left_out", "Series that the budget leaves out now.", value=left_out)
+        yield CounterMetricFamily("runwire_series_evicted", "Series that had to leave for the budget.", value=evicted)
 
 
 def read_live(cursors: Callable[[], duckdb.DuckDBPyConnection], options: GaugeOptions, now_us: int) -> Live:
@@ -183,13 +188,16 @@ def read_live(cursors: Callable[[], duckdb.DuckDBPyConnection], options: GaugeOp
         now_us: Microseconds since the epoch.
     """
     with closing(cursors()) as cursor:
-        ended_after = now_us - int(options.ended_runs_kept_seconds * 1e6)
-        rows = cursor.execute(_RUNS_SQL, {"ended_after": ended_after}).fetchall()
+        after = {
+            "ended_after": now_us - int(options.ended_runs_kept_seconds * 1e6),
+            "lost_after": now_us - int(options.lost_runs_kept_seconds * 1e6),
+        }
+        rows = cursor.execute(_RUNS_SQL, after).fetchall()
         runs = tuple(LiveRun(*row) for row in rows)
         limit = max(1, options.series_max // SERIES_A_METRIC)
         found = cursor.execute(_SERIES_SQL, {"run_ids": [run.run_id for run in runs], "limit": limit}).fetchall()
     metrics = tuple(LiveMetric(row[0], row[1], tuple(row[2]), tuple(row[3]), row[4]) for row in found)
-    return Live(runs, metrics, found[0][6] - len(found) if found else 0)
+    return Live(runs, metrics, found[0][5] - len(found) if found else 0)
 
 
 def families(live: Live, series_max: int, now: float) -> tuple[list[Metric], int]:  # noqa: C901 - the families beside each other
@@ -249,10 +257,7 @@ def families(live: Live, series_max: int, now: float) -> tuple[list[Metric], int
 def reduce_ranks(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean (NaN if any is), min and max of what is not NaN (NaN if nothing is)."""
     numbers = [value for value in values if not math.isnan(value)]
-    infinite = {value for value in values if math.isinf(value)}
-    # math.fsum refuses inf - inf and sums that overflow.
-    mean = sum(values) / len(values) if infinite or not values else _mean(values)
-    return mean, min(numbers, default=math.nan), max(numbers, default=math.nan)
+    return _mean(values), min(numbers, default=math.nan), max(numbers, default=math.nan)
 
 
 def label(text: str) -> str:
@@ -278,8 +283,10 @@ class _Budget:
 
 
 def _mean(values: Sequence[float]) -> float:
+    if not all(map(math.isfinite, values)):
+        return sum(values)  # NaN, or the one kind of infinity
     try:
-        return math.fsum(values) / len(values)
+        return math.fsum(values) / len(values) if values else math.nan
     except OverflowError:
         return math.fsum(value / len(values) for value in values)
 

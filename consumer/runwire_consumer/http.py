@@ -76,6 +76,11 @@ class Face:
 
 def build_app(face: Face, door: Door) -> ASGIApp:
     """The application, guarded on every route."""
+    app = Starlette(routes=_routes(face), exception_handlers={HTTPException: _on_http_error})
+    return guarded(app, door)
+
+
+def _routes(face: Face) -> list[Route]:
     worker = _Worker()
 
     async def sql(request: Request) -> Response:
@@ -102,7 +107,7 @@ def build_app(face: Face, door: Door) -> ASGIApp:
         reason = face.unready()
         return PlainTextResponse("ready\n") if reason is None else JSONResponse({"error": reason}, 503)
 
-    routes = [
+    return [
         Route("/api/sql", answering(sql), methods=["POST"]),
         Route("/api/runs", answering(runs), methods=["GET"]),
         Route("/api/runs/{wanted:path}", answering(run), methods=["GET"]),
@@ -110,8 +115,6 @@ def build_app(face: Face, door: Door) -> ASGIApp:
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_error})
-    return guarded(app, door)
 
 
 async def serve(

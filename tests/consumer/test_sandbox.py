@@ -1,5 +1,5 @@
 """The sandbox passes one harmless SELECT and refuses everything else, in one sentence."""
-# ruff: noqa: E501 - a query a line reads best
+# ruff: noqa: E501, S608 - a query a line reads best, and building hostile SQL is the point
 
 from __future__ import annotations
 
