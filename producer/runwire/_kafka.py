@@ -19,7 +19,7 @@ from aiokafka.errors import (
 )
 
 from runwire._errors import TransportError
-from runwire_schemas.topics import message_key
+from runwire_schemas.topics import TOPIC_CONFIG, TOPIC_PARTITIONS, TOPIC_REPLICAS_MAX, message_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,23 +108,18 @@ class KafkaTransport:
                     await producer.stop()
 
     async def _make_topic(self, producer: AIOKafkaProducer) -> None:
-        """Event time lives in the body; the broker's append time is what lag and run states are judged by."""
         topic = self._destination.topic
-        if topic in await self._topics(producer):
+        metadata = await producer.client.fetch_all_metadata()
+        if topic in metadata.topics():
             return
+        replicas = min(TOPIC_REPLICAS_MAX, len(metadata.brokers()))
         admin = AIOKafkaAdminClient(bootstrap_servers=list(self._destination.servers), client_id="runwire")
         # Without the right to make topics, the first send says what is missing.
         with contextlib.suppress(KafkaError):
             await admin.start()
-            config = {"message.timestamp.type": "LogAppendTime"}
-            await admin.create_topics([NewTopic(topic, -1, -1, topic_configs=config)])
+            await admin.create_topics([NewTopic(topic, TOPIC_PARTITIONS, replicas, topic_configs=TOPIC_CONFIG)])
         with contextlib.suppress(KafkaError):
             await admin.close()
-
-    @staticmethod
-    async def _topics(producer: AIOKafkaProducer) -> set[str]:
-        metadata = await producer.client.fetch_all_metadata()
-        return set(metadata.topics())
 
     def _error(self, what: str, error: Exception, *, refused: bool = False) -> TransportError:
         return TransportError(f"{self._destination} {what}: {_reason(error)}.", refused=refused)

@@ -15,6 +15,12 @@ from runwire_schemas.errors import DestinationError
 DEFAULT_TOPIC = "runwire.events"
 DEFAULT_KAFKA_PORT = 9092
 
+# How a topic is made where it is missing. Event time lives in the body: the broker's append time is what lag and run
+# states are judged by, and no record is refused for its clock.
+TOPIC_PARTITIONS = 6
+TOPIC_REPLICAS_MAX = 3
+TOPIC_CONFIG = {"message.timestamp.type": "LogAppendTime"}
+
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _KNOWN = "kafka://HOST:PORT/TOPIC or dir:PATH"
 
