@@ -1,0 +1,146 @@
+"""The live view in a terminal: curves, states, points a second and freshness of some runs, from SQL while they run."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import RenderableType
+
+    Query = Callable[[str, list[Any]], list[dict[str, Any]]]
+
+CURVE_COLUMNS = 48
+NOTES_SHOWN = 6
+_BARS = "▁▂▃▄▅▆▇█"
+_STATE_STYLES = {"running": "cyan", "finished": "green", "preempted": "yellow", "lost": "yellow"}
+
+_RUNS = """
+SELECT run_id, name, state, params['lr'] AS lr, points, ranks, last, best
+FROM runs WHERE "group" = ? ORDER BY started_at
+"""
+# Each curve in as many buckets as there are columns: the mean of a bucket is what a line of blocks can show.
+_CURVES = """
+WITH points AS (
+    SELECT run_id, metric, step, value FROM curves
+    WHERE run_id IN (SELECT unnest(?::VARCHAR[])) AND metric IN (SELECT unnest(?::VARCHAR[]))
+)
+SELECT run_id, metric, (step * ?) // ? AS bucket, avg(value) AS value
+FROM points GROUP BY ALL ORDER BY ALL
+"""
+_NEWEST = """
+SELECT epoch_us(max(time)) AS newest FROM latest WHERE run_id IN (SELECT unnest(?::VARCHAR[]))
+"""
+
+
+@dataclass(slots=True)
+class _Shown:
+    """One run as it was last read."""
+
+    row: dict[str, Any]
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+
+class LiveView:
+    """Reads the runs of a group, and is drawn by rich's Live."""
+
+    def __init__(self, query: Query, group: str, steps: int, metrics: Sequence[str]) -> None:
+        """Nothing is read before `refresh`.
+
+        Args:
+            query: Runs SQL with parameters: rows as mappings.
+            group: Group of the runs.
+            steps: Steps of a whole run: the curves' full width.
+            metrics: Metrics to draw, in this order.
+        """
+        self._query = query
+        self._group = group
+        self._steps = steps
+        self._metrics = list(metrics)
+        self._runs: dict[str, _Shown] = {}
+        self._notes: deque[str] = deque(maxlen=NOTES_SHOWN)
+        self._started = time.monotonic()
+        self._counted: deque[tuple[float, int]] = deque(maxlen=8)
+        self._fresh_seconds: float | None = None
+        self.first_curve_seconds: float | None = None
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """The rows of `runs` as they were last read."""
+        return [shown.row for shown in self._runs.values()]
+
+    def note(self, text: str) -> None:
+        """Say something below the curves, with the time since the start."""
+        self._notes.append(f"[dim]{time.monotonic() - self._started:5.1f} s[/]  {text}")
+
+    def refresh(self) -> None:
+        """Read the runs, their curves and how fresh they are."""
+        for row in self._query(_RUNS, [self._group]):
+            shown = self._runs.setdefault(row["run_id"], _Shown(row))
+            shown.row = row
+        moving = [run_id for run_id, shown in self._runs.items() if shown.row["state"] == "running" or not shown.curves]
+        if moving:
+            self._read_curves(moving)
+        now = time.monotonic()
+        self._counted.append((now, sum(row["points"] for row in self.runs)))
+
+    def __rich__(self) -> RenderableType:
+        """What is drawn."""
+        table = Table.grid(padding=(0, 1))
+        for shown in self._runs.values():
+            table.add_row(*self._head(shown))
+            for metric in self._metrics:
+                values = shown.curves.get(metric, [])
+                last = f"{values[-1]:.4f}" if values else ""
+                table.add_row(Text(metric, style="dim"), Text(sparkline(values), style="bold"), last)
+        notes = Text.from_markup("\n".join(self._notes))
+        return Group(table, Text(self._summary(), style="dim"), notes)
+
+    def _head(self, shown: _Shown) -> tuple[Text, Text, Text]:
+        row = shown.row
+        style = _STATE_STYLES.get(row["state"], "red")
+        what = Text(f"lr {row['lr']}   {row['ranks']} ranks   {row['points']:,} points   ")
+        what.append(row["state"], style=style)
+        best = row["best"].get("val/acc")
+        return Text(row["name"], style="bold"), what, Text("" if best is None else f"best val/acc {best:.3f}")
+
+    def _summary(self) -> str:
+        parts = [f"{time.monotonic() - self._started:.0f} s"]
+        if len(self._counted) > 1:
+            (first_at, first), (last_at, last) = self._counted[0], self._counted[-1]
+            parts.append(f"{max(0.0, (last - first) / (last_at - first_at)):,.0f} points/s into SQL")
+        if self._fresh_seconds is not None:
+            parts.append(f"newest point {1000 * self._fresh_seconds:,.0f} ms old")
+        return "   ".join(parts)
+
+    def _read_curves(self, run_ids: list[str]) -> None:
+        curves: dict[tuple[str, str], list[float]] = {}
+        for row in self._query(_CURVES, [run_ids, self._metrics, CURVE_COLUMNS, self._steps]):
+            curves.setdefault((row["run_id"], row["metric"]), []).append(float(row["value"]))
+        for (run_id, metric), values in curves.items():
+            self._runs[run_id].curves[metric] = values
+        if curves and self.first_curve_seconds is None:
+            self.first_curve_seconds = time.monotonic() - self._started
+        running = [run_id for run_id in run_ids if self._runs[run_id].row["state"] == "running"]
+        newest = self._query(_NEWEST, [running])[0]["newest"] if running else None
+        self._fresh_seconds = None if newest is None else max(0.0, time.time() - float(newest) / 1e6)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as a line of block characters between their own minimum and maximum; NaN is a gap."""
+    finite = [value for value in values if value == value and abs(value) != float("inf")]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(
+        _BARS[round((min(max(value, low), high) - low) * scale)] if value == value else " " for value in values
+    )
