@@ -95,7 +95,14 @@ def main(config: Config) -> None:
     progress = Progress(folder / f"progress-{rank}")
     random = np.random.default_rng(rank)
     weights, first = _restore(folder, rank)
-    params = {"lr": config.lr, "batch": BATCH, "hidden": HIDDEN, "decay": DECAY, "optimizer": "sgd", "average_steps": AVERAGE_STEPS}
+    params = {
+        "lr": config.lr,
+        "batch": BATCH,
+        "hidden": HIDDEN,
+        "decay": DECAY,
+        "optimizer": "sgd",
+        "average_steps": AVERAGE_STEPS,
+    }
     with runwire.init(project="digits", params=params, tags=config.tags, group=config.group) as run:
         run.define("val/acc", best="max")
         run.define("train/loss", best="min")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -136,11 +137,11 @@ class LiveView:
 
 def sparkline(values: Sequence[float]) -> str:
     """Values as a line of block characters between their own minimum and maximum; NaN is a gap."""
-    finite = [value for value in values if value == value and abs(value) != float("inf")]
+    finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return ""
     low, high = min(finite), max(finite)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(
-        _BARS[round((min(max(value, low), high) - low) * scale)] if value == value else " " for value in values
+        " " if math.isnan(value) else _BARS[round((min(max(value, low), high) - low) * scale)] for value in values
     )
