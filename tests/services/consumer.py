@@ -71,9 +71,15 @@ class ConsumerProcess:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What `runwire` commands need to talk to this consumer, and nothing else of Runwire's."""
+        """What it and the commands that ask it are configured with, and nothing else of Runwire's."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNWIRE_")}
-        return {**inherited, "RUNWIRE_HOME": str(self.home)}
+        return {
+            **inherited,
+            "RUNWIRE_HOME": str(self.home),
+            "RUNWIRE_URL": self.url,
+            "RUNWIRE_HOST": self._host,
+            "RUNWIRE_PORT": str(self._port),
+        }
 
     @property
     def process(self) -> ServiceProcess:
@@ -91,7 +97,7 @@ class ConsumerProcess:
         self.home.mkdir(parents=True, exist_ok=True)
         self._process = ServiceProcess(
             "runwire up",
-            [RUNWIRE, "up", "--url", self.url, "--port", str(self._port)],
+            [RUNWIRE, "up"],
             log=self.log,
             environment=self.environment,
             outlives_us=self._outlives_us,
