@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runwire._settings import read_settings
+from runwire_cli.client import HttpReader, rows_of
 from runwire_cli.demo_train import Config, read_progress
 from runwire_cli.live import LiveView
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import Console
+
+    from runwire_cli.live import Query
 
 WORLD_SIZE = 4
 STEPS = 12_000
@@ -223,29 +226,6 @@ def _is_ready(address: str) -> bool:
         return False
 
 
-class Sql:
-    """SQL over HTTP on the demo's consumer."""
-
-    def __init__(self, address: str, token: str) -> None:
-        """Nothing is asked before the first call."""
-        self._client = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=10.0)
-
-    def __call__(self, sql: str, params: list[Any]) -> list[dict[str, Any]]:
-        """Rows as mappings.
-
-        Raises:
-            DemoError: The consumer refuses or is gone.
-        """
-        try:
-            answer = self._client.post("/api/sql?format=json", json={"sql": sql, "params": params})
-        except httpx.HTTPError as error:
-            raise DemoError(f"The consumer doesn't answer: {error}.") from error
-        if answer.status_code != httpx.codes.OK:
-            raise DemoError(f"The consumer refused a query: {answer.text}")
-        rows: list[dict[str, Any]] = answer.json()
-        return rows
-
-
 def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
     """The whole demo; see the module's docstring.
 
@@ -272,7 +252,7 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
     )
     start_training(trainings[0], destination, home.path)
     with consumer(home.path, destination) as address:
-        query = Sql(address, home.token.read_text().strip())
+        query = rows_of(HttpReader(address, home.token.read_text().strip()))
         view = LiveView(query, group, STEPS, ["train/loss", "train/acc"])
         _train_all(trainings, view, destination, home.path, console)
         settled = wait_for(lambda: _is_settled(query, group), SETTLE_TIMEOUT_SECONDS)
@@ -310,30 +290,35 @@ def _train_all(trainings: list[Training], view: LiveView, url: str, home: Path, 
             finally:
                 for process in training.ranks.values():
                     process.kill()
-        wait_for(lambda: bool(view.refresh()) or all(row["state"] != "running" for row in view.runs), 10.0)
+
+        def all_ended() -> bool:
+            view.refresh()
+            return all(row["state"] != "running" for row in view.runs)
+
+        wait_for(all_ended, SETTLE_TIMEOUT_SECONDS)
         live.refresh()
 
 
-def _is_settled(query: Sql, group: str) -> bool:
+def _is_settled(query: Query, group: str) -> bool:
     """Whether every emitter of the group has ended and every row of it is accounted for."""
     sql = """
         SELECT count(*) AS emitters, count(*) FILTER (NOT complete) AS open FROM emitters
-        WHERE run_id IN (SELECT run_id FROM runs WHERE "group" = ?)
+        WHERE run_id IN (SELECT run_id FROM runs WHERE "group" = $group)
     """
-    row = query(sql, [group])[0]
-    return row["emitters"] > 2 * WORLD_SIZE and row["open"] == 0
+    row = query(sql, {"group": group})[0]
+    return bool(row["emitters"] > 2 * WORLD_SIZE and row["open"] == 0)
 
 
-def _proof(query: Sql, training: Training, *, settled: bool) -> str:
+def _proof(query: Query, training: Training, *, settled: bool) -> str:
     """What the killed rank handed to `log()`, by its own count, against what SQL finds."""
     sql = """
         SELECT count(*) AS stored, count(*) - count(DISTINCT (emitter_id, metric, seq)) AS twice,
                count(DISTINCT emitter_id) AS lives
-        FROM metrics WHERE "rank" = ? AND run_id IN (
-            SELECT run_id FROM events WHERE type = 'RunStarted' AND body->>'launch_id' = ?
+        FROM metrics WHERE "rank" = $rank AND run_id IN (
+            SELECT run_id FROM events WHERE type = 'RunStarted' AND body->>'launch_id' = $job
         )
     """
-    row = query(sql, [KILLED_RANK, f"torchrun:{training.job}"])[0]
+    row = query(sql, {"rank": KILLED_RANK, "job": f"torchrun:{training.job}"})[0]
     given, returned = training.progress[KILLED_RANK]
     stored, twice = row["stored"], row["twice"]
     # SIGKILL may hit inside log(): that one row was given, and may be kept though log() never returned.

@@ -172,7 +172,7 @@ def _average(folder: Path, rank: int, world: int, weights: Weights, step: int) -
     """Keep a checkpoint, and take the mean of all ranks' newest ones: nobody waits for a rank that is gone."""
     path = folder / f"weights-{rank}.npz"
     with (folder / f"weights-{rank}.tmp").open("wb") as file:
-        np.savez(file, step=step, **weights)
+        np.savez(file, step=step, w1=weights["w1"], b1=weights["b1"], w2=weights["w2"], b2=weights["b2"])
     Path(file.name).replace(path)
     others = [_restore(folder, other)[0] for other in range(world) if other != rank]
     return {name: np.mean([weights[name], *(other[name] for other in others)], axis=0) for name in weights}

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.console import RenderableType
 
-    Query = Callable[[str, list[Any]], list[dict[str, Any]]]
+    Query = Callable[[str, Mapping[str, Any]], Sequence[dict[str, Any]]]
 
 CURVE_COLUMNS = 48
 NOTES_SHOWN = 6
@@ -26,19 +26,19 @@ _STATE_STYLES = {"running": "cyan", "finished": "green", "preempted": "yellow", 
 
 _RUNS = """
 SELECT run_id, name, state, params['lr'] AS lr, points, ranks, last, best
-FROM runs WHERE "group" = ? ORDER BY started_at
+FROM runs WHERE "group" = $group ORDER BY started_at
 """
 # Each curve in as many buckets as there are columns: the mean of a bucket is what a line of blocks can show.
 _CURVES = """
 WITH points AS (
     SELECT run_id, metric, step, value FROM curves
-    WHERE run_id IN (SELECT unnest(?::VARCHAR[])) AND metric IN (SELECT unnest(?::VARCHAR[]))
+    WHERE run_id IN (SELECT unnest($runs::VARCHAR[])) AND metric IN (SELECT unnest($metrics::VARCHAR[]))
 )
-SELECT run_id, metric, (step * ?) // ? AS bucket, avg(value) AS value
+SELECT run_id, metric, (step * $columns) // $steps AS bucket, avg(value) AS value
 FROM points GROUP BY ALL ORDER BY ALL
 """
 _NEWEST = """
-SELECT epoch_us(max(time)) AS newest FROM latest WHERE run_id IN (SELECT unnest(?::VARCHAR[]))
+SELECT epoch_us(max(time)) AS newest FROM latest WHERE run_id IN (SELECT unnest($runs::VARCHAR[]))
 """
 
 
@@ -84,7 +84,7 @@ class LiveView:
 
     def refresh(self) -> None:
         """Read the runs, their curves and how fresh they are."""
-        for row in self._query(_RUNS, [self._group]):
+        for row in self._query(_RUNS, {"group": self._group}):
             shown = self._runs.setdefault(row["run_id"], _Shown(row))
             shown.row = row
         moving = [run_id for run_id, shown in self._runs.items() if shown.row["state"] == "running" or not shown.curves]
@@ -124,14 +124,15 @@ class LiveView:
 
     def _read_curves(self, run_ids: list[str]) -> None:
         curves: dict[tuple[str, str], list[float]] = {}
-        for row in self._query(_CURVES, [run_ids, self._metrics, CURVE_COLUMNS, self._steps]):
+        params = {"runs": run_ids, "metrics": self._metrics, "columns": CURVE_COLUMNS, "steps": self._steps}
+        for row in self._query(_CURVES, params):
             curves.setdefault((row["run_id"], row["metric"]), []).append(float(row["value"]))
         for (run_id, metric), values in curves.items():
             self._runs[run_id].curves[metric] = values
         if curves and self.first_curve_seconds is None:
             self.first_curve_seconds = time.monotonic() - self._started
         running = [run_id for run_id in run_ids if self._runs[run_id].row["state"] == "running"]
-        newest = self._query(_NEWEST, [running])[0]["newest"] if running else None
+        newest = self._query(_NEWEST, {"runs": running})[0]["newest"] if running else None
         self._fresh_seconds = None if newest is None else max(0.0, time.time() - float(newest) / 1e6)
 
 
