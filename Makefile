@@ -37,7 +37,7 @@ check: $(DEV)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy $(CHECKED_HERE)
-	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/lint-imports --no-cache  # its cache keeps an import that pointed at a module before it existed
 
 modules: $(DEV)  ## write the list of modules in ARCHITECTURE.md
 	@$(PYTHON_IN) tools/modules.py
@@ -62,5 +62,5 @@ compile: pyproject.toml  ## compile requirements/*.txt again (UPGRADE=1: to the 
 	@tools/compile.sh $(if $(UPGRADE),--upgrade)
 
 clean:  ## remove what was made here: environments, tools, caches
-	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	find $(CHECKED_HERE) -name __pycache__ -type d -prune -exec rm -rf {} +
