@@ -22,7 +22,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     "prometheus_client": (f"{CONSUMER}gauges.py", f"{CONSUMER}http.py", f"{CONSUMER}self_metrics.py"),
     "pyarrow": (CONSUMER,),
     "rich": (CLI,),
-    "sklearn": (CLI,),
     "starlette": (f"{CONSUMER}guard.py", f"{CONSUMER}http.py"),
     "typer": (CLI,),
     "uvicorn": (f"{CONSUMER}http.py",),
