@@ -1,0 +1,5 @@
+"""`python -m runwire_cli` is `runwire`."""
+
+from runwire_cli.entry import main
+
+main()

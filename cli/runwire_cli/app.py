@@ -1,0 +1,201 @@
+"""The commands of a full install; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runwire_cli.entry import COMMANDS
+
+if TYPE_CHECKING:
+    from runwire_cli.client import Reader
+    from runwire_cli.output import Output
+
+app = typer.Typer(
+    name="runwire",
+    help="Stream what training processes do: from log() into SQL and live gauges.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+HomeOption = Annotated[
+    str | None, typer.Option("--home", metavar="DIR", help="The home (RUNWIRE_HOME).", show_default=False)
+]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="The log (RUNWIRE_URL).", show_default=False)
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the begin of it, or its name.")]
+
+
+def _help(command: str) -> str:
+    text = COMMANDS[command]
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def run_whole(arguments: Sequence[str]) -> int:
+    """Run a command line; returns the exit code."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=list(arguments), prog_name="runwire", standalone_mode=False)
+    except typer.Exit as ended:
+        return int(ended.exit_code)
+    except typer.Abort:
+        return 1
+    except Exception as error:
+        # click's own: an unknown option, a missing argument
+        if not hasattr(error, "format_message"):
+            raise
+        sys.stderr.write(f"runwire: {error.format_message()} See runwire --help.\n")
+        return int(getattr(error, "exit_code", 2))
+    return int(code or 0)
+
+
+def _print_version(*, value: bool) -> None:
+    if value:
+        from importlib.metadata import version  # noqa: PLC0415 - only here
+
+        sys.stdout.write(f"runwire {version('runwire')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Stream what training processes do: from log() into SQL and live gauges."""
+
+
+@app.command(help=_help("up"))
+def up(
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Read what waits, then end.")] = False,
+    url: UrlOption = None,
+    home: HomeOption = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Listen here (RUNWIRE_HOST; 127.0.0.1).", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Listen here (RUNWIRE_PORT; 8470); 0 takes any.", show_default=False),
+    ] = None,
+) -> None:
+    """Read the log into the database."""
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.up import serve_forever, serve_once  # noqa: PLC0415 - as above
+
+    settings = read_command_settings(url=url, home=home, host=host, port=port)
+    raise typer.Exit(serve_once(settings) if once else serve_forever(settings))
+
+
+@app.command(help=_help("demo"))
+def demo(
+    *,
+    url: UrlOption = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the consumer up at the end, until Ctrl-C.")] = False,
+) -> None:
+    """Show the whole way."""
+    from rich.console import Console  # noqa: PLC0415 - only here
+
+    from runwire_cli.demo import DemoError, run_demo  # noqa: PLC0415 - numpy, scikit-learn
+    from runwire_cli.errors import CommandError  # noqa: PLC0415 - --help needs none of it
+
+    try:
+        run_demo(url, keep=keep, console=Console())
+    except DemoError as error:
+        raise CommandError(str(error)) from error
+
+
+@app.command(help=_help("runs"))
+def runs(
+    *,
+    project: Annotated[str | None, typer.Option(help="Only this project's.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
+    json: AsJson = False,
+    csv: AsCsv = False,
+    home: HomeOption = None,
+) -> None:
+    """List the runs."""
+    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+
+    _read(home, json, csv, lambda reader, output: reading.runs(reader, output, project, limit))
+
+
+@app.command(help=_help("show"))
+def show(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
+    """Show one run."""
+    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+
+    _read(home, json, csv, lambda reader, output: reading.show(reader, output, run))
+
+
+@app.command(help=_help("sql"))
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; - reads it from stdin.")],
+    *,
+    json: AsJson = False,
+    csv: AsCsv = False,
+    home: HomeOption = None,
+) -> None:
+    """Answer a query."""
+    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+
+    text = sys.stdin.read() if query == "-" else query
+    _read(home, json, csv, lambda reader, output: reading.sql(reader, output, text))
+
+
+@app.command(help=_help("verify"))
+def verify(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
+    """Print a receipt."""
+    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+
+    _read(home, json, csv, lambda reader, output: reading.verify(reader, output, run))
+
+
+@app.command(help=_help("sync"))
+def sync(
+    folder: Annotated[
+        str | None, typer.Argument(metavar="[DIR]", help="A home or a folder of journals.", show_default=False)
+    ] = None,
+    *,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Send everything there.", show_default=False)] = None,
+    home: HomeOption = None,
+) -> None:
+    """Send what waits."""
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.sync import sync as send  # noqa: PLC0415 - as above
+
+    raise typer.Exit(send(folder, to, read_command_settings(home=home).home.journal))
+
+
+def _read(
+    home: str | None,
+    json: bool,  # noqa: FBT001 - an option handed on
+    csv: bool,  # noqa: FBT001 - as above
+    command: Callable[[Reader, Output], int],
+) -> None:
+    from runwire_cli.client import open_reader  # noqa: PLC0415 - only readers need it
+    from runwire_cli.errors import CommandError  # noqa: PLC0415 - as above
+    from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
+    from runwire_cli.up import open_materialized  # noqa: PLC0415 - as above
+
+    if json and csv:
+        raise CommandError("Choose one of --json and --csv.", 2)
+    output = Output(Form.JSON if json else Form.CSV if csv else Form.TABLE)
+    settings = read_command_settings(home=home)
+    reader = open_reader(settings, lambda wait_seconds: open_materialized(settings, output, wait_seconds))
+    try:
+        code = command(reader, output)
+    finally:
+        reader.close()
+    raise typer.Exit(code)

@@ -1,0 +1,89 @@
+"""The `runwire` command: the whole of it, or in a bare install what needs nothing but the trainer's SDK."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+
+COMMANDS = {
+    "up": "read the log into the database; serve SQL and metrics",
+    "demo": "train on real images, kill a rank, see that nothing is lost",
+    "runs": "list the runs",
+    "show": "show everything about one run",
+    "sql": "answer one SELECT",
+    "verify": "print a run's receipt: sent, stored, missing",
+    "sync": "send what dead processes left in their journals",
+}
+NEEDED = ("typer", "rich", "httpx", "duckdb", "pyarrow", "starlette", "uvicorn", "prometheus_client")
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; returns the exit code. What can't be done is one sentence on stderr."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return _guarded(lambda: run_bare(arguments))
+    from runwire_cli.app import run_whole  # noqa: PLC0415 - typer and rich are absent in a bare install
+
+    return _guarded(lambda: run_whole(arguments))
+
+
+def run_bare(arguments: Sequence[str]) -> int:
+    """The command line of a bare install: help and sync; every other command names what it needs."""
+    parser = argparse.ArgumentParser(
+        prog="runwire",
+        description="Stream what training processes do. This is the bare install: it sends, and others read.",
+        epilog="All but sync need: pip install 'runwire[local]'",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, add_help=name == "sync")
+        if name == "sync":
+            command.add_argument("folder", nargs="?", metavar="DIR", help="a home or a folder of journals")
+            command.add_argument("--to", metavar="URL", help="send everything there")
+            command.add_argument("--home", metavar="DIR", help="the home (RUNWIRE_HOME)")
+    known, rest = parser.parse_known_args(list(arguments))
+    if known.command != "sync":
+        sys.stderr.write(f"runwire {known.command} needs more than the bare install: pip install 'runwire[local]'\n")
+        return EXIT_FAILED
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.sync import sync  # noqa: PLC0415 - as above
+
+    return sync(known.folder, known.to, read_command_settings(home=known.home).home.journal)
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """Run; an error of ours is its sentence on stderr, never a trace."""
+    from runwire._errors import RunwireError  # noqa: PLC0415 - --version of a broken install must not need it
+    from runwire_cli.errors import CommandError  # noqa: PLC0415 - as above
+    from runwire_schemas.errors import SchemaError  # noqa: PLC0415 - as above
+
+    expected: tuple[type[Exception], ...] = (CommandError, RunwireError, SchemaError, OSError)
+    if importlib.util.find_spec("runwire_consumer") is not None:
+        from runwire_consumer.errors import ConsumerError  # noqa: PLC0415 - as above
+
+        expected = (*expected, ConsumerError)
+    try:
+        return command()
+    except BrokenPipeError:
+        # The reader of our pipe went away: as other tools, end quietly.
+        sys.stderr.close()
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return EXIT_INTERRUPTED
+    except expected as error:
+        from runwire_cli.text import clean  # noqa: PLC0415 - only here
+
+        sys.stderr.write(f"runwire: {clean(error)}\n")
+        return getattr(error, "exit_code", EXIT_FAILED)

@@ -1,0 +1,78 @@
+"""Makes text from a store safe and short for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_MINUTE_SECONDS = 60
+_HOUR_SECONDS = 3_600
+_DAY_SECONDS = 86_400
+
+
+def clean(value: object) -> str:
+    """The text without control characters: a run's name must not be able to drive the terminal.
+
+    Escape sequences, direction marks and line breaks become the sign for what can't be shown.
+    """
+    text = str(value)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(sign) in _UNSAFE else sign for sign in text)
+
+
+def clean_lines(text: str) -> str:
+    """`clean` for a text that may have lines and tabs of its own."""
+    return "\n".join("\t".join(map(clean, line.split("\t"))) for line in text.replace("\r\n", "\n").split("\n"))
+
+
+def short(value: object, characters_max: int = 60) -> str:
+    """The clean text, cut with an ellipsis."""
+    text = clean(value)
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
+
+
+def number(value: object) -> str:
+    """A value of a metric or parameter: at most six digits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return short(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def duration(seconds: float | None) -> str:
+    """A span in its two largest units."""
+    if seconds is None:
+        return ""
+    if seconds < _MINUTE_SECONDS:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _HOUR_SECONDS:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < _DAY_SECONDS:
+        return f"{whole // 3_600} h {whole % 3_600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3_600} h"
+
+
+def moment(text: str | None, now: datetime) -> str:
+    """An ISO 8601 time as its age, from a week on as its date."""
+    if not text:
+        return ""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return short(text)
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    age = now - at
+    if timedelta(0) <= age < timedelta(days=7):
+        return f"{duration(age.total_seconds())} ago"
+    return at.strftime("%Y-%m-%d %H:%M")
+
+
+def pairs(values: dict[str, Any], count_max: int = 3) -> str:
+    """Some of a map's entries as `key=value`."""
+    shown = [f"{short(key, 30)}={number(value)}" for key, value in list(values.items())[:count_max]]
+    if len(values) > count_max:
+        shown.append(f"+{len(values) - count_max}")
+    return " ".join(shown)

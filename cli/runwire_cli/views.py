@@ -1,0 +1,273 @@
+"""Tables of runs, of one run, of a receipt and of any query's result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from runwire_cli.output import ROWS_SHOWN_MAX, cell, grid
+from runwire_cli.text import clean, duration, moment, number, pairs, short
+
+if TYPE_CHECKING:
+    from runwire_consumer.queries import EmitterReceipt, Receipt
+
+Row = dict[str, Any]
+
+STATE_STYLES = {
+    "running": "cyan",
+    "finished": "green",
+    "preempted": "yellow",
+    "lost": "yellow",
+    "crashed": "red",
+    "failed": "red",
+}
+EVENTS_SHOWN_MAX = 15
+COMMIT_CHARACTERS = 8
+
+
+def runs_table(rows: Sequence[Row], now: datetime) -> Table:
+    """A line a run; of the parameters those in which the runs differ come first."""
+    table = grid(
+        "run", "id", "project", "state", "started", "took", "points", "commit", "params", "best", "last",
+        right=("took", "points"),
+    )  # fmt: skip
+    differing = _differing_keys(row["params"] for row in rows)
+    for row in rows:
+        params = {key: row["params"][key] for key in (*differing, *row["params"]) if key in row["params"]}
+        table.add_row(
+            cell(short(row["name"], 32), "bold"),
+            cell(row["run_id"], "dim"),
+            cell(short(row["project"], 24)),
+            cell(row["state"], STATE_STYLES.get(row["state"], "")),
+            cell(moment(row["started_at"], now)),
+            cell(duration(row["duration_seconds"])),
+            cell(number(row["points"])),
+            cell(_commit(row)),
+            cell(pairs(params)),
+            cell(pairs(row["best"])),
+            cell(pairs({key: value for key, value in row["last"].items() if key not in row["best"]})),
+        )
+    return table
+
+
+def result_table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
+    """Any query's result; numbers stand right."""
+    numeric = [name for name in columns if rows and isinstance(rows[0][name], (int, float))]
+    table = grid(*columns, right=numeric)
+    for row in rows[:ROWS_SHOWN_MAX]:
+        table.add_row(*(cell(_value(row[name])) for name in columns))
+    return table
+
+
+def run_view(run: Row, receipt: Receipt, now: datetime) -> RenderableType:
+    """Everything about one run, section by section; empty sections are left out."""
+    sections = [
+        _facts(run, now),
+        _params(run),
+        _metrics(run, now),
+        _attempts(run, now),
+        _emitters(run, now),
+        _alerts(run, now),
+        _events(run, now),
+    ]
+    shown: list[RenderableType] = []
+    for section in sections:
+        if section is not None:
+            shown += [section, Text()]
+    return Group(*shown, Text(receipt_line(receipt), style=verdict_style(receipt.verdict)))
+
+
+def receipt_table(receipt: Receipt) -> Table:
+    """A line an emitter: what became of its rows."""
+    counts = ("sent", "stored", "dead", "lost", "missing", "twice")
+    table = grid("rank", "attempt", "role", "ended", *counts, "verdict", "emitter", right=("rank", "attempt", *counts))
+    for emitter in receipt.emitters:
+        verdict = "faulty" if emitter.faulty else "open" if emitter.open else "complete"
+        table.add_row(
+            cell(emitter.rank),
+            cell("" if emitter.attempt is None else emitter.attempt),
+            cell(emitter.role),
+            cell(emitter.ended or "-"),
+            cell("open" if emitter.sent is None else number(emitter.sent)),
+            *(cell(number(getattr(emitter, name))) for name in counts[1:]),
+            cell(verdict, verdict_style(verdict)),
+            cell(emitter.emitter_id, "dim"),
+        )
+    return table
+
+
+def receipt_line(receipt: Receipt) -> str:
+    """The receipt of the whole run in one sentence."""
+    totals = {name: _total(receipt.emitters, name) for name in ("stored", "dead", "lost", "missing", "twice")}
+    sent = sum(emitter.sent or 0 for emitter in receipt.emitters)
+    still = sum(emitter.open for emitter in receipt.emitters)
+    equal = "=" if not still and sent == totals["stored"] else "/"
+    parts = [f"sent {sent:,} {equal} stored {totals['stored']:,}"]
+    if still:
+        parts = [f"stored {totals['stored']:,} so far", f"{still} of {len(receipt.emitters)} emitters open"]
+    parts += [f"{name} {totals[name]:,}" for name in ("dead", "lost", "missing", "twice")]
+    if receipt.ranks_unseen:
+        parts.append(f"never heard of rank {', '.join(map(str, receipt.ranks_unseen[:10]))}")
+    return f"{clean(receipt.name)}: {receipt.verdict}: {', '.join(parts)}"
+
+
+def _facts(run: Row, now: datetime) -> Table:
+    dirty = {True: " with uncommitted changes", False: ""}.get(run["dirty"], "")
+    world = f"{run['ranks']} of {run['world_size']}" if run["world_size"] else str(run["ranks"])
+    share = run["tracking_share"]
+    facts: dict[str, object] = {
+        "id": run["run_id"],
+        "project": run["project"],
+        "group": run["group"],
+        "user": run["user"],
+        "tags": ", ".join(run["tags"] or ()),
+        "notes": run["notes"],
+        "state": f"{run['state']}" + (f": {run['state_reason']}" if run["state_reason"] else ""),
+        "started": moment(run["started_at"], now),
+        "ended": moment(run["ended_at"], now),
+        "took": duration(run["duration_seconds"]),
+        "commit": f"{run['commit']}{dirty}" if run["commit"] else None,
+        "branch": run["branch"],
+        "remote": run["remote"],
+        "host": run["host"],
+        "command": " ".join(run["command"] or ()),
+        "ranks": world,
+        "attempts": run["attempts"],
+        "points": number(run["points"]),
+        "tracking": None if not isinstance(share, float) else f"{share:.2%} of the time",
+    }
+    table = Table(title=Text(clean(run["name"])), title_style="bold", title_justify="left", box=None, show_header=False)
+    for name, value in facts.items():
+        if value not in {None, ""}:
+            style = STATE_STYLES.get(run["state"], "") if name == "state" else ""
+            table.add_row(cell(name, "dim"), cell(value, style))
+    return table
+
+
+def _params(run: Row) -> Table | None:
+    if not run["params"]:
+        return None
+    table = grid("parameter", "value", "type", title="parameters")
+    for key, value in run["params"].items():
+        table.add_row(cell(key), cell("" if value is None else value), cell(run["param_types"].get(key, ""), "dim"))
+    return table
+
+
+def _metrics(run: Row, now: datetime) -> Table | None:
+    if not run["metrics"]:
+        return None
+    table = grid("metric", "last", "best", "step", "ranks", "changed", title="metrics", right=("last", "best", "step"))
+    for line in run["metrics"]:
+        name = line["metric"]
+        table.add_row(
+            cell(name),
+            cell(number(run["last"].get(name, ""))),
+            cell(number(run["best"].get(name, ""))),
+            cell(number(line["last_step"])),
+            cell(line["ranks"]),
+            cell(moment(line["last_time"], now), "dim"),
+        )
+    return table
+
+
+def _attempts(run: Row, now: datetime) -> Table | None:
+    if len(run["attempt_list"]) < 2:  # noqa: PLR2004 - one attempt is no news
+        return None
+    table = grid("attempt", "started", "resumed from step", "ranks", "restart", title="attempts")
+    for line in run["attempt_list"]:
+        resumed = "" if line["resumed_from_step"] is None else number(line["resumed_from_step"])
+        table.add_row(
+            cell(line["attempt"]),
+            cell(moment(line["started_at"], now)),
+            cell(resumed),
+            cell(f"{line['ranks']} of {line['world_size']}"),
+            cell(line["restart_count"]),
+        )
+    return table
+
+
+def _emitters(run: Row, now: datetime) -> Table | None:
+    if not run["emitters"]:
+        return None
+    table = grid("rank", "attempt", "role", "started", "ended", "last sign of life", "error", title="ranks")
+    for line in run["emitters"]:
+        style = STATE_STYLES.get(line["ended"] or "running", "")
+        table.add_row(
+            cell(line["rank"]),
+            cell("" if line["attempt"] is None else line["attempt"]),
+            cell(line["role"]),
+            cell(moment(line["started_at"], now)),
+            cell(line["ended"] or "-", style),
+            cell(moment(line["seen_at"], now), "dim"),
+            cell(short(line["error"] or "", 200), "red"),
+        )
+    return table
+
+
+def _alerts(run: Row, now: datetime) -> Table | None:
+    if not run["alerts"]:
+        return None
+    table = grid("time", "level", "title", "text", title="alerts")
+    for line in run["alerts"]:
+        table.add_row(
+            cell(moment(line["time"], now), "dim"),
+            cell(line["level"]),
+            cell(short(line["title"])),
+            cell(short(line["text"], 200)),
+        )
+    return table
+
+
+def _events(run: Row, now: datetime) -> Table | None:
+    if not run["events"]:
+        return None
+    newest = run["events"][-EVENTS_SHOWN_MAX:]
+    title = "events" if len(newest) == len(run["events"]) else f"last {len(newest)} events"
+    table = grid("time", "rank", "attempt", "event", "what", title=title)
+    for line in newest:
+        table.add_row(
+            cell(moment(line["time"], now), "dim"),
+            cell(line["rank"]),
+            cell("" if line["attempt"] is None else line["attempt"]),
+            cell(line["type"]),
+            cell(short(line["body"], 100), "dim"),
+        )
+    return table
+
+
+def _commit(row: Row) -> str:
+    if not row["commit"]:
+        return ""
+    return str(row["commit"])[:COMMIT_CHARACTERS] + ("+" if row["dirty"] else "")
+
+
+def _differing_keys(maps: Iterable[dict[str, Any]]) -> list[str]:
+    seen: dict[str, set[str]] = {}
+    for params in maps:
+        for key, value in params.items():
+            seen.setdefault(key, set()).add(str(value))
+    return [key for key, values in seen.items() if len(values) > 1]
+
+
+def _total(emitters: Iterable[EmitterReceipt], name: str) -> int:
+    return sum(int(getattr(emitter, name)) for emitter in emitters)
+
+
+def verdict_style(verdict: str) -> str:
+    """The colour of complete, open and faulty."""
+    return {"complete": "green", "open": "yellow", "faulty": "bold red"}[verdict]
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
