@@ -51,7 +51,7 @@ def messages(
             yield batch_message(tuple(waiting), header)
             waiting, count, size = [], 0, 0
         if isinstance(item, StoredEvent):
-            yield _event_message(item, header)
+            yield event_message(item, header)
         else:
             waiting.append(item)
             count += item.count
@@ -72,7 +72,7 @@ def batch_message(rows: tuple[Rows, ...], header: SegmentHeader) -> Message:
 
 def halve(message: Message, header: SegmentHeader) -> tuple[Message, ...]:
     """Two messages with half of the rows each, or nothing where a single row or record is left."""
-    if message.envelope.count < 2 or not message.rows:
+    if message.envelope.count <= 1 or not message.rows:
         return ()
     if len(message.rows) > 1:
         middle = len(message.rows) // 2
@@ -106,7 +106,8 @@ def _slice(rows: Rows, start: int, end: int) -> Rows:
     return Rows(rows.keys, rows.first_seq + start, rows.steps[part], rows.times[part], rows.values[part])
 
 
-def _event_message(event: StoredEvent, header: SegmentHeader) -> Message:
+def event_message(event: StoredEvent, header: SegmentHeader) -> Message:
+    """One lifecycle record."""
     from runwire_schemas.codec import payload_entry  # noqa: PLC0415 - fastavro: not before the sender needs it
 
     envelope = Envelope(

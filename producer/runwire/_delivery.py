@@ -27,13 +27,15 @@ class Delivery:
        row or record is left, and that one is declared lost.
     """
 
-    def __init__(self, header: SegmentHeader, declare_loss: Callable[[int, int, str], None]) -> None:
+    def __init__(
+        self, header: SegmentHeader, declare_loss: Callable[[int, int, str], None], acknowledged_seq: int = 0
+    ) -> None:
         """`declare_loss` gets first_seq, count and reason of a refused row."""
         self._header = header
         self._declare_loss = declare_loss
         self._window: deque[Message] = deque()
         self._one_by_one = False
-        self.acknowledged_seq = 0
+        self.acknowledged_seq = acknowledged_seq
         self.rows_refused = 0
 
     @property
@@ -48,7 +50,10 @@ class Delivery:
             TransportError: What was not acknowledged waits in the window.
         """
         while True:
-            while len(self._window) < WINDOW_MESSAGES and (message := next(found, None)) is not None:
+            while len(self._window) < WINDOW_MESSAGES and not self._one_by_one:
+                message = next(found, None)
+                if message is None:
+                    break
                 self._window.append(message)
             if not self._window:
                 return
@@ -61,7 +66,7 @@ class Delivery:
                 raise
             for message in part:
                 self._window.popleft()
-                self.acknowledged_seq = message.end_seq
+                self.acknowledged_seq = max(self.acknowledged_seq, message.end_seq)
             self._one_by_one = self._one_by_one and bool(self._window)
 
     def _refuse(self, part: list[Message], reason: str) -> None:

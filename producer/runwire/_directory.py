@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -25,7 +26,9 @@ class DirectoryTransport:
         self._folder = Path(destination.path)
         # Time first: the files of a folder list in the order in which their senders began.
         self._sender = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+        self._path = self._folder
         self._number = 0
+        self._blocks = 0
         self._size_bytes = 0
         self._fd: int | None = None
         self._sync = b""
@@ -43,25 +46,34 @@ class DirectoryTransport:
             if self._fd is None or self._size_bytes > FILE_BYTES_MAX:
                 self._roll()
             block = encode_block(
-                ((message.envelope, message.payload) for message in messages), time.time_ns() // 1000, self._sync
+                ((message.envelope, message.payload) for message in messages),
+                time.time_ns() // 1000,
+                self._sync,
             )
             self._write(block)
+            self._blocks += 1
         except OSError as error:
+            if self._fd is not None and not self._blocks:  # a full disk leaves no heap of empty files
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
             await self.close()  # a torn block is the file's end: the next one goes into another
             raise TransportError(f"Folder {self._folder} can't be written: {error.strerror}.") from error
 
     async def close(self) -> None:
         """Close the file."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
     def _roll(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(self._folder / file_name(self._sender, self._number), flags, 0o644)
+        self._path = self._folder / file_name(self._sender, self._number)
+        self._fd = os.open(self._path, flags, 0o644)
+        self._blocks = 0
         self._number += 1
         self._size_bytes = 0
         self._sync = secrets.token_bytes(SYNC_BYTES)

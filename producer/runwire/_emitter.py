@@ -76,11 +76,11 @@ class Emitter:
             identity.project, identity.run_id, self.id, self.attempt, identity.rank, str(destination), 0, 0
         )
         self.journal = Journal(journals / self.id, self.header)
-        self.journal.on_loss(self._lost_payload)
+        self.journal.on_loss(self._lost_payload, _signals.renumbered)
 
     def start_sender(self) -> None:
         """Begin to deliver."""
-        self.sender = Sender(self.journal, self._destination, self, self.declare_loss, self._beside)
+        self.sender = Sender(self.journal, self._destination, self, self._beside)
         self.sender.start()
 
     def record(self, kind: Callable[..., Lifecycle], **fields: Any) -> None:
@@ -88,10 +88,6 @@ class Emitter:
         now = wall_time_us()
         identity = self._identity
         self.journal.append_event(lambda seq: encode(kind(identity.run_id, self.id, identity.rank, seq, now, **fields)))
-
-    def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
-        """Journal that rows will never come."""
-        self.journal.append_event(lambda seq: self._lost_payload(seq, first_seq, count, reason))
 
     def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int) -> Message:
         """The emitter lives (asked for by the sender)."""
@@ -102,7 +98,8 @@ class Emitter:
         return _signals.ended(self.header, wall_time_us(), next_seq, how)
 
     def finish(self, timeout_seconds: float) -> bool:
-        """Deliver and close; False when the journal keeps a rest for `runwire sync`."""
+        """Deliver and close; False when the journal keeps a rest for `runwire sync`. Later calls keep nothing."""
+        self.journal.seal()
         delivered = self.sender is not None and self.sender.finish(timeout_seconds)
         self.journal.close(delete=delivered)
         return delivered

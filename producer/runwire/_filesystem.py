@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 # Local ones known to be safe: a reserved block can be written through a mapping without SIGBUS.
 MAPPABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "apfs"})
 UNKNOWN = "unknown"
+_FIELDS_MIN = 5
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes of a mount point
 
 
 def kind_of(folder: Path, mounts: str | None = None) -> str:
@@ -34,9 +37,9 @@ def kind_of(folder: Path, mounts: str | None = None) -> str:
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
         fields = left.split()
-        if len(fields) < 5 or not right:
+        if len(fields) < _FIELDS_MIN or not right:
             continue
-        point = fields[4].encode(errors="surrogateescape").decode("unicode_escape", errors="replace")
+        point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         # The last of equal mount points hides the earlier ones.
         if inside and len(point) >= best:

@@ -5,14 +5,19 @@
 1. One lock gives sequence numbers; lock order is sequence order. A call that interrupts another one of the same
    thread (a signal handler that logs) finds the journal busy and goes to a side queue, written when the first is done.
 2. `published` moves when a record is whole; the sender reads only below it.
-3. A segment that can't be made (disk full, folder gone) never raises into training: its rows are counted, and
-   declared lost by a `RowsLost` record as soon as a segment can be made again.
+3. Where no segment can be made (disk full, folder gone), nothing raises into training. A row that finds no room is
+   counted, and declared lost by a `RowsLost` record as soon as there is room; a lifecycle record waits for that room.
+4. At `journal_bytes_max` the oldest full segment goes: its rows are declared lost, its lifecycle records are written
+   again with new numbers. What the sender has already read of it may still arrive, and is stored then.
+5. `seal` ends it: what is appended later is not kept, so the number of rows is final before the sender says it.
+6. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
 
 Promised: records survive SIGKILL of the process. Not promised: power loss (nothing is fsynced).
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import mmap
@@ -31,27 +36,33 @@ from runwire._segments import (
     COMMIT,
     COMMIT_BYTES,
     COMMIT_WORD,
+    END,
     EVENT,
     KEYS,
     OWNER,
     RECORD_BYTES,
     ROW,
     SegmentHeader,
+    StoredEvent,
+    padded,
     segment_path,
 )
+from runwire_schemas.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 SEGMENT_BYTES = 8 * 2**20
+JOURNAL_BYTES_MAX = 8 * 2**30
 RETRY_SECONDS = 1.0
-# Journals this process writes: their locks are ours already, and opening their files would drop them.
-_OURS: set[str] = set()
-_SPARE = "spare"
+SENT = ".sent"
+_SPARE, _FRESH = "spare", "fresh"
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 _POPULATE_BYTES = 2**18
 _CRC = struct.Struct("=I")
+# Folders that this process writes or recovers: their locks are ours already, and opening their files would drop them.
+_OURS: dict[str, object] = {}
 
 
 @dataclass(slots=True)
@@ -72,21 +83,53 @@ class Published:
     next_seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Rows that will never come."""
+
+    first_seq: int
+    count: int
+    reason: str
+
+
 @dataclass(slots=True)
-class _Segment:
+class _File:
+    """A segment's file before it is one."""
+
+    path: Path
+    fd: int
+    map: mmap.mmap | None
+
+    def close(self) -> None:
+        mapped, self.map = self.map, None
+        fd, self.fd = self.fd, -1
+        # A failed close says that data didn't reach the disk: no more than what power loss does.
+        with contextlib.suppress(OSError, BufferError):
+            if mapped is not None:
+                mapped.close()
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+@dataclass(slots=True)
+class _Segment(_File):
     """The segment that is being written."""
 
     number: int
-    fd: int
     size_bytes: int
+    begin: int
     at: int
-    map: mmap.mmap | None
     key_sets: dict[tuple[str, ...], KeySet] = field(default_factory=dict)
+    events: list[tuple[int, int]] = field(default_factory=list)
 
-    def close(self) -> None:
-        if self.map is not None:
-            self.map.close()
-        os.close(self.fd)
+
+@dataclass(frozen=True, slots=True)
+class _Full:
+    """A segment that waits for its acknowledgements: its end, its first row, and where its lifecycle records lie."""
+
+    end: int
+    first_seq: int
+    events: list[tuple[int, int]]
 
 
 class Journal:
@@ -95,49 +138,67 @@ class Journal:
     Every method may be called from any thread, `append_*` also from a signal handler.
     """
 
-    def __init__(self, folder: Path, header: SegmentHeader, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        header: SegmentHeader,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        journal_bytes_max: int = JOURNAL_BYTES_MAX,
+    ) -> None:
         """Make the folder, take its lock, open the first segment.
 
         Args:
             folder: Must not exist; its name is the emitter's id.
             header: Written into each segment; number and first_seq are filled in.
             segment_bytes: Size of a segment; a record of up to half of it fits.
+            journal_bytes_max: Size that all segments together keep to, but never fewer than four.
 
         Raises:
             JournalError: The folder can't be made or written.
         """
         self.folder = folder
         self.header = header
-        self.ends: dict[int, int] = {}
         self.rows_lost = 0
         self._segment_bytes = segment_bytes
+        self._segments_max = max(4, journal_bytes_max // segment_bytes)
         self._lock = threading.RLock()
         self._busy = False
+        self._sealed = False
+        self._is_closed = False
         self._side: deque[Callable[[], None]] = deque()
         self._next_seq = 0
+        self._first_seq = 0
         self._segment: _Segment | None = None
         self._number = -1
-        self._spare: tuple[int, mmap.mmap | None] | None = None
-        self._lost: list[tuple[int, int]] = []
+        self._full: dict[int, _Full] = {}
+        self._spare: _File | None = None
+        self._owner = -1
+        self._lost: list[Loss] = []
+        self._held: deque[Callable[[int], bytes]] = deque()
         self._retry_at = 0.0
+        self._reason = ""
         self._make_lost_event: Callable[[int, int, int, str], bytes] | None = None
-        self._loss_reason = ""
+        self._renumber: Callable[[bytes, int], bytes] | None = None
         try:
-            # Locked before it gets the name that recovery looks at: nobody can take it for a dead one's.
-            newborn = folder.with_name(f".{folder.name}")
-            newborn.mkdir(parents=True, mode=0o700)
-            self._owner = os.open(newborn / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.lockf(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _OURS.add(folder.name)
-            newborn.rename(folder)
+            self._make_folder()
             self._mapped = is_mappable(folder)
             self._open_segment()
         except OSError as error:
+            self.close(delete=self._owner >= 0)
             raise JournalError(f"Journal folder {folder} can't be written: {error.strerror}.") from error
 
-    def on_loss(self, make_event: Callable[[int, int, int, str], bytes]) -> None:
-        """Set who encodes the `RowsLost` record: (its seq, first_seq, count, reason) -> payload."""
+    def on_loss(
+        self, make_event: Callable[[int, int, int, str], bytes], renumber: Callable[[bytes, int], bytes]
+    ) -> None:
+        """Set who encodes.
+
+        Args:
+            make_event: The `RowsLost` record: (its seq, first_seq, count, reason) -> payload.
+            renumber: (payload of a lifecycle record, its new seq) -> payload.
+        """
         self._make_lost_event = make_event
+        self._renumber = renumber
 
     @property
     def next_seq(self) -> int:
@@ -147,11 +208,16 @@ class Journal:
     @property
     def published(self) -> Published:
         """How far the sender may read."""
-        with self._lock:
-            segment = self._segment
-            if segment is None:
-                return Published(self._number, self.ends.get(self._number, 0), self._next_seq)
-            return Published(segment.number, segment.at, self._next_seq)
+        segment = self._segment
+        if segment is None:
+            full = self._full.get(self._number)
+            return Published(self._number, full.end if full else 0, self._next_seq)
+        return Published(segment.number, segment.at, self._next_seq)
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether `take_rest` has something."""
+        return bool(self._lost or self._held)
 
     def append_row(
         self, keys: tuple[str, ...], step: int, time_us: int, values: tuple[float, ...] | list[float]
@@ -161,9 +227,8 @@ class Journal:
         Raises:
             OverflowError: An int is beyond float64's range (nothing was written).
         """
-        lock = self._lock
-        lock.acquire()
-        try:
+        # `with`, because nothing can come between taking the lock and giving it back, not even KeyboardInterrupt.
+        with self._lock:
             if self._busy:
                 self._side.append(lambda: self.append_row(keys, step, time_us, values))
                 return
@@ -183,24 +248,24 @@ class Journal:
                 body = key_set.pack(key_set.length, key_set.kind, seq, step, time_us, *values)
                 at = segment.at
                 record = _CRC.pack(zlib.crc32(body)) + body
+                end = at + 4 + len(record)
                 if segment.map is not None:
-                    segment.map[at + 4 : at + 4 + len(record)] = record
+                    segment.map[at + 4 : end] = record
                     COMMIT_WORD.pack_into(segment.map, at, COMMIT)
                 else:
-                    os.pwrite(segment.fd, COMMIT_BYTES + record, at)
-                segment.at = at + 4 + len(record)
+                    _write_all(segment.fd, COMMIT_BYTES + record, at)
+                segment.at = end
                 self._next_seq = seq + 1
             except OSError as error:
                 self._fail(error)
+                self._lose()
             finally:
                 self._busy = False
-        finally:
-            lock.release()
         if self._side:
             self._drain_side()
 
     def append_event(self, make_payload: Callable[[int], bytes]) -> None:
-        """Keep one lifecycle record; `make_payload` gets its sequence number."""
+        """Keep one lifecycle record; `make_payload` gets its sequence number, perhaps more than once."""
         with self._lock:
             if self._busy:
                 self._side.append(lambda: self.append_event(make_payload))
@@ -208,95 +273,154 @@ class Journal:
             self._busy = True
             try:
                 self._append_event(make_payload)
-            except OSError as error:
-                self._fail(error)
             finally:
                 self._busy = False
         if self._side:
             self._drain_side()
 
+    def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
+        """Journal that rows will never come; the sender calls this, also after `seal`."""
+        with self._lock:
+            self._lost.append(Loss(first_seq, count, reason))
+            if self._segment is not None and not self._busy:
+                try:
+                    self._settle(self._segment, 0)
+                except OSError as error:
+                    self._fail(error)
+
+    def give_up(self, number: int, reason: str) -> None:
+        """Declare the rows of a full segment lost; the sender can't read it."""
+        with self._lock:
+            self._drop(number, reason)
+
     def prepare(self) -> None:
         """Make the next segment ready before it is needed; the sender calls this now and then."""
-        if self._spare is not None:
+        if self._spare is not None or self._sealed:
             return
         try:
-            spare = self._allocate()
+            spare = self._allocate(_SPARE)
         except OSError:
             return  # the writer will meet it, and say so
-        if spare[1] is not None:
-            _populate(spare[1])
+        if spare.map is not None:
+            _populate(spare.map)
         with self._lock:
-            self._spare = spare
+            if not self._is_closed:
+                self._spare = spare
+                return
+        spare.close()
+
+    def following(self, number: int) -> int | None:
+        """The next segment behind segment `number` that is there to be read."""
+        return min((other for other in (*self._full, self._number) if other > number), default=None)
+
+    def end_of(self, number: int) -> int | None:
+        """Where a full segment ends; None when it was dropped."""
+        full = self._full.get(number)
+        return None if full is None else full.end
 
     def trim(self, number: int) -> None:
         """Delete every full segment before segment `number`: all of its rows are acknowledged."""
-        for old in [n for n in self.ends if n < number]:
-            segment_path(self.folder, old).unlink(missing_ok=True)
-            del self.ends[old]
+        for old in [old for old in tuple(self._full) if old < number]:
+            self._full.pop(old, None)
+            with contextlib.suppress(OSError):
+                segment_path(self.folder, old).unlink()
+
+    def seal(self) -> None:
+        """Accept nothing more; what waited for room is written if there is some now."""
+        if self._side:
+            self._drain_side()
+        with self._lock:
+            if self._sealed:
+                return
+            self._busy = True
+            try:
+                segment = self._segment
+                if segment is None and self.has_rest:
+                    segment = self._open_segment()
+                if segment is not None:
+                    self._settle(segment, 0)
+                    if segment.at + RECORD_BYTES <= segment.size_bytes:
+                        self._write(segment, END, -1, b"")
+            except OSError:
+                pass  # `take_rest` has it still
+            finally:
+                self._sealed = True
+                self._close_segment()
+                self._busy = False
+
+    def take_rest(self) -> list[StoredEvent]:
+        """After `seal`: the records for which there was no room, numbered, to be sent as they are."""
+        rest = []
+        with self._lock:
+            while self._held:
+                rest.append(StoredEvent(self._next_seq, self._held.popleft()(self._next_seq)))
+                self._next_seq += 1
+            while self._lost and self._make_lost_event is not None:
+                loss = self._lost.pop(0)
+                payload = self._make_lost_event(self._next_seq, loss.first_seq, loss.count, loss.reason)
+                rest.append(StoredEvent(self._next_seq, payload))
+                self._next_seq += 1
+        return rest
 
     def close(self, *, delete: bool) -> None:
-        """Give files and lock back; `delete` also removes the folder, when all is acknowledged."""
+        """Give files and lock back; `delete` also removes the folder, when all is acknowledged. Never raises."""
+        self.seal()
         with self._lock:
-            if self._segment is not None:
-                self.ends[self._segment.number] = self._segment.at
-                self._segment.close()
-                self._segment = None
-                self._retry_at = float("inf")
-            if self._spare is not None:
-                fd, mapped = self._spare
-                if mapped is not None:
-                    mapped.close()
-                os.close(fd)
-                (self.folder / _SPARE).unlink(missing_ok=True)
-                self._spare = None
+            spare, self._spare = self._spare, None
+            if spare is not None:
+                spare.close()
+                with contextlib.suppress(OSError):
+                    spare.path.unlink()
+            owner, self._owner = self._owner, -1
+            self._is_closed = True
         if delete:
             remove_journal(self.folder)
-        os.close(self._owner)
-        _OURS.discard(self.folder.name)
+        if owner >= 0:
+            os.close(owner)
+            release(self.folder)
 
     def _append_event(self, make_payload: Callable[[int], bytes]) -> None:
-        payload_bytes = len(make_payload(self._next_seq))
-        segment, _ = self._make_room(None, payload_bytes + 16)
-        if segment is None:
+        if self._sealed:
             return
-        # Made again: declaring a loss in front of it may have taken its number.
-        payload = make_payload(self._next_seq)
-        self._write(segment, EVENT, self._next_seq, payload)
-        self._next_seq += 1
+        payload_bytes = len(make_payload(self._next_seq)) + 16
+        if self._oversize(payload_bytes + RECORD_BYTES):
+            self._lose()
+            return
+        # Held first, written from there: a failure on the way leaves it where it is.
+        self._held.append(make_payload)
+        try:
+            segment = self._segment_for(2 * RECORD_BYTES + payload_bytes)
+            if segment is not None:
+                self._settle(segment, 0)
+        except OSError as error:
+            self._fail(error)
 
     def _write(self, segment: _Segment, kind: int, seq: int, payload: bytes) -> None:
         body = struct.pack("<IIqqq", len(payload), kind, seq, 0, 0) + payload
-        record = _CRC.pack(zlib.crc32(body)) + body + bytes(-len(payload) % 8)
+        record = _CRC.pack(zlib.crc32(body)) + padded(body)
+        at, end = segment.at, segment.at + 4 + len(record)
         if segment.map is not None:
-            segment.map[segment.at + 4 : segment.at + 4 + len(record)] = record
-            COMMIT_WORD.pack_into(segment.map, segment.at, COMMIT)
+            segment.map[at + 4 : end] = record
+            COMMIT_WORD.pack_into(segment.map, at, COMMIT)
         else:
-            os.pwrite(segment.fd, COMMIT_BYTES + record, segment.at)
-        segment.at += 4 + len(record)
+            _write_all(segment.fd, COMMIT_BYTES + record, at)
+        segment.at = end
+        if kind == EVENT:
+            segment.events.append((at + RECORD_BYTES, len(payload)))
+        if seq >= 0:
+            self._next_seq = seq + 1
 
-    def _make_room(
-        self, keys: tuple[str, ...] | None, payload_bytes: int = 0
-    ) -> tuple[_Segment | None, KeySet | None]:
-        """A segment with room for the next record, and its key set; (None, None) counts the row as lost."""
-        definition = b"" if keys is None else json.dumps(keys).encode()
-        need = 2 * RECORD_BYTES + len(definition) + 8 + payload_bytes + (8 * len(keys) if keys else 0)
-        segment = self._segment
-        if segment is None or segment.at + need > segment.size_bytes:
-            if need > self._segment_bytes // 2:
-                self._lose(f"a record of {need} bytes fits no segment of {self._segment_bytes} bytes")
-                return None, None
-            if segment is None and time.monotonic() < self._retry_at:
-                self._lose(self._loss_reason)
-                return None, None
-            try:
-                segment = self._open_segment()
-            except OSError as error:
-                self._lose(f"the journal couldn't be written: {error.strerror}")
-                self._retry_at = time.monotonic() + RETRY_SECONDS
-                return None, None
-        self._declare_loss(segment)
-        if keys is None:
-            return segment, None
+    def _make_room(self, keys: tuple[str, ...]) -> tuple[_Segment | None, KeySet | None]:
+        """A segment with room for the next row, and its key set; (None, None) counts the row as lost."""
+        if self._sealed:
+            return None, None
+        definition = json.dumps(keys).encode()
+        need = 2 * RECORD_BYTES + len(definition) + 8 + 8 * len(keys)
+        segment = None if self._oversize(need) else self._segment_for(need)
+        if segment is None:
+            self._lose()
+            return None, None
+        self._settle(segment, need)
         key_set = segment.key_sets.get(keys)
         if key_set is None:
             kind = ROW | len(segment.key_sets) << 8
@@ -305,69 +429,163 @@ class Journal:
             segment.key_sets[keys] = key_set
         return segment, key_set
 
+    def _oversize(self, need: int) -> bool:
+        if need <= self._segment_bytes // 2:
+            return False
+        self._reason = f"a record of {need} bytes fits no segment of {self._segment_bytes} bytes"
+        return True
+
+    def _segment_for(self, need: int) -> _Segment | None:
+        """A segment with so much room, or None when none can be made now."""
+        segment = self._segment
+        if segment is not None and segment.at + need <= segment.size_bytes:
+            return segment
+        if segment is None and time.monotonic() < self._retry_at:
+            return None
+        try:
+            return self._open_segment()
+        except OSError as error:
+            self._fail(error)
+            return None
+
     def _open_segment(self) -> _Segment:
         """Begin the next segment; the one before stays on disk until it is trimmed.
 
         Raises:
             OSError: No segment can be made; the journal is left without one.
         """
-        if self._segment is not None:
-            self.ends[self._segment.number] = self._segment.at
-            self._segment.close()
-            self._segment = None
-        fd, mapped = self._spare or self._allocate()
-        self._spare = None
+        self._close_segment()
+        # The next one and its spare count too.
+        while self._full and len(self._full) + 2 > self._segments_max:
+            self._drop(min(self._full), f"the journal reached {self._segments_max * self._segment_bytes:,} bytes")
+        spare, self._spare = self._spare, None
+        file = spare or self._allocate(_FRESH)
+        number = self._number + 1
+        path = segment_path(self.folder, number)
         try:
-            head = replace(self.header, number=self._number + 1, first_seq=self._next_seq).to_bytes()
-            os.pwrite(fd, head, 0)
-            (self.folder / _SPARE).rename(segment_path(self.folder, self._number + 1))
-        except OSError:
-            if mapped is not None:
-                mapped.close()
-            os.close(fd)
+            head = replace(self.header, number=number, first_seq=self._next_seq).to_bytes()
+            _write_all(file.fd, head, 0)
+            file.path.rename(path)
+        except BaseException:
+            file.close()
             raise
-        self._number += 1
-        self._segment = _Segment(self._number, fd, self._segment_bytes, len(head), mapped)
+        self._number, self._first_seq = number, self._next_seq
+        begin = len(head)
+        self._segment = _Segment(path, file.fd, file.map, number, self._segment_bytes, begin, begin)
         return self._segment
 
-    def _allocate(self) -> tuple[int, mmap.mmap | None]:
-        """A file of zeros whose blocks are reserved, under the spare's name."""
-        fd = os.open(self.folder / _SPARE, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    def _close_segment(self) -> None:
+        segment = self._segment
+        if segment is not None:
+            self._full[segment.number] = _Full(segment.at, self._first_seq, segment.events)
+            self._segment = None
+            segment.close()
+
+    def _drop(self, number: int, reason: str) -> None:
+        """Delete a full segment whose rows were not all acknowledged: law 4."""
+        full = self._full.pop(number, None)
+        if full is None:
+            return
+        later = [other.first_seq for other in self._full.values() if other.first_seq > full.first_seq]
+        if self._segment is not None:
+            later.append(self._first_seq)
+        path = segment_path(self.folder, number)
+        with contextlib.suppress(OSError):
+            with path.open("rb", buffering=0) as file:
+                for at, length in full.events:
+                    self._hold(os.pread(file.fileno(), length, at))
+            path.unlink()
+        count = min(later, default=self._next_seq) - full.first_seq
+        if count:
+            self.rows_lost += count - len(full.events)
+            self._lost.append(Loss(full.first_seq, count, reason))
+
+    def _hold(self, payload: bytes) -> None:
+        renumber = self._renumber
+        if renumber is not None:
+            with contextlib.suppress(ValueError, SchemaError):  # damaged on the disk: lost with the rows
+                renumber(payload, 0)
+                self._held.append(lambda seq: renumber(payload, seq))
+
+    def _make_folder(self) -> None:
+        """Make the folder and take its lock."""
+        folder = self.folder
+        # Locked before it gets the name that recovery looks at: nobody can take it for a dead one's.
+        newborn = folder.with_name(f".{folder.name}")
+        newborn.mkdir(parents=True, mode=0o700)
+        owner = os.open(newborn / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_all(owner, self.header.to_bytes(), 0)
+            newborn.rename(folder)
+        except BaseException:
+            os.close(owner)
+            remove_journal(newborn)
+            raise
+        if self._owner >= 0:
+            os.close(self._owner)
+        self._owner = owner
+        _OURS[folder.name] = self
+
+    def _allocate(self, name: str) -> _File:
+        """A file of zeros whose blocks are reserved; writer and sender each use a name of their own."""
+        path = self.folder / name
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            if name != _FRESH:
+                raise
+            self._make_folder()  # somebody deleted it
+            fd = os.open(path, flags, 0o600)
         try:
             if not self._mapped:
-                return fd, None
+                return _File(path, fd, None)
             os.posix_fallocate(fd, 0, self._segment_bytes)
-            return fd, mmap.mmap(fd, self._segment_bytes)
+            return _File(path, fd, mmap.mmap(fd, self._segment_bytes))
         except BaseException:
             os.close(fd)
             raise
 
     def _fail(self, error: OSError) -> None:
-        """A write failed (`pwrite` only: a mapping has its blocks): go on in another segment."""
-        if self._segment is not None:
-            self.ends[self._segment.number] = self._segment.at
-            self._segment.close()
-            self._segment = None
+        """The disk didn't take something: go on in another segment, after a while."""
+        segment = self._segment
+        self._close_segment()
+        if segment is not None and segment.at == segment.begin:  # leave no heap of empty files
+            self._full.pop(segment.number, None)
+            with contextlib.suppress(OSError):
+                segment.path.unlink()
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        self._lose(f"the journal couldn't be written: {error.strerror}")
+        self._reason = f"the journal couldn't be written: {error.strerror}"
 
-    def _lose(self, reason: str) -> None:
-        if self._lost and sum(self._lost[-1]) == self._next_seq:
-            first, count = self._lost.pop()
-            self._lost.append((first, count + 1))
+    def _lose(self) -> None:
+        """Count one row, or record, as lost."""
+        last = self._lost[-1] if self._lost else None
+        if last and last.first_seq + last.count == self._next_seq and last.reason == self._reason:
+            self._lost[-1] = replace(last, count=last.count + 1)
         else:
-            self._lost.append((self._next_seq, 1))
-        self._loss_reason = reason
+            self._lost.append(Loss(self._next_seq, 1, self._reason))
         self.rows_lost += 1
         self._next_seq += 1
 
-    def _declare_loss(self, segment: _Segment) -> None:
-        while self._lost and self._make_lost_event is not None:
-            payload = self._make_lost_event(self._next_seq, *self._lost[0], self._loss_reason)
-            if segment.at + RECORD_BYTES + len(payload) + 8 > segment.size_bytes:
+    def _settle(self, segment: _Segment, need: int) -> None:
+        """Write what waits for room, as far as so much room is left.
+
+        Raises:
+            OSError: The disk didn't take it; it waits on.
+        """
+        while self._held:
+            payload = self._held[0](self._next_seq)
+            if segment.at + RECORD_BYTES + len(payload) + 8 + need > segment.size_bytes:
                 return
             self._write(segment, EVENT, self._next_seq, payload)
-            self._next_seq += 1
+            self._held.popleft()
+        while self._lost and self._make_lost_event is not None:
+            loss = self._lost[0]
+            payload = self._make_lost_event(self._next_seq, loss.first_seq, loss.count, loss.reason)
+            if segment.at + RECORD_BYTES + len(payload) + 8 + need > segment.size_bytes:
+                return
+            self._write(segment, EVENT, self._next_seq, payload)
             self._lost.pop(0)
 
     def _drain_side(self) -> None:
@@ -378,17 +596,50 @@ class Journal:
                 return  # another thread was faster
             append()
 
+    def forget(self) -> None:
+        """In a forked child: let go of everything that is the parent's, without a lock and without writing."""
+        self._sealed = True
+        self._side.clear()
+        self._held.clear()
+        self._lost.clear()
+        segment, self._segment = self._segment, None
+        spare, self._spare = self._spare, None
+        for file in (segment, spare):
+            if file is not None:
+                file.close()
+        if self._owner >= 0:
+            os.close(self._owner)  # drops no lock: a child has none of its parent's
+            self._owner = -1
 
-def is_ours(folder: Path) -> bool:
-    """Whether this very process writes the journal in `folder`."""
-    return folder.name in _OURS
+
+def claim(folder: Path) -> bool:
+    """Take a folder for this process, before its lock file is touched; False when this process has it already.
+
+    A process's POSIX lock on a file is gone as soon as the process closes any descriptor of that file.
+    """
+    token = object()
+    return _OURS.setdefault(folder.name, token) is token
+
+
+def release(folder: Path) -> None:
+    """Undo `claim`."""
+    _OURS.pop(folder.name, None)
 
 
 def remove_journal(folder: Path) -> None:
-    """Delete an emitter's folder whose rows are all acknowledged; the lock file goes last."""
-    for path in sorted(folder.glob("*"), key=lambda path: path.name == OWNER):
-        path.unlink(missing_ok=True)
-    folder.rmdir()
+    """Delete an emitter's folder whose rows are all acknowledged: at once for whoever looks; never raises."""
+    with contextlib.suppress(OSError):
+        gone = folder.with_name(f".{folder.name.lstrip('.').removesuffix(SENT)}{SENT}")
+        if gone != folder:
+            folder.rename(gone)
+        for path in gone.iterdir():
+            path.unlink(missing_ok=True)
+        gone.rmdir()
+
+
+def _write_all(fd: int, data: bytes, at: int) -> None:
+    if os.pwrite(fd, data, at) < len(data):
+        raise OSError(28, os.strerror(28))
 
 
 def _populate(mapped: mmap.mmap) -> None:
@@ -397,5 +648,15 @@ def _populate(mapped: mmap.mmap) -> None:
         for start in range(0, len(mapped), _POPULATE_BYTES):
             mapped.madvise(_POPULATE_WRITE, start, min(_POPULATE_BYTES, len(mapped) - start))
             time.sleep(0)
-    except OSError:
-        return  # an older kernel: the pages come one by one
+    except (OSError, AttributeError):
+        return  # an older kernel, or no Linux: the pages come one by one
+
+
+def _forget_all() -> None:
+    for ours in _OURS.values():
+        if isinstance(ours, Journal):
+            ours.forget()
+    _OURS.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

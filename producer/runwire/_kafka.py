@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
-    CorruptRecordException,
-    InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
-    UnsupportedForMessageFormatError,
 )
 
 from runwire._errors import TransportError
@@ -33,14 +30,9 @@ OPEN_TIMEOUT_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 2.0
 BATCH_BYTES_MAX = 900_000  # below a broker's default message.max.bytes, which bounds whole batches
 
-# The broker saw the record and will say the same of it for ever. Everything else may pass.
-_REFUSALS = (
-    CorruptRecordException,
-    InvalidTimestampError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-    UnsupportedForMessageFormatError,
-)
+# The broker will never take such a record. Everything else may pass: even a wrong timestamp is a clock's fault, or a
+# topic's, and not a row's.
+_REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 class KafkaTransport:
@@ -100,12 +92,19 @@ class KafkaTransport:
             raise self._error("took no message", error) from error
 
     async def close(self) -> None:
-        """Stop the producer; what it still holds is sent again by whoever opens the next one."""
+        """Stop the producer without a flush; what it still holds is sent again by whoever opens the next one.
+
+        aiokafka's own `stop` sends the rest first: for as long as the broker is away, or behind what is sent anew.
+        """
         producer, self._producer = self._producer, None
-        if producer is not None:
-            with contextlib.suppress(Exception):
+        if producer is None:
+            return
+        producer._closed = True  # noqa: SLF001 - see above
+        for close in (producer.client.close, producer._sender.close):  # noqa: SLF001 - see above
+            # Cancelled tasks of the producer end with CancelledError, which is theirs and not ours.
+            with contextlib.suppress(Exception, asyncio.CancelledError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                    await producer.stop()
+                    await close()
 
     async def _make_topic(self, producer: AIOKafkaProducer) -> None:
         topic = self._destination.topic
@@ -114,12 +113,14 @@ class KafkaTransport:
             return
         replicas = min(TOPIC_REPLICAS_MAX, len(metadata.brokers()))
         admin = AIOKafkaAdminClient(bootstrap_servers=list(self._destination.servers), client_id="runwire")
-        # Without the right to make topics, the first send says what is missing.
-        with contextlib.suppress(KafkaError):
-            await admin.start()
-            await admin.create_topics([NewTopic(topic, TOPIC_PARTITIONS, replicas, topic_configs=TOPIC_CONFIG)])
-        with contextlib.suppress(KafkaError):
-            await admin.close()
+        try:
+            # Without the right to make topics, the first send says what is missing.
+            with contextlib.suppress(KafkaError):
+                await admin.start()
+                await admin.create_topics([NewTopic(topic, TOPIC_PARTITIONS, replicas, topic_configs=TOPIC_CONFIG)])
+        finally:
+            with contextlib.suppress(KafkaError):
+                await admin.close()
 
     def _error(self, what: str, error: Exception, *, refused: bool = False) -> TransportError:
         return TransportError(f"{self._destination} {what}: {_reason(error)}.", refused=refused)

@@ -1,10 +1,11 @@
 """Recovery: sends what dead emitters left in their journals; reads them, never appends.
 
 1. A journal whose lock can be taken belongs to nobody alive; the lock is held while it is sent.
-2. Rows that a damaged record held are declared lost, in records numbered behind the last row: a second recovery of the
-   same journal makes the same ones.
-3. `EmitterEnded` goes last; then the folder is deleted. Interrupted anywhere, the next recovery sends all of it again,
-   and the ledger drops what is there already.
+2. Rows that a damaged record held, and no record of the journal declares lost, are declared lost by records numbered
+   behind the last row: a second recovery of the same journal makes the same ones.
+3. `EmitterEnded` goes last; then the folder goes at once, by a rename. Interrupted anywhere before, the next recovery
+   sends all of it again, and the ledger drops what is there already.
+4. A journal that can't be read is kept, said, and doesn't keep the others.
 """
 
 from __future__ import annotations
@@ -17,16 +18,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runwire import _signals
-from runwire._batch import Message, messages
+from runwire._batch import Message, event_message, messages
 from runwire._clock import wall_time_us
 from runwire._delivery import Delivery
 from runwire._errors import JournalError, TransportError
-from runwire._journal import is_ours, remove_journal
-from runwire._segments import OWNER, SegmentHeader, SegmentReader, StoredEvent, segment_numbers, segment_path
+from runwire._journal import SENT, claim, release, remove_journal
+from runwire._segments import (
+    OWNER,
+    SegmentHeader,
+    SegmentReader,
+    StoredEvent,
+    parse_header,
+    segment_numbers,
+    segment_path,
+)
 from runwire._sender import BATCH_BYTES_MAX, BATCH_ROWS_MAX
 from runwire._transport import make_transport
 from runwire_schemas.catalog import entry_by_fingerprint
-from runwire_schemas.envelope import Envelope
+from runwire_schemas.codec import decode
 from runwire_schemas.errors import SchemaError
 from runwire_schemas.events import RowsLost, RunEnded
 from runwire_schemas.topics import parse_url
@@ -65,9 +74,7 @@ class Outcome:
     error: str = ""
 
 
-def sync(
-    journals: Path, to: str | None = None, on_outcome: Callable[[Outcome], None] | None = None
-) -> list[Outcome]:
+def sync(journals: Path, to: str | None = None, on_outcome: Callable[[Outcome], None] | None = None) -> list[Outcome]:
     """Send every dead emitter's journal under the folder `journals`.
 
     Args:
@@ -92,10 +99,17 @@ async def recover(
 ) -> list[Outcome]:
     """`sync` inside a running loop; with `only`, journals for any other URL are left alone, as state elsewhere."""
     outcomes = []
-    for folder in sorted(journals.iterdir()) if journals.is_dir() else []:
-        if folder.name.startswith(".") or not folder.is_dir():
+    for folder in _folders(journals):
+        if folder.name.startswith("."):
+            if folder.name.endswith(SENT):
+                remove_journal(folder)
             continue
-        outcome = await _recover_one(folder, to, only)
+        if not folder.is_dir():
+            continue
+        try:
+            outcome = await _recover_one(folder, to, only)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are sent
+            outcome = Outcome(folder.name, "", "", error=repr(error))
         if outcome is not None:
             outcomes.append(outcome)
             if on_outcome is not None:
@@ -103,15 +117,18 @@ async def recover(
     return outcomes
 
 
+def _folders(journals: Path) -> list[Path]:
+    return sorted(journals.iterdir()) if journals.is_dir() else []
+
+
 async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcome | None:
-    if is_ours(folder):
+    if not claim(folder):
         return Outcome(folder.name, "", "", state="alive")
-    claim = _claim(folder)
-    if claim is None:
-        header = _any_header(folder)
-        return header and replace(_outcome(header), state="alive")
+    owner = _lock(folder)
     try:
-        header = _any_header(folder)
+        header = _any_header(folder, owner)
+        if owner is None:
+            return None if header is None else replace(_outcome(header), state="alive")
         if header is None:
             return _without_header(folder)
         if only is not None and header.url != only:
@@ -123,7 +140,9 @@ async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcom
         remove_journal(folder)
         return replace(_outcome(header), rows=dead.rows, lost=dead.lost, state="sent")
     finally:
-        os.close(claim)
+        if owner is not None:
+            os.close(owner)
+        release(folder)
 
 
 class DeadJournal:
@@ -133,6 +152,7 @@ class DeadJournal:
         self._folder = folder
         self.header = header
         self._losses: list[tuple[int, int, str]] = []
+        self._declared: list[tuple[int, int]] = []
         self._has_ended = False
         self._next_seq = 0
         self.rows = 0
@@ -143,8 +163,15 @@ class DeadJournal:
         return sum(count for _, count, _ in self._losses)
 
     def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
-        """Remember rows that will never come."""
-        self._losses.append((first_seq, count, reason))
+        """Remember rows that will never come, unless the journal itself declares them."""
+        end = first_seq + count
+        for first_declared, end_declared in [*sorted(self._declared), (end, end)]:
+            if first_declared > first_seq:
+                until = min(first_declared, end)
+                self._losses.append((first_seq, until - first_seq, reason))
+            first_seq = max(first_seq, end_declared)
+            if first_seq >= end:
+                return
 
     def found(self) -> Iterator[Message]:
         """Every row and record that can be read."""
@@ -152,46 +179,50 @@ class DeadJournal:
 
     def closing(self) -> Iterator[Message]:
         """What recovery adds behind the rows: the declared losses, then the end."""
-        now = wall_time_us()
-        for first_seq, count, reason in self._losses:
-            payload = _signals.rows_lost(self.header, now, self._next_seq, first_seq, count, reason)
-            header = self.header
-            yield Message(
-                Envelope(
-                    RowsLost.__name__,
-                    header.project,
-                    header.run_id,
-                    header.emitter_id,
-                    header.attempt,
-                    header.rank,
-                    self._next_seq,
-                    1,
-                ),
-                payload,
-            )
-            self._next_seq += 1
-        how = "finished" if self._has_ended else "crashed"
-        yield _signals.ended(self.header, now, self._next_seq, how)
+        now, header, seq = wall_time_us(), self.header, self._next_seq
+        # In the order of the rows, not of their discovery: the same again in a second recovery.
+        for first_seq, count, reason in sorted(self._losses):
+            payload = _signals.rows_lost(header, now, seq, first_seq, count, reason)
+            yield event_message(StoredEvent(seq, payload), header)
+            seq += 1
+        yield _signals.ended(header, now, seq, "finished" if self._has_ended else "crashed")
 
     def _read(self) -> Iterator[Rows | StoredEvent]:
         next_seq: int | None = None
+        jumps: list[tuple[int, int]] = []
         for number in segment_numbers(self._folder):
+            reader = SegmentReader(segment_path(self._folder, number), otherwise=self.header)
             try:
-                reader = SegmentReader(segment_path(self._folder, number))
-            except JournalError:
-                continue  # the jump to the next segment's first row is declared lost
-            try:
-                next_seq = reader.header.first_seq if next_seq is None else next_seq
+                if next_seq is None:
+                    next_seq = reader.header.first_seq if reader.has_header else 0
+                if reader.has_header:
+                    jumps.append((next_seq, reader.header.first_seq))
+                    next_seq = max(next_seq, reader.header.first_seq)
                 for item in reader.recover(next_seq, BATCH_ROWS_MAX):
-                    if item.first_seq > next_seq:
-                        self.declare_loss(next_seq, item.first_seq - next_seq, "the journal is damaged there")
+                    jumps.append((next_seq, item.first_seq))
                     next_seq = item.first_seq + item.count
                     self.rows += item.count
-                    self._has_ended = isinstance(item, StoredEvent) and _is_run_ended(item)
+                    if isinstance(item, StoredEvent):
+                        self._note(item)
                     yield item
+                jumps.append((next_seq, reader.next_seq))
+                next_seq = max(next_seq, reader.next_seq)
+                self._has_ended |= reader.has_ended
             finally:
                 reader.close()
         self._next_seq = next_seq or 0
+        for first, end in jumps:
+            if end > first:
+                self.declare_loss(first, end - first, "the journal is damaged there")
+
+    def _note(self, event: StoredEvent) -> None:
+        """What a record says of the journal itself."""
+        cls = entry_by_fingerprint(event.payload[2:10]).cls
+        self._has_ended |= cls is RunEnded
+        if cls is RowsLost:
+            lost = decode(event.payload)
+            if isinstance(lost, RowsLost):
+                self._declared.append((lost.first_seq, lost.first_seq + lost.count))
 
 
 async def _deliver(dead: DeadJournal, url: str) -> str:
@@ -225,10 +256,10 @@ async def _deliver(dead: DeadJournal, url: str) -> str:
     return error
 
 
-def _claim(folder: Path) -> int | None:
-    """The lock of a dead emitter's journal, or None while somebody alive holds it."""
+def _lock(folder: Path) -> int | None:
+    """The open lock file of a dead emitter's journal, or None while somebody alive holds it."""
     try:
-        fd = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(folder / OWNER, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -239,12 +270,15 @@ def _claim(folder: Path) -> int | None:
     return fd
 
 
-def _any_header(folder: Path) -> SegmentHeader | None:
+def _any_header(folder: Path, owner: int | None) -> SegmentHeader | None:
     for number in segment_numbers(folder):
         with contextlib.suppress(JournalError, OSError):
             reader = SegmentReader(segment_path(folder, number))
             reader.close()
             return reader.header
+    if owner is not None:
+        with contextlib.suppress(ValueError, OSError):
+            return parse_header(os.pread(owner, 2**16, 0))[0]
     return None
 
 
@@ -252,14 +286,9 @@ def _without_header(folder: Path) -> Outcome | None:
     """Delete a folder that its emitter left before its first row; keep one whose segments are all unreadable."""
     if segment_numbers(folder):
         return Outcome(folder.name, "", "", error=f"No segment in {folder} has a readable header.")
-    with contextlib.suppress(OSError):
-        remove_journal(folder)
+    remove_journal(folder)
     return None
 
 
 def _outcome(header: SegmentHeader) -> Outcome:
     return Outcome(header.emitter_id, header.run_id, header.url)
-
-
-def _is_run_ended(event: StoredEvent) -> bool:
-    return entry_by_fingerprint(event.payload[2:10]).cls is RunEnded

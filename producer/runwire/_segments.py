@@ -1,6 +1,7 @@
 """The journal's files: what a segment looks like, and how one is read, by its writer's sender or after its death.
 
-    JOURNAL/<emitter id>/owner          lock file: whoever holds its lockf is the emitter, or recovers a dead one
+    JOURNAL/<emitter id>/owner          lock file: whoever holds its lockf is the emitter, or recovers a dead one;
+                                        holds a segment's header too, for the day when theirs are damaged
     JOURNAL/<emitter id>/000000.seg ..  segments, preallocated, never recycled, never appended to by another process
 
 A segment is `SegmentHeader` (magic, length, CRC-32, JSON) padded to 8 bytes, then records, then zeros. A record:
@@ -8,8 +9,8 @@ A segment is `SegmentHeader` (magic, length, CRC-32, JSON) padded to 8 bytes, th
     commit u32 | crc u32 | length u32 | kind u32 | seq i64 | step i64 | time i64 | payload, padded to 8 bytes
 
     kind & 0xFF   ROW: float64 values of key set (kind >> 8); KEYS: JSON list that defines key set (kind >> 8);
-                  EVENT: a lifecycle record, Avro single-object
-    length        bytes of payload without padding; seq is -1 for KEYS, which takes no sequence number
+                  EVENT: a lifecycle record, Avro single-object; END: empty, the emitter ended by itself
+    length        bytes of payload without padding; seq is -1 for KEYS and END, which take no sequence number
     crc           CRC-32 of everything behind it, padding left out
 
 Laws:
@@ -18,7 +19,8 @@ Laws:
    the whole record is not atomic for another process.)
 2. A segment is self-contained: it defines each key set before a row uses it.
 3. Sequence numbers rise by one from record to record, across segments too. Where a reader meets a damaged record, it
-   goes on at the next good one; the numbers between are a loss that has to be declared.
+   goes on at the next good one; the numbers between are a loss that has to be declared. So is one record behind the
+   last good one where anything but zeros stands for its commit word: it was whole once.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ROW, KEYS, EVENT = 1, 2, 3
+ROW, KEYS, EVENT, END = 1, 2, 3, 4
 SUFFIX = ".seg"
 OWNER = "owner"
 
@@ -54,6 +56,7 @@ CRC_AT = 8  # the CRC covers what follows itself
 _MAGIC = b"RWSEG\0\0\1"
 _HEAD = struct.Struct("<8sII")
 _CHUNK_BYTES = 2**20
+_HEADER_BYTES_MAX = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +133,29 @@ def segment_numbers(folder: Path) -> list[int]:
 class SegmentReader:
     """Reads one segment's records in order, by `pread`: the page cache shows what the writer's mapping holds.
 
+    Attributes:
+        header: The segment's own, or `otherwise` where that is damaged.
+        has_header: Whether the segment's own could be read.
+        next_seq: Number behind the last record that `recover` passed over or handed out.
+        has_ended: Whether `recover` met the record that ends a journal.
+
     Raises:
-        JournalError: On construction, when the header is unreadable.
+        JournalError: On construction, when the header is unreadable and there is none to use instead.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, otherwise: SegmentHeader | None = None) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self.header, self._at = _read_header(self._fd, path)
+            header, self._at = _read_header(self._fd, path, or_none=otherwise is not None)
         except BaseException:
             os.close(self._fd)
             raise
+        self.has_header = header is not None
+        self.header: SegmentHeader = header or otherwise  # type: ignore[assignment]
         self._size = os.fstat(self._fd).st_size
         self._keys: dict[int, tuple[str, ...]] = {}
+        self.next_seq = 0
+        self.has_ended = False
 
     @property
     def offset(self) -> int:
@@ -157,7 +170,7 @@ class SegmentReader:
         """Records up to byte `end`, which the writer of this very process has published: they are whole."""
         while self._at < end:
             chunk = os.pread(self._fd, min(_CHUNK_BYTES, end - self._at), self._at)
-            if len(chunk) >= 16 and _record_bytes(chunk, 0) > len(chunk):
+            if len(chunk) >= RECORD_BYTES and _record_bytes(chunk, 0) > len(chunk):
                 chunk = os.pread(self._fd, _record_bytes(chunk, 0), self._at)
             base, at = self._at, 0
             while at + RECORD_BYTES <= len(chunk) and at + _record_bytes(chunk, at) <= len(chunk):
@@ -171,25 +184,28 @@ class SegmentReader:
     def recover(self, next_seq: int, rows_max: int) -> Iterator[Rows | StoredEvent]:
         """Every good record from `next_seq` on, of a writer that is dead; each is checked.
 
-        Damaged records are passed over: the caller sees a jump in the sequence.
+        Damaged records are passed over: the caller sees a jump in the sequence, at the end by `self.next_seq`.
         """
         data = os.pread(self._fd, self._size, 0)
-        at: int | None = self._at
-        while (at := _next_good(data, at, next_seq)) is not None:
-            good_until, at_seq = at, next_seq
-            # Collect the unbroken good stretch first, so that rows can be taken in bulk.
-            while _is_good(data, good_until) and _seq(data, good_until) in (-1, at_seq):
-                at_seq += _seq(data, good_until) >= 0
-                good_until += _record_bytes(data, good_until)
-            if good_until == at:
-                next_seq = _seq(data, at)
-                continue
-            stretch, inside = data[at:good_until], 0
+        self.next_seq = next_seq
+        end = self._at
+        at = _next_good(data, end, next_seq)
+        while at is not None:
+            # Collect an unbroken good stretch first, so that rows can be taken in bulk.
+            start, taken, seq = at, 0, max(_seq(data, at), self.next_seq)
+            while taken < rows_max and _is_good(data, at) and (taken == 0 or _seq(data, at) in (-1, seq)):
+                seq = max(_seq(data, at) + 1, seq)
+                at += _record_bytes(data, at)
+                taken += 1
+            stretch, inside = data[start:at], 0
             while inside < len(stretch):
                 found, inside = self._take(stretch, inside, rows_max)
                 if found is not None:
                     yield found
-            next_seq, at = at_seq, good_until
+            self.next_seq = max(self.next_seq, seq)
+            end, at = at, _next_good(data, at, self.next_seq)
+        if end and any(data[end : end + COMMIT_WORD.size]) and _was_whole(data, end, self.next_seq):
+            self.next_seq += 1
 
     def _take(self, data: bytes, at: int, rows_max: int) -> tuple[Rows | StoredEvent | None, int]:
         """The record at `at`, with all rows of the same key set that follow it: (what it is, where the next begins)."""
@@ -198,25 +214,41 @@ class SegmentReader:
         payload_at = at + RECORD_BYTES
         if kind & 0xFF == KEYS:
             self._keys[kind >> 8] = tuple(json.loads(data[payload_at : payload_at + length]))
-            return None, end
-        if kind & 0xFF == EVENT:
+        elif kind & 0xFF == EVENT:
             return StoredEvent(seq, data[payload_at : payload_at + length]), end
-        rows = _same_rows(data, at, length, kind, rows_max)
-        keys = self._keys.get(kind >> 8)
-        if keys is None:  # its definition was damaged: a loss, like the numbers of a damaged record
-            return None, at + rows.nbytes
-        return Rows(keys, seq, rows["step"], rows["time"], rows["values"]), at + rows.nbytes
+        elif kind & 0xFF == END:
+            self.has_ended = True
+        elif kind & 0xFF == ROW:
+            keys = self._keys.get(kind >> 8)
+            rows = _same_rows(data, at, length, kind, rows_max)
+            end = at + rows.nbytes
+            if keys is not None:  # else its definition was damaged: a loss, like the numbers of a damaged record
+                return Rows(keys, seq, rows["step"], rows["time"], rows["values"]), end
+        return None, end
 
 
-def _read_header(fd: int, path: Path) -> tuple[SegmentHeader, int]:
-    head = os.pread(fd, _HEAD.size, 0)
+def parse_header(data: bytes) -> tuple[SegmentHeader, int]:
+    """The header that `data` begins with, and its length.
+
+    Raises:
+        ValueError: There is none.
+    """
     try:
-        magic, length, crc = _HEAD.unpack(head)
-        text = os.pread(fd, length, _HEAD.size)
+        magic, length, crc = _HEAD.unpack_from(data)
+        text = data[_HEAD.size : _HEAD.size + length]
         if magic != _MAGIC or zlib.crc32(text) != crc:
             raise ValueError("marker or check sum are wrong")
-        return SegmentHeader(**json.loads(text)), len(padded(head + text))
-    except (struct.error, ValueError, TypeError) as error:
+        return SegmentHeader(**json.loads(text)), len(padded(data[: _HEAD.size + length]))
+    except (struct.error, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _read_header(fd: int, path: Path, *, or_none: bool) -> tuple[SegmentHeader | None, int]:
+    try:
+        return parse_header(os.pread(fd, _HEADER_BYTES_MAX, 0))
+    except ValueError as error:
+        if or_none:
+            return None, 0
         raise JournalError(f"Journal segment {path} has no readable header: {error}.") from error
 
 
@@ -257,12 +289,12 @@ def _is_good(data: bytes, at: int) -> bool:
         return False
     crc, length = struct.unpack_from("<II", data, at + 4)
     end = at + RECORD_BYTES + length
-    return end <= len(data) and zlib.crc32(memoryview(data)[at + CRC_AT : end]) == crc
+    return bool(end <= len(data) and zlib.crc32(memoryview(data)[at + CRC_AT : end]) == crc)
 
 
-def _next_good(data: bytes, at: int | None, next_seq: int) -> int | None:
-    """Where the next good record of `next_seq` or later begins (KEYS count whatever they hold)."""
-    while at is not None and at >= 0:
+def _next_good(data: bytes, at: int, next_seq: int) -> int | None:
+    """Where the next good record of `next_seq` or later begins (KEYS and END count whatever they hold)."""
+    while at >= 0:
         if at % 8 == 0 and _is_good(data, at):
             if _seq(data, at) == -1 or _seq(data, at) >= next_seq:
                 return at
@@ -270,3 +302,12 @@ def _next_good(data: bytes, at: int | None, next_seq: int) -> int | None:
         else:
             at = data.find(COMMIT_BYTES, at + 1)
     return None
+
+
+def _was_whole(data: bytes, at: int, next_seq: int) -> bool:
+    """Whether the damaged record behind the last good one was `next_seq`, and not cut by the end of its file."""
+    if at + RECORD_BYTES > len(data):
+        return False
+    is_cut = at + _record_bytes(data, at) > len(data) and any(data[-8:])  # a preallocated file ends with zeros
+    has_seq = _seq(data, at) != -1 and data[at + 12] not in (KEYS, END)
+    return not is_cut and (has_seq or _seq(data, at) == next_seq)

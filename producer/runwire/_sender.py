@@ -7,11 +7,12 @@ import contextlib
 import logging
 import threading
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from runwire._batch import Message, messages
 from runwire._delivery import Delivery
-from runwire._errors import TransportError
+from runwire._errors import JournalError, TransportError
 from runwire._segments import SegmentReader, segment_path
 from runwire._transport import make_transport
 
@@ -30,6 +31,7 @@ HEARTBEAT_INTERVAL_SECONDS = 5.0
 RECONNECT_SECONDS_MIN = 0.2
 RECONNECT_SECONDS_MAX = 5.0
 WARNING_INTERVAL_SECONDS = 60.0
+STARTS_MAX = 3
 
 _log = logging.getLogger("runwire")
 
@@ -55,7 +57,6 @@ class Sender(threading.Thread):
         journal: Journal,
         destination: Destination,
         speaker: Speaker,
-        declare_loss: Callable[[int, int, str], None],
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
         """`beside` runs next to the deliveries, once: recovery of dead emitters' journals."""
@@ -63,10 +64,12 @@ class Sender(threading.Thread):
         self._journal = journal
         self._destination = destination
         self._speaker = speaker
-        self._delivery = Delivery(journal.header, declare_loss)
+        self._delivery = Delivery(journal.header, journal.declare_loss)
         self._beside = beside
         self._found: Iterator[Message] = iter(())
         self._readers: list[SegmentReader] = []
+        self._at_number = -1
+        self._rest: list[StoredEvent] = []
         self._finishing = threading.Event()
         self._abandoned = False
         self._wake: Callable[[], None] = lambda: None
@@ -92,13 +95,20 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """The thread's whole life."""
         try:
-            asyncio.run(self._main())
+            self._speaker.describe()
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process
-            if not self._abandoned:
-                self._warn(f"Tracking stopped sending, the journal keeps everything: {error!r}.", once=True)
-        finally:
-            for reader in self._readers:
-                reader.close()
+            self._warn(f"Git, host and packages stay unknown: {error!r}.", once=True)
+        for _ in range(STARTS_MAX):
+            try:
+                asyncio.run(self._main())
+                break
+            except Exception as error:  # noqa: BLE001 - as above
+                if self._abandoned:
+                    break
+                self.last_error = repr(error)
+                self._warn(f"Sending failed, the journal keeps everything: {error!r}.", once=True)
+                self._rewind()
+        self._close_readers()
 
     async def _main(self) -> None:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
@@ -108,20 +118,24 @@ class Sender(threading.Thread):
                 loop.call_soon_threadsafe(changed.set)
 
         self._wake = wake
-        self._speaker.describe()
         beside = asyncio.ensure_future(self._beside()) if self._beside else None
+        self._beside = None
         pause_seconds = RECONNECT_SECONDS_MIN
         while not (self.delivered or self._abandoned):
             transport = make_transport(self._destination)
+            before_seq = self.acknowledged_seq
             try:
                 await transport.open()
-                pause_seconds = RECONNECT_SECONDS_MIN
                 await self._deliver(transport, changed)
             except TransportError as error:
                 self.last_error = str(error)
                 self._warn(f"{error} Training goes on; events wait in {self._journal.folder}.")
-                await _wait(changed, 0.0 if error.refused else pause_seconds)
-                pause_seconds = min(2 * pause_seconds, RECONNECT_SECONDS_MAX)
+                if self.acknowledged_seq > before_seq:
+                    pause_seconds = RECONNECT_SECONDS_MIN
+                if not error.refused:  # what was refused is halved or set aside by now: the rest goes at once
+                    self._journal.prepare()
+                    await _wait(changed, pause_seconds)
+                    pause_seconds = min(2 * pause_seconds, RECONNECT_SECONDS_MAX)
             finally:
                 await transport.close()
         if beside is not None:
@@ -136,22 +150,25 @@ class Sender(threading.Thread):
             now = time.monotonic()
             if now >= heartbeat_at:
                 heartbeat_at = now + HEARTBEAT_INTERVAL_SECONDS
-                await transport.send([self._heartbeat()])
+                await _tell(transport, self._heartbeat())
             # 1. what an earlier transport left over, 2. what was published since.
             await self._delivery.send(transport, self._found)
+            # Finishing was seen, and so the journal sealed, before it is read: nothing can be missed.
+            if finishing:
+                self._rest += self._journal.take_rest()
             published = self._journal.published
-            read = self._read(published.number, published.offset)
+            read = chain(self._read(published.number, published.offset), self._rest)
             self._found = messages(read, self._journal.header, BATCH_ROWS_MAX, BATCH_BYTES_MAX)
             await self._delivery.send(transport, self._found)
             self._trim()
             self._journal.prepare()
             self.cpu_seconds = time.thread_time()
-            # Finishing was seen before the journal was read: nothing can have been missed.
-            if finishing:
-                await transport.send([self._speaker.ended(self._journal.next_seq, "finished")])
+            if not finishing:
+                await _wait(changed, FLUSH_INTERVAL_SECONDS)
+            elif not self._journal.has_rest:
+                await _tell(transport, self._speaker.ended(published.next_seq, "finished"))
                 self.delivered = True
                 return
-            await _wait(changed, FLUSH_INTERVAL_SECONDS)
 
     def _heartbeat(self) -> Message:
         next_seq = self._journal.next_seq
@@ -159,29 +176,53 @@ class Sender(threading.Thread):
 
     def _read(self, number: int, offset: int) -> Iterator[Rows | StoredEvent]:
         """What was published up to byte `offset` of segment `number` and not read yet."""
-        if not self._readers:
-            self._readers.append(SegmentReader(segment_path(self._journal.folder, 0)))
         while True:
-            reader = self._readers[-1]
-            at_last = reader.header.number == number
-            end = offset if at_last else self._journal.ends[reader.header.number]
-            yield from reader.read(end, BATCH_ROWS_MAX)
-            if at_last:
+            if self._readers and self._readers[-1].header.number == self._at_number:
+                end = offset if self._at_number == number else self._journal.end_of(self._at_number)
+                if end is not None:
+                    yield from self._readers[-1].read(end, BATCH_ROWS_MAX)
+            following = self._journal.following(self._at_number)
+            if following is None or following > number:
                 return
-            self._readers.append(SegmentReader(segment_path(self._journal.folder, reader.header.number + 1)))
+            try:
+                self._readers.append(SegmentReader(segment_path(self._journal.folder, following)))
+            except (OSError, JournalError) as error:
+                if self._journal.end_of(following) is None:
+                    return  # its end isn't known yet, and so not what is lost with it
+                self._journal.give_up(following, f"the journal couldn't be read: {error}")
+            self._at_number = following
 
     def _trim(self) -> None:
         """Delete the segments whose rows are all acknowledged."""
         while len(self._readers) > 1 and self._readers[1].header.first_seq <= self.acknowledged_seq:
             self._readers.pop(0).close()
-        if self._readers:
+        if self._readers and not self._abandoned:
             self._journal.trim(self._readers[0].header.number)
+
+    def _rewind(self) -> None:
+        """Read again from the oldest segment on: nobody knows what was lost on the way; the ledger drops the rest."""
+        self._close_readers()
+        self._at_number = -1
+        self._found = iter(())
+        self._delivery = Delivery(self._journal.header, self._journal.declare_loss, self.acknowledged_seq)
+
+    def _close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
 
     def _warn(self, text: str, *, once: bool = False) -> None:
         now = time.monotonic()
         if once or now - self._warned_at >= WARNING_INTERVAL_SECONDS:
             self._warned_at = now
             _log.warning(text)
+
+
+async def _tell(transport: Transport, message: Message) -> None:
+    """Send what lies outside the sequence: refused, it can't be halved, so that is an error like any other."""
+    try:
+        await transport.send([message])
+    except TransportError as error:
+        raise TransportError(str(error)) from error
 
 
 async def _wait(changed: asyncio.Event, seconds: float) -> None:

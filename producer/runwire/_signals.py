@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runwire._batch import Message
-from runwire_schemas.codec import encode
+from runwire_schemas.codec import decode, encode
 from runwire_schemas.envelope import Envelope
-from runwire_schemas.events import EmitterEnded, Heartbeat, RowsLost, Signal
+from runwire_schemas.errors import DecodeError
+from runwire_schemas.events import EmitterEnded, Heartbeat, Lifecycle, RowsLost, Signal
 
 if TYPE_CHECKING:
     from runwire._segments import SegmentHeader
 
 
-def heartbeat(
-    header: SegmentHeader, time_us: int, next_in_seconds: float, next_seq: int, rows_waiting: int
-) -> Message:
+def heartbeat(header: SegmentHeader, time_us: int, next_in_seconds: float, next_seq: int, rows_waiting: int) -> Message:
     """The emitter lives; the next sign is due in `next_in_seconds`."""
     event = Heartbeat(
         header.run_id,
@@ -35,12 +35,24 @@ def ended(header: SegmentHeader, time_us: int, next_seq: int, how: str) -> Messa
     return _message(header, event)
 
 
-def rows_lost(
+def rows_lost(  # noqa: PLR0917 - the record has these fields
     header: SegmentHeader, time_us: int, seq: int, first_seq: int, count: int, reason: str
 ) -> bytes:
     """Payload of the record, itself number `seq`, that declares rows lost."""
     lost = RowsLost(header.run_id, header.emitter_id, header.rank, seq, time_us, first_seq, count, reason)
     return encode(lost)
+
+
+def renumbered(payload: bytes, seq: int) -> bytes:
+    """A lifecycle record's payload with another sequence number.
+
+    Raises:
+        DecodeError: It is no such record.
+    """
+    event = decode(payload)
+    if not isinstance(event, Lifecycle):
+        raise DecodeError(f"{type(event).__name__} has no sequence number.")
+    return encode(replace(event, seq=seq))
 
 
 def _message(header: SegmentHeader, event: Signal) -> Message:
