@@ -62,13 +62,23 @@ def test_view_shows_name_state_curve_and_best() -> None:
     store = _Store()
     store.runs = [_run()]
     store.curves = [
-        {"run_id": "r", "metric": "train/loss", "bucket": at, "value": value} for at, value in enumerate([2.0, 1.0, 0.5])
+        {"run_id": "r", "metric": "train/loss", "bucket": at, "value": value}
+        for at, value in enumerate([2.0, 1.0, 0.5])
     ]
     view = LiveView(store, "g", 100, ["train/loss"])
     view.refresh()
     view.note("[bold]rank 2 killed -9[/]")
     drawn = _drawn(view)
-    for expected in ("brave-otter-7", "lr 0.1", "48,000 points", "running", "0.912", "█▃▁", "0.5000", "rank 2 killed -9"):
+    for expected in (
+        "brave-otter-7",
+        "lr 0.1",
+        "48,000 points",
+        "running",
+        "0.912",
+        "█▃▁",
+        "0.5000",
+        "rank 2 killed -9",
+    ):
         assert expected in drawn
     assert view.first_curve_seconds is not None
 
