@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any
@@ -13,7 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from grafana import live, queries
 from grafana.generate import DASHBOARDS, FOLDER, render
+from runwire_consumer.database import MEMORY, Database
 from runwire_consumer.gauges import RunGauges
+from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import SelfMetrics
 from tests.services.process import REPOSITORY
 
@@ -130,6 +133,21 @@ def test_every_metric_that_is_asked_for_exists() -> None:
     asked = {name for expression in expressions for name in re.findall(r"runwire_\w+", expression)}
     assert len(asked) > 8
     assert asked - _exported() == set()
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_every_query_in_sql_is_allowed(name: str) -> None:
+    """The consumer runs each of them, also with a run's id or none chosen, and returns the columns it declares."""
+    targets = [node for node in _walk(_dashboard(name)) if "url_options" in node]
+    assert targets
+    with contextlib.closing(Database.open(MEMORY)) as database:
+        sandbox = Sandbox(database.cursor)
+        for target in targets:
+            for chosen in (".*", "(abcdefgh23456722|my\\-project)", ""):
+                query = target["url_options"]["data"]
+                query = query.replace("${run:regex}", chosen).replace("${project:regex}", chosen)
+                declared = [column["selector"] for column in target["columns"]]
+                assert sorted(sandbox.run(query).unique_columns) == sorted(declared)
 
 
 def test_no_provisioning_file_holds_a_secret() -> None:
