@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+
 from runwire_cli.live import LiveView, sparkline
 
 NAN, INF = float("nan"), float("inf")
