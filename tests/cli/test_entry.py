@@ -1,0 +1,155 @@
+"""The command line itself: help, a bare install, and errors in one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runwire_cli import entry
+from runwire_cli.errors import CommandError
+from runwire_cli.settings import read_command_settings
+
+RUNWIRE = [sys.executable, "-m", "runwire_cli"]
+# Installed but invisible, as in `pip install runwire`.
+BARE = """
+import importlib.abc, sys
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"typer", "click", "rich", "duckdb", "pyarrow", "httpx", "starlette", "uvicorn",
+                                      "prometheus_client"}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Hidden())
+import importlib.util
+found = importlib.util.find_spec
+def find_spec(name, package=None):
+    try:
+        return found(name, package)
+    except ModuleNotFoundError:
+        return None
+importlib.util.find_spec = find_spec
+from runwire_cli.entry import main
+sys.argv[0] = "runwire"
+main()
+"""
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """This process's environment without Runwire's own variables."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNWIRE_")}
+    return {**inherited, "RUNWIRE_HOME": str(home), "COLUMNS": "200"}
+
+
+def call(command: list[str], home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *arguments],
+        env=clean_environment(home), cwd=home.parent, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_help_is_fast_and_names_every_command(tmp_path: Path) -> None:
+    """Nothing heavy is imported for it."""
+    started = time.perf_counter()
+    answer = call(RUNWIRE, tmp_path / "home", "--help")
+    assert time.perf_counter() - started < 5
+    assert answer.returncode == 0
+    assert all(command in answer.stdout for command in entry.COMMANDS)
+    modules = subprocess.run(
+        [sys.executable, "-c", "import runwire_cli.app, sys; print(sorted(sys.modules))"],
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    assert not [
+        name for name in ("duckdb", "pyarrow", "numpy", "aiokafka", "uvicorn", "httpx") if f"'{name}'" in modules
+    ]
+
+
+def test_a_bare_install_helps_and_syncs(tmp_path: Path) -> None:
+    """Both need nothing but the trainer's SDK."""
+    bare = [sys.executable, "-c", BARE]
+    answer = call(bare, tmp_path / "home", "--help")
+    assert answer.returncode == 0, answer.stderr
+    assert all(command in answer.stdout for command in entry.COMMANDS)
+    assert "pip install 'runwire[local]'" in answer.stdout
+    answer = call(bare, tmp_path / "home", "sync")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "0 journals sent" in answer.stdout
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["up", "--once"], ["sql", "SELECT 1", "--json"], ["show"], ["demo"]])
+def test_a_bare_install_names_the_extra(tmp_path: Path, arguments: list[str]) -> None:
+    """One line, non-zero exit."""
+    answer = call([sys.executable, "-c", BARE], tmp_path / "home", *arguments)
+    assert answer.returncode == 1
+    assert answer.stderr.count("\n") == 1
+    assert "pip install 'runwire[local]'" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["nothing"], 2, "No such command 'nothing'"),
+        (["show"], 2, "Missing argument 'RUN'"),
+        (["runs", "--json", "--csv"], 2, "Choose one of --json and --csv"),
+        (["runs", "--nothing"], 2, "No such option"),
+        (["up", "--port", "99999"], 2, "99999"),
+        (["up", "--url", "ftp://x"], 1, "ftp://x"),
+        (["sync", "/does/not/exist"], 1, "no folder '/does/not/exist'"),
+        (["sync", "--to", "ftp://x"], 1, "ftp://x"),
+        (["runs"], 1, "Nothing is tracked here yet"),
+    ],
+)
+def test_wrong_use_is_one_sentence(tmp_path: Path, arguments: list[str], code: int, part: str) -> None:
+    """On stderr, with a non-zero exit, without a trace."""
+    answer = call(RUNWIRE, tmp_path / "home", *arguments)
+    assert answer.returncode == code, answer.stderr
+    assert part in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert answer.stdout == ""
+    assert not (tmp_path / "home").exists() or arguments[0] == "up"
+
+
+@pytest.mark.parametrize(
+    ("server", "address"),
+    [
+        ("http://host:1", "http://host:1"),
+        ("https://host/", "https://host"),
+        ("host:8470", "http://host:8470"),
+        ("", None),
+    ],
+)
+def test_the_server_is_an_address(tmp_path: Path, server: str, address: str | None) -> None:
+    """With or without a scheme; empty is absent."""
+    environ = {"RUNWIRE_SERVER": server, "RUNWIRE_HOME": str(tmp_path)}
+    assert read_command_settings(environ=environ).server == address
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"RUNWIRE_SERVER": "ftp://host"},
+        {"RUNWIRE_SERVER": "http://user:secret@host"},
+        {"RUNWIRE_SERVER": "http://"},
+        {"RUNWIRE_PORT": "many"},
+        {"RUNWIRE_PORT": "70000"},
+        {"RUNWIRE_PORT": "-1"},
+    ],
+)
+def test_a_variable_that_cant_be_used_is_named(environ: dict[str, str]) -> None:
+    """The sentence begins with its name and shows no secret."""
+    with pytest.raises(CommandError, match=f"^{next(iter(environ))}") as refusal:
+        read_command_settings(environ=environ)
+    assert "secret" not in str(refusal.value)
+
+
+def test_options_win_over_the_environment(tmp_path: Path) -> None:
+    """And the token masks itself."""
+    environ = {"RUNWIRE_PORT": "1", "RUNWIRE_HOST": "a", "RUNWIRE_TOKEN": "secret", "RUNWIRE_HOSTS": "X.example, y"}
+    settings = read_command_settings(home=str(tmp_path), port=0, environ=environ)
+    assert (settings.port, settings.host, settings.hosts) == (0, "a", ("x.example", "y"))
+    assert "secret" not in repr(settings)
+    assert read_command_settings(home=str(tmp_path), environ={}).port == 8470
