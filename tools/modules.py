@@ -51,9 +51,7 @@ def written_list(text: str) -> str:
     _, begin, rest = text.partition(f"{BEGIN}\n")
     inside, end, _ = rest.partition(END)
     if not begin or not end:
-        message = (
-            f"{DOCUMENT.name} has no lines {BEGIN!r} and {END!r} for the list of modules to stand between"
-        )
+        message = f"{DOCUMENT.name} has no lines {BEGIN!r} and {END!r} for the list of modules to stand between"
         raise ValueError(message)
     return inside
 
