@@ -50,7 +50,7 @@ format: $(DEV)  ## rewrite the sources as ruff wants them
 	@$(VENV)/bin/ruff format
 
 bench: $(DEV)  ## every measurement of bench/, as tables
-	@$(PYTHON_IN) bench/run.py
+	@for name in log_overhead ingest freshness; do $(PYTHON_IN) -m bench.$$name || exit 1; done
 
 services-up: $(DEV)  ## start a real Kafka broker and Prometheus to play with
 	@$(PYTHON_IN) tests/services/manage.py up
