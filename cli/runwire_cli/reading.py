@@ -29,7 +29,7 @@ def runs(reader: Reader, output: Output, project: str | None, limit: int) -> int
         case Form.CSV:
             output.csv(RUN_COLUMNS, rows)
         case Form.TABLE if rows:
-            output.console.print(views.runs_table(rows, _now()))
+            output.console.print(views.runs_table(rows, _now(), output.console.width))
             if len(rows) == limit:
                 output.say(f"These are the newest {limit}: --limit shows more.")
         case _:

@@ -26,32 +26,36 @@ STATE_STYLES = {
     "crashed": "red",
     "failed": "red",
 }
+# From which width of the terminal on a column is shown.
+_RUN_COLUMNS = {
+    "run": 0, "id": 0, "project": 120, "state": 0, "started": 70, "took": 140, "points": 160, "commit": 170,
+    "params": 100, "best": 0, "last": 130,
+}  # fmt: skip
 EVENTS_SHOWN_MAX = 15
 COMMIT_CHARACTERS = 8
 
 
-def runs_table(rows: Sequence[Row], now: datetime) -> Table:
-    """A line a run; of the parameters those in which the runs differ come first."""
-    table = grid(
-        "run", "id", "project", "state", "started", "took", "points", "commit", "params", "best", "last",
-        right=("took", "points"),
-    )  # fmt: skip
+def runs_table(rows: Sequence[Row], now: datetime, width: int) -> Table:
+    """A line a run, with as many columns as fit; of the parameters those in which the runs differ come first."""
+    columns = [name for name, width_min in _RUN_COLUMNS.items() if width >= width_min]
+    table = grid(*columns, right=("took", "points"))
     differing = _differing_keys(row["params"] for row in rows)
     for row in rows:
         params = {key: row["params"][key] for key in (*differing, *row["params"]) if key in row["params"]}
-        table.add_row(
-            cell(short(row["name"], 32), "bold"),
-            cell(row["run_id"], "dim"),
-            cell(short(row["project"], 24)),
-            cell(row["state"], STATE_STYLES.get(row["state"], "")),
-            cell(moment(row["started_at"], now)),
-            cell(duration(row["duration_seconds"])),
-            cell(number(row["points"])),
-            cell(_commit(row)),
-            cell(pairs(params)),
-            cell(pairs(row["best"])),
-            cell(pairs({key: value for key, value in row["last"].items() if key not in row["best"]})),
-        )
+        cells = {
+            "run": cell(short(row["name"], 32), "bold"),
+            "id": cell(row["run_id"], "dim"),
+            "project": cell(short(row["project"], 24)),
+            "state": cell(row["state"], STATE_STYLES.get(row["state"], "")),
+            "started": cell(moment(row["started_at"], now)),
+            "took": cell(duration(row["duration_seconds"])),
+            "points": cell(number(row["points"])),
+            "commit": cell(_commit(row)),
+            "params": cell(pairs(params)),
+            "best": cell(pairs(row["best"])),
+            "last": cell(pairs({key: value for key, value in row["last"].items() if key not in row["best"]})),
+        }
+        table.add_row(*(cells[name] for name in columns))
     return table
 
 

@@ -154,6 +154,8 @@ def _lock_down(connection: duckdb.DuckDBPyConnection, options: EngineOptions) ->
     if options.snapshots_folder is not None:
         folder = str(options.snapshots_folder).replace("'", "''")
         connection.execute(f"SET allowed_directories = ['{folder}']")
+    # Our times have no zone and are UTC: compared with now() they must not be read in this machine's own zone.
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 

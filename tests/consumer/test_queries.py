@@ -77,6 +77,16 @@ def test_one_run_is_shown_whole(ask: queries.Ask) -> None:
         queries.show_run(ask, "nothing")
 
 
+def test_times_without_a_zone_are_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the consumer runs: a dashboard's time range must not be off by an hour."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    database = small_store()
+    sandbox = Sandbox(database.cursor)
+    sql = "SELECT TIMESTAMP '2023-11-14 22:13:20' = to_timestamp(1700000000) AS same"
+    assert list(sandbox.run(sql).objects()) == [{"same": True}]
+    database.close()
+
+
 def test_the_receipt_tells_open_from_missing(ask: queries.Ask) -> None:
     """Two rows of rank 1 are unexplained, three declared lost; rank 0's second process still lives."""
     receipt = queries.receipt(ask, DIGITS)
