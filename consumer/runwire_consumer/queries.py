@@ -18,6 +18,7 @@ Ask = Callable[[str, Mapping[str, Any]], Sequence[Row]]
 RUNS_MAX = 1_000
 EVENTS_MAX = 200
 CANDIDATES_SHOWN_MAX = 5
+ID_CHARACTERS_MIN = 4
 
 RUNS_SQL = """
 SELECT run_id, project, name, "group", "user", tags, notes, state, started_at, ended_at, duration_seconds, "commit",
@@ -116,26 +117,35 @@ def find_run(ask: Ask, wanted: str) -> str:
         RunNotFound: There is none.
         RunAmbiguous: There are several.
     """
-    found = ask(
-        "SELECT run_id, name, project, state FROM runs "
-        "WHERE run_id = $wanted OR name = $wanted OR (length($wanted) >= 4 AND starts_with(run_id, $wanted)) "
-        "ORDER BY started_at DESC NULLS LAST, run_id",
+    # Ids come from a small relation; only a name has to be looked for in `runs`, which computes the best values.
+    ids = [
+        str(row["run_id"])
+        for row in ask(
+            "SELECT DISTINCT run_id FROM emitters WHERE starts_with(run_id, $wanted) ORDER BY run_id",
+            {"wanted": wanted},
+        )
+    ]
+    if wanted in ids:
+        return wanted
+    named = ask(
+        "SELECT run_id, project, state FROM runs WHERE name = $wanted ORDER BY started_at DESC NULLS LAST, run_id",
         {"wanted": wanted},
     )
-    for matches in (
-        [row for row in found if row["run_id"] == wanted],
-        [row for row in found if row["name"] == wanted],
-        found,
-    ):
-        if len(matches) == 1:
-            return str(matches[0]["run_id"])
-        if matches:
-            shown = ", ".join(
-                f"{row['run_id']} ({row['project']}, {row['state']})" for row in matches[:CANDIDATES_SHOWN_MAX]
-            )
-            more = f" and {len(matches) - CANDIDATES_SHOWN_MAX} more" if len(matches) > CANDIDATES_SHOWN_MAX else ""
-            raise RunAmbiguous(f"{len(matches)} runs are called {wanted!r}: name one by its id: {shown}{more}.")
-    raise RunNotFound(f"There is no run {wanted!r}: `runwire runs` lists the runs.")
+    if len(named) == 1:
+        return str(named[0]["run_id"])
+    if named:
+        texts = [f"{row['run_id']} ({row['project']}, {row['state']})" for row in named]
+        raise RunAmbiguous(f"{len(named)} runs are called {wanted!r}: name one by its id: {_some(texts)}.")
+    if len(wanted) < ID_CHARACTERS_MIN or not ids:
+        raise RunNotFound(f"There is no run {wanted!r}: `runwire runs` lists the runs.")
+    if len(ids) > 1:
+        raise RunAmbiguous(f"{len(ids)} ids begin with {wanted!r}: write more of it: {_some(ids)}.")
+    return ids[0]
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - CANDIDATES_SHOWN_MAX} more" if len(texts) > CANDIDATES_SHOWN_MAX else ""
+    return ", ".join(texts[:CANDIDATES_SHOWN_MAX]) + more
 
 
 def show_run(ask: Ask, run_id: str) -> Row:
