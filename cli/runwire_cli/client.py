@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Params = Mapping[str, Any] | Sequence[Any] | None
 
+OpenFile = Callable[[float], "Database"]
+"""Opens the home's database with what waits in it, after a wait for the lock of so many seconds."""
+
 SERVER_FILE = "server.json"
 LOCK_WAIT_SECONDS = 10.0
 LOCK_SLICE_SECONDS = 0.3
@@ -213,12 +216,12 @@ class ServerFile:
                 (home / SERVER_FILE).unlink()
 
 
-def open_reader(settings: CommandSettings, open_file: Callable[[float], Database]) -> Reader:
+def open_reader(settings: CommandSettings, open_file: OpenFile) -> Reader:
     """The reader of these settings.
 
     Args:
         settings: Where to ask.
-        open_file: Opens the home's database with what waits in it, after a wait for the lock in seconds.
+        open_file: Opens the file where no consumer answers.
 
     Raises:
         CommandError: No consumer and no home to read.

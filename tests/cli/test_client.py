@@ -1,0 +1,174 @@
+"""Which reader a command gets: the named server, the home's own consumer, else the file under its lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runwire_cli import client
+from runwire_cli.client import FileReader, HttpReader, ServerFile, open_reader
+from runwire_cli.errors import CommandError
+from runwire_cli.settings import CommandSettings, read_command_settings
+from runwire_consumer.database import Database, EngineOptions
+from runwire_consumer.errors import StoreLocked
+from tests.cli.face import TOKEN, served
+from tests.consumer.small_store import small_store
+
+HOLDER = """
+import sys
+from pathlib import Path
+from runwire_consumer.lock import LockFile
+lock = LockFile.acquire(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> CommandSettings:
+    (tmp_path / "home").mkdir()
+    return read_command_settings(environ={"RUNWIRE_HOME": str(tmp_path / "home")})
+
+
+def open_file(settings: CommandSettings) -> client.OpenFile:
+    """What `runwire up --once` opens, without reading anything."""
+    return lambda wait: Database.open(settings.home.database, EngineOptions(lock_wait_seconds=wait))
+
+
+@pytest.fixture
+def holder(settings: CommandSettings) -> Iterator[subprocess.Popen[str]]:
+    """A process that has locked the home's database."""
+    lock = f"{settings.home.database}.lock"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    process.stdin.close()
+
+
+def test_without_a_home_there_is_nothing_to_read(tmp_path: Path) -> None:
+    """And no home is made by looking."""
+    settings = read_command_settings(environ={"RUNWIRE_HOME": str(tmp_path / "home")})
+    with pytest.raises(CommandError, match="Nothing is tracked here yet"):
+        open_reader(settings, open_file(settings))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_consumer_the_file_is_read(settings: CommandSettings) -> None:
+    """Also when a consumer that was killed has left its address behind."""
+    ServerFile("127.0.0.1", 9, 1).write(settings.home.path)
+    reader = open_reader(settings, open_file(settings))
+    assert isinstance(reader, FileReader)
+    assert reader.place == str(settings.home.database)
+    assert reader.table("SELECT count(*) AS n FROM runs").rows == [{"n": 0}]
+    reader.close()
+    open_reader(settings, open_file(settings)).close()
+
+
+def test_the_homes_consumer_is_asked(settings: CommandSettings) -> None:
+    """By the address and the token that it keeps there."""
+    database = small_store()
+    (settings.home.path / "token").write_text(TOKEN)
+    with served(database) as port:
+        ServerFile("127.0.0.1", port, 1).write(settings.home.path)
+        reader = open_reader(settings, open_file(settings))
+        assert isinstance(reader, HttpReader)
+        assert reader.table("SELECT count(*) AS n FROM runs").rows == [{"n": 3}]
+        reader.close()
+    database.close()
+
+
+def test_a_named_server_wins(settings: CommandSettings, tmp_path: Path) -> None:
+    """With its own token; the home isn't looked at."""
+    database = small_store()
+    with served(database) as port:
+        environ = {
+            "RUNWIRE_SERVER": f"127.0.0.1:{port}",
+            "RUNWIRE_TOKEN": TOKEN,
+            "RUNWIRE_HOME": str(tmp_path / "nowhere"),
+        }
+        reader = open_reader(read_command_settings(environ=environ), open_file(settings))
+        assert reader.table("SELECT count(*) AS n FROM runs").rows == [{"n": 3}]
+        assert reader.place == f"http://127.0.0.1:{port}"
+        reader.close()
+    database.close()
+
+
+def test_a_locked_database_names_its_holder(
+    settings: CommandSettings, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a wait, in one sentence."""
+    monkeypatch.setattr(client, "LOCK_WAIT_SECONDS", 0.5)
+    with pytest.raises(StoreLocked, match=f"in use by pid {holder.pid} on "):
+        open_reader(settings, open_file(settings))
+
+
+def test_a_lock_that_is_given_back_in_time_is_taken(settings: CommandSettings, holder: subprocess.Popen[str]) -> None:
+    """The wait goes on for 10 s."""
+    tries = 0
+
+    def open_and_count(wait: float) -> Database:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            holder.kill()
+            holder.wait()
+        return open_file(settings)(wait)
+
+    open_reader(settings, open_and_count).close()
+    assert tries == 2
+
+
+def test_a_consumer_that_is_still_starting_is_found(settings: CommandSettings, holder: subprocess.Popen[str]) -> None:
+    """It holds the lock before it has an address: the reader looks again."""
+    database = small_store()
+    (settings.home.path / "token").write_text(TOKEN)
+    assert holder.poll() is None
+    with served(database) as port:
+
+        def open_late(wait: float) -> Database:
+            ServerFile("127.0.0.1", port, 1).write(settings.home.path)
+            return open_file(settings)(wait)
+
+        reader = open_reader(settings, open_late)
+        assert isinstance(reader, HttpReader)
+        reader.close()
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),  # noqa: S104 - a case
+        ("::", "http://[::1]:1"),
+        ("node-7", "http://node-7:1"),
+    ],
+)
+def test_an_address_that_means_all_is_reached_on_this_machine(tmp_path: Path, host: str, address: str) -> None:
+    """And the file comes back as it was written."""
+    written = ServerFile(host, 1, 7)
+    written.write(tmp_path)
+    assert ServerFile.read(tmp_path) == written
+    assert written.address == address
+    ServerFile("other", 1, 8).remove(tmp_path)
+    assert ServerFile.read(tmp_path) == written
+    written.remove(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "a"}', '{"host": "a", "port": "x", "pid": 1}'])
+def test_a_garbled_address_is_no_address(tmp_path: Path, text: str) -> None:
+    """The command goes on to the file."""
+    (tmp_path / "server.json").write_text(text)
+    assert ServerFile.read(tmp_path) is None
