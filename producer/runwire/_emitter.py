@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class Emitter:
             identity: Whom it speaks for.
             journals: Folder of all journals of the home.
             destination: Where the sender delivers to.
-            describe: Runs once in the sender's thread before the first delivery: what takes long to find out.
+            describe: Runs once, in a thread of ours: what takes long to find out.
             on_elsewhere: Gets the URL of a dead journal in this home that wants to go elsewhere.
 
         Raises:
@@ -71,6 +72,7 @@ class Emitter:
         self._journals = journals
         self._describe = describe
         self._on_elsewhere = on_elsewhere
+        self._described = threading.Event()
         self.sender: Sender | None = None
         self.header = SegmentHeader(
             identity.project, identity.run_id, self.id, self.attempt, identity.rank, str(destination), 0, 0
@@ -78,10 +80,19 @@ class Emitter:
         self.journal = Journal(journals / self.id, self.header)
         self.journal.on_loss(self._lost_payload, _signals.renumbered)
 
-    def start_sender(self) -> None:
-        """Begin to deliver."""
-        self.sender = Sender(self.journal, self._destination, self, self._beside)
-        self.sender.start()
+    def start(self, *, deliver: bool) -> None:
+        """Begin to describe, and to deliver where that is wanted."""
+        if deliver:
+            self.sender = Sender(self.journal, self._destination, self, self._beside)
+            self.sender.start()
+        elif self._describe is None:
+            self._described.set()
+        else:
+            threading.Thread(target=self.describe, name="runwire-describe", daemon=True).start()
+
+    def wait_until_described(self, timeout_seconds: float) -> None:
+        """Before the end: a run too short for git to answer in has a commit too."""
+        self._described.wait(timeout_seconds)
 
     def record(self, kind: Callable[..., Lifecycle], **fields: Any) -> None:
         """Journal one lifecycle record of class `kind`."""
@@ -111,13 +122,14 @@ class Emitter:
                 self._on_elsewhere(outcome.url)
 
     def describe(self) -> None:
-        """Find out what takes long, and journal it; the sender's thread calls this first."""
-        if self._describe is None:
-            return
+        """Find out what takes long, and journal it; the sender's thread calls this first, else a thread of its own."""
         try:
-            self._describe(self)
+            if self._describe is not None:
+                self._describe(self)
         except Exception as problem:  # noqa: BLE001 - a description is not worth a run's events
             _log.warning("What this process runs on couldn't be found out: %r.", problem)
+        finally:
+            self._described.set()
 
     def _lost_payload(self, seq: int, first_seq: int, count: int, reason: str) -> bytes:
         return _signals.rows_lost(self.header, wall_time_us(), seq, first_seq, count, reason)

@@ -6,15 +6,18 @@ import contextlib
 import logging
 import operator
 import os
+import signal
 import sys
+import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from runwire._clock import RowClock
-from runwire._context.redaction import redact_params
-from runwire._errors import UsageTypeError, UsageValueError
+from runwire._clock import CLOCK, wall_anchor_ns
+from runwire._context.redaction import redact_params, redact_text
+from runwire._errors import UsageError, UsageTypeError, UsageValueError
 from runwire._params import flatten_params, printable
-from runwire._values import PLAIN_TYPES, checked_key, metric_row
+from runwire._values import PLAIN_TYPES, checked_key, metric_row, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +30,15 @@ ROW_NAMES_BYTES_MAX = 256 * 2**10
 PARAMS_BYTES_MAX = 256 * 2**10
 KEY_SETS_MAX = 10_000
 COST_SAMPLE = 64  # one call in so many is timed
+EXIT_CODE_MAX = 2**31 - 1
 
 _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
 _log = logging.getLogger("runwire")
+# Looked up once: `log` runs millions of times.
+_are_plain = PLAIN_TYPES.issuperset
+_clock_gettime_ns = time.clock_gettime_ns
+_perf_counter_ns = time.perf_counter_ns
 
 
 class Run:
@@ -38,6 +46,7 @@ class Run:
 
     After an exception in the `with` block the run is failed, else finished. Methods may be called from any thread,
     from signal handlers, and in forked children, which become emitters of their own.
+    What is logged after the end is not kept, which is said once.
 
     Attributes:
         id: 16 characters; the same on all ranks.
@@ -68,20 +77,30 @@ class Run:
         self._make_emitter = make_emitter
         self._finish_timeout_seconds = finish_timeout_seconds
         self._on_end = on_end
-        self._emitter: Emitter | None = None
-        self._append: Callable[..., None] | None = None
-        self._ended = make_emitter is None
-        self._is_worker = False
-        self._clock = RowClock()
-        self._step: int | None = None
-        self._calls = 0
-        self._points = 0
-        self._sampled = self._sampled_ns = 0
-        self._known_keys: set[tuple[str, ...]] = set()
-        self._warned: set[str] = set()
+        self._anchor_ns = wall_anchor_ns()
         self._started_at = time.monotonic()
+        self._step: int | None = None
+        self._ended = False
+        self._delivered = True
+        self._warned: set[str] = set()
+        self._begin()
+        self._is_worker = False
         if make_emitter is not None:
             self._attach(make_emitter())
+
+    def _begin(self) -> None:
+        """What each process has for itself: at the start, and again in a forked child."""
+        self._emitter: Emitter | None = None
+        self._append: Callable[..., None] = _nothing
+        self._is_off = False
+        self._calls = 0
+        self._points = 0
+        self._sampled = self._sampled_ns = self._first_ns = 0
+        # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted).
+        self._known_keys: set[tuple[str, ...]] = set()
+        self._lock = threading.RLock()
+        self._is_opening = False
+        self._later: deque[Callable[[Emitter], None]] = deque()
 
     @property
     def step(self) -> int:
@@ -97,39 +116,37 @@ class Run:
 
         Args:
             metrics: Names to numbers: Python's and numpy's, or tensors of one element. Nested mappings become
-                `outer/inner`. NaN and infinities stay what they are. Any names, in any call.
+                `outer/inner`. NaN and infinities stay what they are. Any names, in any call; none at all keeps no row.
             step: Any int64, in any order; by default `run.step`.
 
         Raises:
-            UsageTypeError: A key that is no string, a value that is no number, a step that is no int.
+            UsageTypeError: No mapping, a key that is no string, a value that is no number, a step that is no int.
             UsageValueError: An empty, overlong or repeated key; a step beyond 64 bits.
         """
+        # Between reading and writing a counter stands no call: no other thread and no signal handler comes between.
         calls = self._calls
         self._calls = calls + 1
-        start_ns = 0 if calls % COST_SAMPLE else time.perf_counter_ns()
+        start_ns = 0 if calls % COST_SAMPLE else _perf_counter_ns()
         if step is None:
             step = calls if self._step is None else self._step
         elif type(step) is not int or not -(2**63) <= step < 2**63:
             step = _checked_step(step)
-        append = self._append
         if type(metrics) is dict:
             keys = tuple(metrics)
             values = tuple(metrics.values())
-            if append is not None and keys in self._known_keys and PLAIN_TYPES.issuperset(map(type, values)):
+            if keys in self._known_keys and _are_plain(map(type, values)):
                 try:
-                    append(keys, step, self._clock.now_us(), values)
-                    self._points += len(keys)
-                except OverflowError:  # an int beyond float64
-                    self._log_slowly(metrics, step)
+                    self._append(keys, step, (self._anchor_ns + _clock_gettime_ns(CLOCK)) // 1000, values)
+                    count = len(keys)
+                    self._points += count
                 except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
-                    self._switch_off(problem)
+                    self._log_again(metrics, step, problem, is_torn=len(keys) != len(values))
             else:
                 self._log_slowly(metrics, step)
         else:
             self._log_slowly(metrics, step)
         if start_ns:
-            self._sampled_ns += time.perf_counter_ns() - start_ns
-            self._sampled += 1
+            self._sample(calls, _perf_counter_ns() - start_ns)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Keep parameters; a later value of a key replaces an earlier one, and both stay in the log.
@@ -142,34 +159,38 @@ class Run:
             UsageTypeError: No mapping (dataclasses and namespaces count as one), or a key that is no string.
             UsageValueError: An empty, overlong or repeated key.
         """
+        self.log_flat_params(flat_params(params))
+
+    def log_flat_params(self, flat: Mapping[str, Any]) -> None:
+        """`log_params` of parameters that are flat, plain and masked already."""
         from runwire_schemas.events import ParamsLogged  # noqa: PLC0415 - fastavro: not at import time
 
-        for part in _parts(redact_params(flatten_params(params))):
+        for part in _parts(flat):
             self._record(ParamsLogged, params=part)
 
     def define(self, metric: str, *, unit: str | None = None, best: str | None = None) -> None:
         """Say how a metric is to be read.
 
         Args:
-            metric: Its name.
-            unit: Unit of its values.
+            metric: Its name, as `log()` gets it; for a nested mapping `outer/inner`.
+            unit: Unit of its values, any text.
             best: "min" or "max": fills `best[metric]` in `runs`.
 
         Raises:
             UsageTypeError: `metric` is no string.
-            UsageValueError: `best` is something else.
+            UsageValueError: `metric` is empty or overlong; `best` is something else.
         """
         from runwire_schemas.events import MetricDefined  # noqa: PLC0415 - fastavro: not at import time
 
-        if best not in (None, "min", "max"):
-            raise UsageValueError("best", f'must be "min", "max" or None, not {best!r}')
+        if best is not None:
+            check_choice("best", best, ("min", "max"))
         self._record(MetricDefined, metric=checked_key(metric, "metric"), unit=_text(unit), best=best)
 
     def alert(self, title: str, text: str = "", *, level: str = "warning", step: int | None = None) -> None:
         """Ask people for attention.
 
         Args:
-            title: One line.
+            title: One line; as `text` cut at 16 KiB.
             text: Details.
             level: "info", "warning" or "error".
             step: Step it belongs to; by default `run.step`.
@@ -180,8 +201,7 @@ class Run:
         """
         from runwire_schemas.events import AlertRaised  # noqa: PLC0415 - fastavro: not at import time
 
-        if level not in _LEVELS:
-            raise UsageValueError("level", f"must be one of {', '.join(_LEVELS)}, not {level!r}")
+        check_choice("level", level, _LEVELS)
         at = self.step if step is None else _checked_step(step)
         self._record(AlertRaised, title=_text(title) or "", text=_text(text) or "", level=level, step=at)
 
@@ -191,28 +211,36 @@ class Run:
         Args:
             status: "finished", "failed" or "preempted".
             exit_code: Of the process, where it is known.
-            error: What went wrong.
+            error: What went wrong; secrets that can be recognised in it are masked.
 
         Returns:
             Whether everything was delivered; else the rest waits in the journal for `runwire sync`.
+            A second call changes nothing and returns the same.
 
         Raises:
             UsageValueError: `status` is something else.
+            UsageTypeError: `exit_code` is no int.
         """
-        if status not in _STATUSES:
-            raise UsageValueError("status", f"must be one of {', '.join(_STATUSES)}, not {status!r}")
+        check_choice("status", status, _STATUSES)
+        code = None if exit_code is None else _checked_exit_code(exit_code)
+        # No call stands between: of two threads one goes on.
         if self._ended:
-            return True
+            return self._delivered
+        self._ended = True
+        self._known_keys = set()
+        self._delivered = False
         self._on_end(self)
         try:
-            return self._finish(status, exit_code, error)
+            self._delivered = self._finish(status, code, None if error is None else _safe_text(error))
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._warn_once(f"Ending run {self.name} failed, its journal is kept: {problem!r}.")
-            return False
         finally:
-            self._ended = True
-            self._append = None
             self._emitter = None
+        return self._delivered
+
+    def fail(self, error: BaseException) -> bool:
+        """Finish as failed, with the exception's type and text; returns what `finish` does."""
+        return self.finish("failed", exit_code=_exit_code(error), error=_error_text(error))
 
     def __enter__(self) -> Self:
         """The run itself."""
@@ -222,27 +250,31 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish; an exception makes the run failed and goes on its way."""
-        if isinstance(error, SystemExit) and error.code in (None, 0):
-            self.finish(exit_code=0)
-        elif error is None:
+        if error is None or isinstance(error, GeneratorExit):  # a generator that its user closed early
             self.finish()
+        elif isinstance(error, SystemExit) and not _exit_code(error):
+            self.finish(exit_code=0)
         else:
             self.fail(error)
-
-    def fail(self, error: BaseException) -> None:
-        """Finish as failed, with the exception's type and text."""
-        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-        self.finish("failed", exit_code=code, error=printable(f"{type(error).__name__}: {error}"))
 
     def __repr__(self) -> str:
         """Name, id and destination."""
         return f"<runwire.Run {self.name} ({self.id}) rank {self.rank} to {self.url}>"
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's emitter: the first call here opens one of the child's own."""
-        self._emitter = None
-        self._append = None
+        """Forget the parent's emitter, locks and counts: the first call here opens an emitter of the child's own."""
+        self._begin()
         self._is_worker = True
+
+    @property
+    def calls(self) -> int:
+        """`log()` calls of this process that were taken."""
+        return self._calls
+
+    @property
+    def has_emitter(self) -> bool:
+        """Whether this process has kept anything yet: a forked child begins without."""
+        return self._emitter is not None
 
     def _attach(self, emitter: Emitter) -> None:
         self._emitter = emitter
@@ -250,48 +282,87 @@ class Run:
 
     def _log_slowly(self, metrics: object, step: int) -> None:
         """Everything that is not a plain dict of known keys and plain numbers."""
-        keys, values = metric_row(metrics)
-        if len(self._known_keys) >= KEY_SETS_MAX:
-            self._known_keys.clear()
-        emitter = self._revive()
-        if emitter is None:
-            return
-        now = self._clock.now_us()
         try:
+            if type(metrics) is dict:
+                metrics = metrics.copy()  # at once: another thread may be changing it
+            keys, values = metric_row(metrics)
+        except UsageError:
+            self._calls -= 1
+            raise
+        if not keys:
+            return
+        now = (self._anchor_ns + _clock_gettime_ns(CLOCK)) // 1000
+
+        def write(emitter: Emitter) -> None:
             # A call is one row, unsplittable, unless it has more keys than a row may have.
             for part in _slices(keys):
                 emitter.journal.append_row(keys[part], step, now, values[part])
-        except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
-            self._switch_off(problem)
+            self._points += len(keys)
+
+        if not self._keep(write):
             return
-        self._points += len(keys)
-        if type(metrics) is dict and keys == tuple(metrics) and len(keys) <= ROW_KEYS_MAX and not _is_long(keys):
+        is_plain = type(metrics) is dict and keys == tuple(metrics)
+        if is_plain and len(keys) <= ROW_KEYS_MAX and not _is_long(keys) and not self._ended:
+            if len(self._known_keys) >= KEY_SETS_MAX:
+                self._known_keys.clear()
             self._known_keys.add(keys)
 
-    def _record(self, kind: Callable[..., Any], **fields: Any) -> None:
-        emitter = self._revive()
-        if emitter is None:
-            return
-        try:
-            emitter.record(kind, **fields)
-        except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
+    def _log_again(self, metrics: dict[str, Any], step: int, problem: Exception, *, is_torn: bool) -> None:
+        """A row that the journal refused: an int beyond float64, a dict that another thread changed; else our fault."""
+        if is_torn or isinstance(problem, OverflowError):
+            self._log_slowly(metrics, step)
+        else:
             self._switch_off(problem)
 
-    def _revive(self) -> Emitter | None:
-        """This process's emitter: in a forked child a new one; None when nothing is kept any more."""
-        if self._emitter is None and not self._ended and self._make_emitter is not None:
-            try:
-                self._attach(self._make_emitter())
-            except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
-                self._switch_off(problem)
-        elif self._ended and self._make_emitter is not None:
+    def _sample(self, calls: int, taken_ns: int) -> None:
+        if calls == 0:  # opens what is not open yet: no example for others
+            self._first_ns = taken_ns
+        else:
+            self._sampled += 1
+            self._sampled_ns += taken_ns
+
+    def _record(self, kind: Callable[..., Any], **fields: Any) -> None:
+        self._keep(lambda emitter: emitter.record(kind, **fields))
+
+    def _keep(self, write: Callable[[Emitter], None]) -> bool:
+        """Let this process's emitter write something; False when tracking is off or over. Never raises for us."""
+        if self._is_off:
+            return False
+        if self._ended:
             self._warn_once(f"Run {self.name} has ended: what is logged now is not kept.")
-        return self._emitter
+            return False
+        if self._make_emitter is None:
+            return True
+        try:
+            emitter = self._emitter or self._open(self._make_emitter, write)
+            if emitter is not None:
+                write(emitter)
+        except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
+            self._switch_off(problem)
+            return False
+        return True
+
+    def _open(self, make_emitter: Callable[[], Emitter], write: Callable[[Emitter], None]) -> Emitter | None:
+        """A forked child's own emitter; None when `write` waits for the call that is opening it."""
+        with self._lock:
+            if self._is_opening:  # this is a signal handler, in the middle of the lines below
+                self._later.append(write)
+                return None
+            if self._emitter is None and not self._ended:
+                self._is_opening = True
+                try:
+                    self._attach(make_emitter())
+                finally:
+                    self._is_opening = False
+            emitter = self._emitter
+            while emitter is not None and self._later:
+                self._later.popleft()(emitter)
+            return emitter
 
     def _switch_off(self, problem: Exception) -> None:
         """An internal fault: say so once, keep the journal as it is, take every later call and keep nothing."""
-        self._ended = True
-        self._append = None
+        self._is_off = True
+        self._known_keys = set()
         self._warn_once(f"Tracking of run {self.name} is off in process {os.getpid()}: {problem!r}.")
 
     def _finish(self, status: str, exit_code: int | None, error: str | None) -> bool:
@@ -300,18 +371,24 @@ class Run:
         emitter = self._emitter
         if emitter is None:
             return True
-        journal, sender = emitter.journal, emitter.sender
+        ends_at = time.monotonic() + self._finish_timeout_seconds
+        emitter.wait_until_described(self._finish_timeout_seconds / 2)
+        sender = emitter.sender
+        others = self._calls - 1
         cost = Cost(
             wall_seconds=time.monotonic() - self._started_at,
-            log_seconds=self._sampled_ns * 1e-9 * self._calls / self._sampled if self._sampled else 0.0,
+            log_seconds=1e-9 * (self._first_ns + (self._sampled_ns * others / self._sampled if self._sampled else 0)),
             sender_cpu_seconds=sender.cpu_seconds if sender else 0.0,
             rows=self._calls,
             points=self._points,
-            rows_dropped=journal.rows_lost,
+            rows_dropped=emitter.journal.rows_lost,
         )
         if not self._is_worker:  # the run doesn't end with a worker process of it
-            emitter.record(RunEnded, status=status, exit_code=exit_code, error=error, cost=cost)
-        delivered = emitter.finish(self._finish_timeout_seconds)
+            try:
+                emitter.record(RunEnded, status=status, exit_code=exit_code, error=error, cost=cost)
+            except Exception as problem:  # noqa: BLE001 - rows that are there are delivered all the same
+                self._switch_off(problem)
+        delivered = emitter.finish(max(0.0, ends_at - time.monotonic()))
         if not self._is_worker and (self.rank == 0 or not delivered):
             self._say_goodbye(emitter, cost, delivered=delivered)
         return delivered
@@ -330,20 +407,66 @@ class Run:
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
-            _log.warning(text)
+            with contextlib.suppress(Exception):  # of a handler that training brought along
+                _log.warning(text)
+
+
+def _nothing(*_: object) -> None:
+    """Keep nothing."""
 
 
 def _say(line: str) -> None:
-    """One line for people, to standard error."""
-    with contextlib.suppress(Exception):  # a closed stderr is no reason to fail training
-        print(line, file=sys.stderr)  # noqa: T201 - promised: the run's end says what tracking cost
+    """One line for people, to standard error; broken or closed it is no reason to fail training."""
+    stream, original = sys.stderr, sys.__stderr__
+    with contextlib.suppress(Exception):
+        if original is not None and stream is original:
+            # Past its buffer: what stays in there makes Python's own last flush fail, and so the exit code another.
+            original.flush()
+            os.write(original.fileno(), f"{line}\n".encode())
+        elif stream is not None:  # a notebook's, a test's
+            stream.write(f"{line}\n")
+
+
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise UsageValueError for what is none of the words."""
+    if not isinstance(value, str) or value not in choices:
+        raise UsageValueError(argument, f"must be one of {', '.join(choices)}, not {shown(value)}")
+
+
+def _checked_exit_code(code: object) -> int:
+    try:
+        return max(-EXIT_CODE_MAX, min(EXIT_CODE_MAX, operator.index(code)))  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageTypeError("exit_code", f"must be an int, not {shown(code)}") from None
+
+
+def _exit_code(error: BaseException) -> int:
+    """What Python makes the exit code after this exception, as a shell shows it."""
+    if isinstance(error, SystemExit):
+        code = error.code
+        return 0 if code is None else int(code) if isinstance(code, int) else 1
+    return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _error_text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception that can't be shown is an exception all the same
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _safe_text(error: object) -> str:
+    """What went wrong, without secrets, and no longer than a record should be."""
+    # Cut before it is searched: an assertion may quote megabytes.
+    return printable(redact_text(printable(str(error))))
 
 
 def _checked_step(step: object) -> int:
     try:
         number = operator.index(step)  # type: ignore[arg-type]
     except TypeError:
-        raise UsageTypeError("step", f"must be an int, not {type(step).__name__} {step!r:.40}") from None
+        raise UsageTypeError("step", f"must be an int, not {shown(step)}") from None
     if not -(2**63) <= number < 2**63:
         raise UsageValueError("step", "must fit into 64 bits")
     return number
@@ -370,6 +493,16 @@ def _slices(keys: tuple[str, ...]) -> Iterator[slice]:
             start, size = at, 0
         size += key_bytes
     yield slice(start, len(keys))
+
+
+def flat_params(params: object, argument: str = "params") -> dict[str, Any]:
+    """Parameters as they are sent: flat, plain, secrets masked.
+
+    Raises:
+        UsageTypeError: No mapping, or a key that is no string.
+        UsageValueError: An empty, overlong or repeated key; nesting too deep.
+    """
+    return redact_params(flatten_params(params, argument))
 
 
 def _parts(params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import operator
 import os
 import secrets
 import sys
@@ -14,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 from runwire._context.identity import attempt_token, run_id, run_name
 from runwire._context.ranks import Launch, detect
 from runwire._errors import UsageTypeError, UsageValueError
-from runwire._run import Run
+from runwire._run import Run, check_choice, flat_params
 from runwire._settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import NoReturn
 
     from runwire._emitter import Emitter
 
 __version__ = "0.1.0"
+TEXT_CHARACTERS_MAX = 65_536
+# Last of all finalizers of a multiprocessing child: those of queues and locks have -5 at the lowest.
+_LAST = -100
 _ROLES = ("train", "eval")
 _log = logging.getLogger("runwire")
 
@@ -33,13 +37,22 @@ class _Process:
 
     def __init__(self) -> None:
         self.run: Run | None = None
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.nth_init = itertools.count(1)
-        self.hooks_set = False
-        self.failure: BaseException | None = None
+        self.at_exit_set = False
+        self.exit: Callable[..., NoReturn] = sys.exit
+        self.exit_called: tuple[Any, int] | None = None  # with what, and after how many `log` calls
+
+    def after_fork_in_child(self) -> None:
+        """The lock may be held by a thread that the child doesn't have."""
+        self.lock = threading.RLock()
+        self.exit_called = None
+        if self.run is not None:
+            self.run.after_fork_in_child()
 
 
 _process = _Process()
+os.register_at_fork(after_in_child=_process.after_fork_in_child)
 
 
 def init(
@@ -73,7 +86,7 @@ def init(
         name: By default two words and a number, made of the run's id.
         group: Runs that belong together.
         tags: Free labels.
-        notes: Free text.
+        notes: Free text, at most 65,536 characters.
         user: By default the login name.
         run_id: What all ranks and restarts of this run call it; by default the launcher's job, else random.
         role: "train", or "eval" for a process that joins a run without superseding its points.
@@ -91,28 +104,29 @@ def init(
         UsageError: An argument that can't be used; the sentence names it.
         SettingsError: A setting that can't be used: an unknown URL, a folder that can't be written, several ranks
             that nothing unites.
+        JournalError: The home's disk takes no journal: it is full.
     """
-    if role not in _ROLES:
-        raise UsageValueError("role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
+    check_choice("role", role, _ROLES)
     if params is not None and config is not None:
         raise UsageValueError("config", "is another name for params: give one of them")
-    if resumed_from_step is not None and type(resumed_from_step) is not int:
-        raise UsageTypeError("resumed_from_step", f"must be an int, not {type(resumed_from_step).__name__}")
+    # All of it before a run is opened, or the current one finished: a wrong call changes nothing.
+    given = {"params": params} if config is None else {"config": config}
+    flat = [flat_params(value, name) for name, value in given.items() if value is not None]
+    described = {
+        "notes": _checked_text("notes", notes),
+        "resumed_from_step": None if resumed_from_step is None else _checked_step(resumed_from_step),
+        "forked_from": _checked_text("forked_from", forked_from),
+    }
     settings = read_settings(
         url=url, home=home, run_id=run_id, project=project, name=name, group=group, tags=tags, user=user, mode=mode
     )
-    finish_current("a new one begins")
-    described = {"notes": notes, "resumed_from_step": resumed_from_step, "forked_from": forked_from}
-    run = _open(settings, role, described)
-    _process.run = run
-    try:
-        given = params if params is not None else config
-        if given is not None:
-            run.log_params(given)
-    except Exception:
-        run.finish("failed", error="the parameters couldn't be read")
-        raise
-    _set_hooks()
+    with _process.lock:
+        finish_current("a new one begins")
+        run = _open(settings, role, described)
+        _process.run = run
+        _watch_exit()
+    for part in flat:
+        run.log_flat_params(part)
     return run
 
 
@@ -125,7 +139,8 @@ def finish_current(reason: str | None = None) -> None:
     """Finish the current run, where there is one; with a reason it is logged."""
     run = _process.run
     if run is not None:
-        if reason is not None:
+        # A forked child that never logged only knows its parent's run, and ends nothing.
+        if reason is not None and run.has_emitter:
             _log.warning("Run %s is finished, because %s.", run.name, reason)
         run.finish()
 
@@ -145,7 +160,7 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
     )
     name = settings.name or run_name(identifier)
     maker = _EmitterMaker(settings, launch, identifier, name, role=role, described=described)
-    run = Run(
+    return Run(
         run_id=identifier,
         name=name,
         project=settings.project,
@@ -155,8 +170,6 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         finish_timeout_seconds=settings.limits.finish_timeout_seconds,
         on_end=_forget,
     )
-    os.register_at_fork(after_in_child=run.after_fork_in_child)
-    return run
 
 
 class _EmitterMaker:
@@ -187,14 +200,26 @@ class _EmitterMaker:
         home = settings.home.create()
         identity = Identity(settings.project, self._run_id, self._attempt, self._launch.rank)
         emitter = Emitter(
-            identity, home.journal, settings.destination, describe=self._describe, on_elsewhere=self._elsewhere
+            identity,
+            home.journal,
+            settings.destination,
+            describe=None if self._is_worker else self._describe,  # the parent says it
+            on_elsewhere=self._elsewhere,
         )
         # A forked child belongs to its parent's attempt, also where nothing but the parent named it.
         self._attempt = emitter.attempt
-        self._record(emitter, slow=False)
-        if settings.mode == "on":
-            emitter.start_sender()
+        try:
+            self._record(emitter, slow=False)
+            emitter.start(deliver=settings.mode == "on")
+        except BaseException:
+            emitter.finish(0)
+            raise
+        _watch_end_of_child()
         return emitter
+
+    @property
+    def _is_worker(self) -> bool:
+        return os.getpid() != self._pid
 
     def _describe(self, emitter: Emitter) -> None:
         self._record(emitter, slow=True)
@@ -214,7 +239,7 @@ class _EmitterMaker:
             group=settings.group,
             user=settings.user,
             tags=settings.tags,
-            role=self._role if os.getpid() == self._pid else "worker",
+            role="worker" if self._is_worker else self._role,
             restart_count=launch.restart_count,
             launched_by="explicit" if settings.run_id else launch.launcher,
             launch_id=settings.run_id or launch.job,
@@ -237,32 +262,77 @@ class _EmitterMaker:
         )
 
 
+def _checked_text(argument: str, text: object) -> str | None:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise UsageTypeError(argument, f"must be a string, not {type(text).__name__}")
+    if len(text) > TEXT_CHARACTERS_MAX:
+        raise UsageValueError(argument, f"has {len(text):,} characters, at most {TEXT_CHARACTERS_MAX:,} are taken")
+    return str.__str__(text).encode("utf-8", "backslashreplace").decode()
+
+
+def _checked_step(step: object) -> int:
+    try:
+        number = operator.index(step)  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageTypeError("resumed_from_step", f"must be an int, not {type(step).__name__}") from None
+    if not -(2**63) <= number < 2**63:
+        raise UsageValueError("resumed_from_step", "must fit into 64 bits")
+    return number
+
+
 def _forget(run: Run) -> None:
     if _process.run is run:
         _process.run = None
+        if sys.exit is _exit:
+            sys.exit = _process.exit
 
 
-def _set_hooks() -> None:
-    """At the process's end the run ends too: failed after an uncaught exception, else finished."""
-    if _process.hooks_set:
-        return
-    _process.hooks_set = True
-    atexit.register(_at_exit)
-    previous = sys.excepthook
+def _watch_exit() -> None:
+    """At the process's end the run ends too: failed after an uncaught exception or `sys.exit(3)`, else finished."""
+    if not _process.at_exit_set:
+        _process.at_exit_set = True
+        atexit.register(_at_exit)
+    if sys.exit is not _exit:
+        _process.exit, sys.exit = sys.exit, _exit
 
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        _process.failure = error
-        previous(kind, error, trace)
 
-    # In a notebook a cell's exception goes another way, and doesn't end the run.
-    sys.excepthook = hook
+def _watch_end_of_child() -> None:
+    """Children of multiprocessing end by `os._exit`, after finalizers of multiprocessing's own and no others."""
+    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, _at_exit, exitpriority=_LAST)
+
+
+def _exit(status: Any = None, /) -> NoReturn:
+    """`sys.exit` while a run is tracked: Python tells nobody else with what it was called."""
+    run = _process.run
+    _process.exit_called = None if run is None else (status, run.calls)
+    _process.exit(status)
 
 
 def _at_exit() -> None:
-    run, failure = _process.run, _process.failure
+    run = _process.run
     if run is None:
         return
-    if failure is None:
+    error = _uncaught(run)
+    if error is None:
         run.finish()
     else:
-        run.fail(failure)
+        run.fail(error)
+
+
+def _uncaught(run: Run) -> BaseException | None:
+    """What ends this process, as far as Python tells."""
+    # multiprocessing's finalizers run while the exception is on its way.
+    error = sys.exc_info()[1]
+    # Python's main program leaves it here before it calls sys.excepthook, which is thereby everybody else's to replace.
+    # Where a person types, or in a notebook, it is just the last one of many.
+    if error is None and not hasattr(sys, "ps1"):
+        error = getattr(sys, "last_value", None)
+    if error is None and _process.exit_called is not None:
+        status, calls = _process.exit_called
+        if calls == run.calls:  # else somebody caught it, and training went on
+            error = SystemExit(status)
+    return None if isinstance(error, SystemExit) and error.code in (None, 0) else error
