@@ -106,13 +106,17 @@ class Catalog:
             ).fetchall()
             self._remember(cursor, [Emitter(*row) for row in rows])
 
-    def fetch_runs(self, cursor: duckdb.DuckDBPyConnection, run_keys: Collection[int]) -> None:
-        """Make sure that all emitters of these runs are here."""
+    def fetch_runs(self, cursor: duckdb.DuckDBPyConnection, run_keys: Collection[int]) -> dict[int, set[str]]:
+        """Make sure that all emitters of these runs are here; hands out their ids by run."""
         rows = cursor.execute(
             _SELECT_EMITTERS + "WHERE run_key IN (SELECT unnest(?::INTEGER[]))", [list(run_keys)]
         ).fetchall()
         found = [Emitter(*row) for row in rows]
         self._remember(cursor, [one for one in found if one.emitter_id not in self.emitters])
+        members: dict[int, set[str]] = {key: set() for key in run_keys}
+        for one in found:
+            members[one.run_key].add(one.emitter_id)
+        return members
 
     def _remember(self, cursor: duckdb.DuckDBPyConnection, found: Iterable[Emitter]) -> None:
         ranges: dict[int, list[Range]] = {emitter.emitter_key: [] for emitter in found}

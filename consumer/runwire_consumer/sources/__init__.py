@@ -46,17 +46,19 @@ class SourceStatus:
         lag: Per partition what is known to wait there: messages (Kafka) or bytes (`dir:`).
         trouble: What is wrong, in a sentence; "" when nothing is.
         anomalies: What had to be put right since the start, counted by kind (a recreated topic, ...).
+        surveyed: False until the first look at everything that waits.
     """
 
     reachable: bool
     lag: Mapping[str, int]
     trouble: str = ""
     anomalies: Mapping[str, int] = field(default_factory=dict)
+    surveyed: bool = True
 
     @property
     def at_tail(self) -> bool:
         """Nothing waits that we know of."""
-        return self.reachable and not any(self.lag.values())
+        return self.reachable and self.surveyed and not any(self.lag.values())
 
 
 class Source(Protocol):

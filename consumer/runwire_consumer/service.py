@@ -1,0 +1,270 @@
+"""The consumer's loop: poll, decode, admit, write, commit; whatever is polled next comes while the last is written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NoReturn
+
+from runwire_consumer.change import Counts
+from runwire_consumer.errors import SourceUnreachable, StoreFull, StoreInvalidated
+from runwire_consumer.self_metrics import SelfMetrics
+from runwire_consumer.sources import Message, Position, Source
+from runwire_consumer.stats import Stats
+from runwire_consumer.store import Store
+from runwire_consumer.writing import Moment, Writer
+
+EXIT_INVALIDATED = 70
+
+_log = logging.getLogger(__name__)
+_Writing = asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """Every limit of the loop, its unit last.
+
+    Attributes:
+        batch_seconds: How long messages gather for one transaction.
+        batch_messages_max: When a batch goes without waiting.
+        batch_bytes_max: As above; bounds memory, since at most two batches exist.
+        poll_seconds: The longest wait for a source.
+        tick_seconds: How often silent runs are judged.
+        commit_seconds: How often offsets are told to the sources.
+        gaps_seconds: How often missing and lost rows are counted for metrics.
+        full_retry_seconds: Pause before a full disk is tried again.
+        once_timeout_seconds: How long `run_once` waits for a source that can't be reached.
+    """
+
+    batch_seconds: float = 0.1
+    batch_messages_max: int = 20_000
+    batch_bytes_max: int = 32 * 2**20
+    poll_seconds: float = 0.1
+    tick_seconds: float = 1.0
+    commit_seconds: float = 5.0
+    gaps_seconds: float = 10.0
+    full_retry_seconds: float = 2.0
+    once_timeout_seconds: float = 20.0
+
+
+class Service:
+    """Materializes sources into one store.
+
+    Attributes:
+        stats: What was done so far.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sources: Sequence[Source],
+        *,
+        metrics: SelfMetrics | None = None,
+        limits: ServiceLimits | None = None,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000,
+    ) -> None:
+        """`clock` tells microseconds since the epoch; the service closes store and sources when it ends."""
+        self.stats = Stats()
+        self._store = store
+        self._sources = tuple(sources)
+        self._metrics = metrics
+        self._limits = limits or ServiceLimits()
+        self._clock = clock
+        self._writer = Writer(store)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="runwire-store")
+        self._trouble: str | None = "The service has not begun to read."
+        self._full: str | None = None
+        self._at_tail = False
+        self._reachable = True
+        self._reachable_since = 0
+        self._appended: dict[tuple[str, str], int] = {}
+        self._told: dict[tuple[str, str], Position] = {}
+        self._next_tick = self._next_commit = self._next_gaps = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Read on until `stop` is set; the batch in progress is still committed, then everything is closed.
+
+        Raises:
+            Fenced: Another consumer writes to the same database.
+            StoreError: The database can't be used.
+        """
+        await self._serve(stop.is_set)
+
+    async def run_once(self) -> None:
+        """Store everything that waits now, judge every run, close.
+
+        Raises:
+            SourceUnreachable: A source couldn't be reached in time; what came from the others is stored.
+        """
+        deadline = time.monotonic() + self._limits.once_timeout_seconds
+
+        def done() -> bool:
+            states = [source.status() for source in self._sources]
+            if all(state.at_tail for state in states):
+                return True
+            if not all(state.reachable and state.surveyed for state in states) and time.monotonic() > deadline:
+                raise SourceUnreachable(
+                    next((state.trouble for state in states if state.trouble), "A source didn't answer in time.")
+                )
+            return False
+
+        await self._serve(done)
+
+    def unready(self) -> str | None:
+        """What keeps the service from following its sources, in a sentence; None when nothing does."""
+        return self._full or self._trouble
+
+    async def _serve(self, done: Callable[[], bool]) -> None:
+        """The loop. At most one batch is written while at most one other gathers."""
+        writing: _Writing | None = None
+        try:
+            for source in self._sources:
+                await source.start(self._store.positions(source.name))
+            while not done():
+                at_tail = self._at_tail
+                batch = await self._gather(writing, done)  # 1. poll
+                if writing is not None:
+                    await writing  # 3. the batch before is durable
+                # 2. decode, admit and write on the store's thread, while the next batch gathers
+                writing = asyncio.ensure_future(self._store_batch(batch, done, at_tail=at_tail))
+                await self._commit()  # 4. tell the sources, as a courtesy
+            if writing is not None:
+                await writing
+            self._next_tick = self._next_commit = 0.0
+            await self._store_batch([], done, at_tail=True)
+            await self._commit()
+        except StoreInvalidated as error:
+            _leave(error)
+        finally:
+            await self._close()
+
+    async def _gather(self, writing: _Writing | None, done: Callable[[], bool]) -> list[Message]:
+        """Messages for one transaction: those of `batch_seconds`, or as many as come while the store is busy."""
+        limits = self._limits
+        batch: list[Message] = []
+        size_bytes = 0
+        deadline = time.monotonic() + limits.poll_seconds
+        while True:
+            polls = await asyncio.gather(*(source.poll(limits.poll_seconds / 2) for source in self._sources))
+            found = [message for poll in polls for message in poll]
+            if found and not batch:
+                deadline = time.monotonic() + limits.batch_seconds
+            batch += found
+            size_bytes += sum(len(message.payload) for message in found)
+            self._look_around(found)
+            busy = writing is not None and not writing.done()
+            full = len(batch) >= limits.batch_messages_max or size_bytes >= limits.batch_bytes_max
+            if full or (time.monotonic() >= deadline and not busy) or (not found and done()):
+                return batch
+
+    def _look_around(self, found: Sequence[Message]) -> None:
+        """Note how far the sources are, and since when all of them can be reached."""
+        for message in found:
+            self._appended[message.source, message.partition] = message.appended_at
+        states = {source.name: source.status() for source in self._sources}
+        reachable = all(state.reachable for state in states.values())
+        if reachable and not self._reachable:
+            self._reachable_since = self._clock()
+        self._reachable = reachable
+        self._at_tail = all(state.at_tail for state in states.values())
+        self._trouble = next(
+            (state.trouble or "A source can't be reached." for state in states.values() if not state.reachable), None
+        )
+        self.stats.lag = {(name, part): count for name, state in states.items() for part, count in state.lag.items()}
+
+    async def _store_batch(self, batch: list[Message], done: Callable[[], bool], *, at_tail: bool) -> None:
+        """One batch on the store's thread, tried again while the disk is full; nothing of it is lost meanwhile."""
+        moment = self._moment(at_tail=at_tail)
+        while True:
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._write, batch, moment)
+            except StoreFull as error:
+                self._full = str(error)
+                _log.warning("%s Reading waits until there is room.", error)
+                if done():
+                    raise
+                await asyncio.sleep(self._limits.full_retry_seconds)
+            else:
+                self._full = None
+                return
+
+    def _moment(self, *, at_tail: bool) -> Moment:
+        now = self._clock()
+        judged_at: int | None = None
+        if self._reachable:
+            waiting = [self._appended.get(where, now) for where, count in self.stats.lag.items() if count]
+            judged_at = min([now, *waiting])
+        return Moment(now, at_tail, judged_at, self._reachable_since)
+
+    def _write(self, batch: list[Message], moment: Moment) -> None:
+        """On the store's thread: one transaction; without messages judge silent runs when it is time."""
+        if batch:
+            began = time.perf_counter()
+            counts = self._writer.write(batch, moment)
+            self._count(counts, batch, time.perf_counter() - began)
+        elif time.monotonic() >= self._next_tick:
+            self._next_tick = time.monotonic() + self._limits.tick_seconds
+            self._writer.tick(moment)
+
+    def _count(self, done: list[Counts], batch: list[Message], seconds: float) -> None:
+        stats, now = self.stats, self._clock()
+        stats.transaction_seconds = seconds
+        for counts in done:
+            stats.transactions += 1
+            stats.messages += counts.messages
+            stats.rows += counts.rows
+            stats.points += counts.points
+            stats.duplicates += counts.duplicates
+            stats.dead_letters += counts.dead_letters
+            if counts.oldest_row_time is not None:
+                stats.freshness_seconds.append((now - counts.oldest_row_time) / 1e6)
+        if self._metrics is not None:
+            self._metrics.read(len(batch))
+            for counts in done:
+                self._metrics.stored(
+                    points=counts.points, rows=counts.rows, duplicates=counts.duplicates, seconds=seconds
+                )
+                if counts.dead_letters:
+                    self._metrics.dead_letters(counts.dead_letters)
+            for message in (batch[0], batch[-1]):
+                self._metrics.fresh((now - message.appended_at) / 1e6)
+
+    async def _commit(self) -> None:
+        """Every few seconds: offsets to the sources, the state of things to the metrics."""
+        now = time.monotonic()
+        if now >= self._next_commit:
+            self._next_commit = now + self._limits.commit_seconds
+            for source in self._sources:
+                await source.commit(self._store.positions(source.name))
+        if self._metrics is not None:
+            self._metrics.lag(self.stats.lag)
+            self._metrics.source_up(up=self._reachable)
+            if now >= self._next_gaps:
+                self._next_gaps = now + self._limits.gaps_seconds
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._count_gaps, self._metrics)
+
+    def _count_gaps(self, metrics: SelfMetrics) -> None:
+        cursor = self._store.cursor()
+        row = cursor.execute(
+            "SELECT coalesce(sum(missing) FILTER (next_seq IS NOT NULL), 0), coalesce(sum(lost), 0) FROM emitters"
+        ).fetchall()[0]
+        cursor.close()
+        metrics.gaps(missing=int(row[0]), lost=int(row[1]))
+
+    async def _close(self) -> None:
+        for source in self._sources:
+            await source.close()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)
+        self._thread.shutdown()
+
+
+def _leave(error: StoreInvalidated) -> NoReturn:
+    """The engine must not be asked for anything any more, not even to close; the next start reconciles."""
+    _log.critical("%s The process ends; start it again.", error)
+    logging.shutdown()
+    os._exit(EXIT_INVALIDATED)

@@ -1,0 +1,248 @@
+"""The `dir:` source: takes complete blocks from the files of a topic folder, which may lie on a shared file system.
+
+A partition is a file, its offset the byte where the next block starts; what doesn't stand complete yet is left for
+later, so a torn tail of a dead writer is simply never read. Files that grew lately are looked at on every poll, all
+others at the slower pace of a scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runwire_consumer.sources import Message, Position, SourceStatus
+from runwire_schemas.folder import (
+    BLOCK_BYTES_MAX,
+    SUFFIX,
+    Damage,
+    FolderError,
+    RawBlock,
+    decode_block,
+    parse_header,
+    split_blocks,
+)
+
+LOOK_INTERVAL_SECONDS = 0.03
+SCAN_INTERVAL_SECONDS = 0.25
+SCAN_SHARE_MAX = 0.05  # of the time, on slow or very full folders
+ACTIVE_SECONDS = 10.0
+READ_BYTES_MAX = 4 * 2**20
+POLL_BYTES_MAX = 16 * 2**20
+HEADER_BYTES_MAX = 64 * 2**10
+HEAD_BYTES_MAX = 1024
+
+
+@dataclass(slots=True)
+class _File:
+    """One file and how far it is read."""
+
+    path: Path
+    offset: int
+    sync: bytes = b""
+    size: int = 0
+    looked_at_size: int = -1  # a look at this size found nothing more to take
+    grown_at: float = 0.0
+    alien: bool = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that a look may find blocks in; a tail that is known to be torn doesn't count."""
+        if self.alien or self.size == self.looked_at_size:
+            return 0
+        return max(self.size - self.offset, 0)
+
+
+class DirectorySource:
+    """Reads every file of one folder; reading happens in a thread, for the folder may be far away."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """`name` is the URL under which the store keeps the offsets."""
+        self._folder = folder
+        self._name = name
+        self._files: dict[str, _File] = {}
+        self._positions: dict[str, Position] = {}
+        self._next_scan = 0.0
+        self._trouble = ""
+        self._surveyed = False
+        self._anomalies: Counter[str] = Counter()
+
+    @property
+    def name(self) -> str:
+        """Its URL."""
+        return self._name
+
+    async def start(self, positions: Mapping[str, Position]) -> None:
+        """Begin behind these positions."""
+        self._positions = dict(positions)
+
+    async def poll(self, max_wait_seconds: float) -> list[Message]:
+        """The next messages, as whole blocks; at most about POLL_BYTES_MAX of them."""
+        deadline = time.monotonic() + max_wait_seconds
+        while True:
+            found = await asyncio.to_thread(self._look)
+            left = deadline - time.monotonic()
+            if found or left <= 0:
+                return found
+            await asyncio.sleep(min(LOOK_INTERVAL_SECONDS, left))
+
+    async def commit(self, positions: Mapping[str, Position]) -> None:
+        """A folder has no lag tools."""
+
+    def status(self) -> SourceStatus:
+        """How many bytes wait in which file."""
+        lag = {name: file.waiting_bytes for name, file in list(self._files.items()) if file.waiting_bytes}
+        return SourceStatus(not self._trouble, lag, self._trouble, dict(self._anomalies), self._surveyed)
+
+    async def close(self) -> None:
+        """No file stays open between two looks."""
+
+    def _look(self) -> list[Message]:
+        """Take what stands complete, the files in the order of their names."""
+        now = time.monotonic()
+        try:
+            if now >= self._next_scan:
+                self._scan(now)
+            else:
+                self._refresh(now)
+            self._trouble = ""
+        except OSError as error:
+            self._trouble = f"Folder {self._folder} can't be read: {error.strerror}."
+            self._next_scan = now + 1.0
+            return []
+        found: list[Message] = []
+        budget = POLL_BYTES_MAX
+        for name in sorted(self._files):
+            file = self._files[name]
+            while file.waiting_bytes and budget > 0:
+                before = file.offset
+                try:
+                    found += self._read(name, file)
+                except OSError as error:
+                    self._trouble = f"File {file.path} can't be read: {error.strerror}."
+                    break
+                budget -= file.offset - before
+                if file.offset == before:
+                    break
+        self._surveyed = True
+        return found
+
+    def _scan(self, now: float) -> None:
+        """Find new files and the size of each."""
+        if not self._folder.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+        with os.scandir(self._folder) as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(SUFFIX)}
+        for name in self._files.keys() - sizes.keys():
+            del self._files[name]
+        for name, size in sizes.items():
+            if name not in self._files:
+                offset = self._positions.get(name, (0, ""))[0]
+                self._files[name] = _File(self._folder / name, offset)
+            self._grow(self._files[name], size, now)
+        took_seconds = time.monotonic() - now
+        self._next_scan = now + max(SCAN_INTERVAL_SECONDS, took_seconds / SCAN_SHARE_MAX)
+
+    def _refresh(self, now: float) -> None:
+        """The size of those files that grew lately."""
+        for file in self._files.values():
+            if now - file.grown_at < ACTIVE_SECONDS:
+                self._grow(file, file.path.stat().st_size, now)
+
+    def _grow(self, file: _File, size: int, now: float) -> None:
+        if size < file.size:
+            self._anomalies["file_shrunk"] += 1
+        if size != file.size:
+            file.grown_at = now
+        file.size = size
+
+    def _read(self, name: str, file: _File) -> list[Message]:
+        """The complete blocks behind the file's offset, as far as one read reaches."""
+        with file.path.open("rb", buffering=0) as stream:
+            if not file.sync and not self._read_header(file, stream.read(HEADER_BYTES_MAX)):
+                return self._alien_message(name, file)
+            size = file.size
+            data, parts = b"", list[RawBlock | Damage]()
+            want = READ_BYTES_MAX
+            while not parts:
+                stream.seek(file.offset)
+                data = _read_all(stream.fileno(), min(want, size - file.offset))
+                parts = split_blocks(data, file.sync)
+                if want > BLOCK_BYTES_MAX or file.offset + want >= size:
+                    break
+                want *= 4
+        if not parts:
+            file.looked_at_size = size
+            return []
+        found = [message for part in parts for message in self._messages(name, file.offset, data, part)]
+        file.offset += parts[-1].end
+        return found
+
+    def _read_header(self, file: _File, data: bytes) -> bool:
+        """True when the file is ours or may still become so."""
+        try:
+            header = parse_header(data)
+        except FolderError:
+            file.alien = True
+            return False
+        if header is None:
+            file.looked_at_size = file.size
+            return False
+        file.sync = header[0]
+        file.offset = max(file.offset, header[1])
+        return True
+
+    def _alien_message(self, name: str, file: _File) -> list[Message]:
+        """One dead letter for a file that is none of ours; none while its header is being written."""
+        if not file.alien or file.offset > 0:
+            return []
+        self._anomalies["alien_file"] += 1
+        file.offset = max(file.size, 1)
+        with file.path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES_MAX)
+        reason = "The file is no topic file of Runwire; it is left alone."
+        return [Message(self._name, name, 0, file.offset, 0, {}, head, damage=reason)]
+
+    def _messages(self, name: str, base: int, data: bytes, part: RawBlock | Damage) -> list[Message]:
+        start, end = base + part.start, base + part.end
+        head = data[part.start : part.end][:HEAD_BYTES_MAX]
+        if isinstance(part, Damage):
+            self._anomalies["damaged_block"] += 1
+            reason = f"Bytes {start} to {end} of the file are no block."
+            return [Message(self._name, name, start, end, _now_us(), {}, head, damage=reason)]
+        try:
+            records = decode_block(part)
+        except FolderError as error:
+            self._anomalies["damaged_block"] += 1
+            return [Message(self._name, name, start, end, _now_us(), {}, head, damage=str(error))]
+        last = len(records) - 1
+        # A cut in the middle of a block goes on at the block's start: the ledger leaves out what is stored.
+        return [
+            Message(
+                source=self._name,
+                partition=name,
+                offset=start + number,
+                next_offset=end if number == last else start,
+                appended_at=record.appended,
+                headers=record.fields,
+                payload=record.payload,
+            )
+            for number, record in enumerate(records)
+        ]
+
+
+def _read_all(descriptor: int, count: int) -> bytes:
+    """Up to `count` bytes from where the file stands; less only at its end."""
+    parts = []
+    while count > 0 and (part := os.read(descriptor, count)):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
