@@ -62,7 +62,7 @@ class Runwire:
             raise TimeoutError("finish() gave up waiting for delivery")
 
     def count_rows(self, data: Path, url: str, keys: int) -> int:
-        importlib.import_module("runwire._recovery").sync(data / "home" / "journal")
+        importlib.import_module("runwire_cli.entry").run(["sync", str(data / "home")])
         schemas = importlib.import_module("runwire_schemas.topics")
         destination = schemas.parse_url(url)
         envelopes = _kafka_envelopes(destination) if destination.kind == "kafka" else _folder_envelopes(destination)
