@@ -181,7 +181,8 @@ def consumer(home: Path, url: str) -> Iterator[str]:
         DemoError: It doesn't come up.
     """
     port = free_port()
-    environment = {**os.environ, "RUNWIRE_HOME": str(home), "RUNWIRE_URL": url, "RUNWIRE_LISTEN": f"127.0.0.1:{port}"}
+    environment = {**os.environ, "RUNWIRE_HOME": str(home), "RUNWIRE_URL": url, "RUNWIRE_HOST": "127.0.0.1"}
+    environment["RUNWIRE_PORT"] = str(port)
     home.mkdir(parents=True, exist_ok=True)
     log = home / "demo-consumer.log"
     with log.open("wb") as file:
@@ -272,15 +273,17 @@ def start_training(training: Training, url: str, home: Path) -> None:
 
 def _train_all(trainings: list[Training], view: LiveView, url: str, home: Path, console: Console) -> None:
     """The first run is under way; a rank of it is killed half-way, then comes the second run."""
-    refreshed_at = 0.0
+    refresh_at = 0.0
     with Live(view, console=console, auto_refresh=False, vertical_overflow="visible") as live:
 
         def tick() -> None:
-            nonlocal refreshed_at
-            if time.monotonic() - refreshed_at >= REFRESH_SECONDS:
+            nonlocal refresh_at
+            began = time.monotonic()
+            if began >= refresh_at:
                 view.refresh()
                 live.refresh()
-                refreshed_at = time.monotonic()
+                # Looking takes at most a fifth of the time: the cores are there for the training.
+                refresh_at = time.monotonic() + max(REFRESH_SECONDS, 4 * (time.monotonic() - began))
 
         for at, training in enumerate(trainings):
             if at:
@@ -315,7 +318,7 @@ def _proof(query: Query, training: Training, *, settled: bool) -> str:
         SELECT count(*) AS stored, count(*) - count(DISTINCT (emitter_id, metric, seq)) AS twice,
                count(DISTINCT emitter_id) AS lives
         FROM metrics WHERE "rank" = $rank AND run_id IN (
-            SELECT run_id FROM events WHERE type = 'RunStarted' AND body->>'launch_id' = $job
+            SELECT run_id FROM events WHERE type = 'RunStarted' AND (body->>'launch_id') = $job
         )
     """
     row = query(sql, {"rank": KILLED_RANK, "job": f"torchrun:{training.job}"})[0]
@@ -358,7 +361,7 @@ FROM runs WHERE project = 'digits' AND "group" = $1 ORDER BY acc DESC LIMIT 1"""
                 table.add_row(*(_cell(value) for value in row))
             console.print()
             console.print(table)
-            console.print(Text(sql.replace("$1", f"'{group}'"), style="dim"))
+            console.print(Text(sql.replace("$1", f"'{group}'"), style="dim"), soft_wrap=True)
     finally:
         connection.close()
 
@@ -382,7 +385,7 @@ def _say_where_next(view: LiveView, home: Path, console: Console) -> None:
         "sql \"SELECT metric, step, value FROM curves WHERE metric = 'val/acc' LIMIT 5\"",
         "up",
     ):
-        console.print(f"  {program} {command}", highlight=False, markup=False)
+        console.print(f"  {program} {command}", highlight=False, markup=False, soft_wrap=True)
     if view.first_curve_seconds is not None:
         console.print(
             f"\nThe first curve was on the screen {view.first_curve_seconds:.1f} s after the start.", style="dim"

@@ -28,14 +28,11 @@ _RUNS = """
 SELECT run_id, name, state, params['lr'] AS lr, points, ranks, last, best
 FROM runs WHERE "group" = $group ORDER BY started_at
 """
-# Each curve in as many buckets as there are columns: the mean of a bucket is what a line of blocks can show.
-_CURVES = """
-WITH points AS (
-    SELECT run_id, metric, step, value FROM curves
-    WHERE run_id IN (SELECT unnest($runs::VARCHAR[])) AND metric IN (SELECT unnest($metrics::VARCHAR[]))
-)
-SELECT run_id, metric, (step * $columns) // $steps AS bucket, avg(value) AS value
-FROM points GROUP BY ALL ORDER BY ALL
+# A curve in as many buckets as there are columns, from a step on: a line of blocks can show their means.
+# One run and one metric a question: such filters reach the points, lists don't.
+_CURVE = """
+SELECT (step * $columns) // $steps AS bucket, avg(value) AS value FROM curves
+WHERE run_id = $run AND metric = $metric AND step >= $first GROUP BY ALL ORDER BY ALL
 """
 _NEWEST = """
 SELECT epoch_us(max(time)) AS newest FROM latest WHERE run_id IN (SELECT unnest($runs::VARCHAR[]))
@@ -44,10 +41,11 @@ SELECT epoch_us(max(time)) AS newest FROM latest WHERE run_id IN (SELECT unnest(
 
 @dataclass(slots=True)
 class _Shown:
-    """One run as it was last read."""
+    """One run as it was last read: its row, the curves' buckets by metric, and whether they still move."""
 
     row: dict[str, Any]
-    curves: dict[str, list[float]] = field(default_factory=dict)
+    curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    moving: bool = True
 
 
 class LiveView:
@@ -87,11 +85,13 @@ class LiveView:
         for row in self._query(_RUNS, {"group": self._group}):
             shown = self._runs.setdefault(row["run_id"], _Shown(row))
             shown.row = row
-        moving = [run_id for run_id, shown in self._runs.items() if shown.row["state"] == "running" or not shown.curves]
-        if moving:
-            self._read_curves(moving)
-        now = time.monotonic()
-        self._counted.append((now, sum(row["points"] for row in self.runs)))
+        for shown in self._runs.values():
+            if shown.moving:
+                for metric in self._metrics:
+                    self._read_curve(shown, metric)
+                shown.moving = shown.row["state"] == "running"
+        self._read_freshness([row["run_id"] for row in self.runs if row["state"] == "running"])
+        self._counted.append((time.monotonic(), sum(row["points"] for row in self.runs)))
 
     def __rich__(self) -> RenderableType:
         """What is drawn."""
@@ -99,7 +99,7 @@ class LiveView:
         for shown in self._runs.values():
             table.add_row(*self._head(shown))
             for metric in self._metrics:
-                values = shown.curves.get(metric, [])
+                values = list(shown.curves.get(metric, {}).values())
                 last = f"{values[-1]:.4f}" if values else ""
                 table.add_row(Text(metric, style="dim"), Text(sparkline(values), style="bold"), last)
         notes = Text.from_markup("\n".join(self._notes))
@@ -108,10 +108,12 @@ class LiveView:
     def _head(self, shown: _Shown) -> tuple[Text, Text, Text]:
         row = shown.row
         style = _STATE_STYLES.get(row["state"], "red")
-        what = Text(f"lr {row['lr']}   {row['ranks']} ranks   {row['points']:,} points   ")
-        what.append(row["state"], style=style)
+        what = Text(row["state"], style=style)
+        what.append(f"  lr {row['lr']}  {row['points']:,} points", style="default")
         best = row["best"].get("val/acc")
-        return Text(row["name"], style="bold"), what, Text("" if best is None else f"best val/acc {best:.3f}")
+        if best is not None:
+            what.append(f"  best acc {best:.3f}", style="default")
+        return Text(row["name"], style="bold"), what, Text(f"{row['ranks']} ranks")
 
     def _summary(self) -> str:
         parts = [f"{time.monotonic() - self._started:.0f} s"]
@@ -122,16 +124,19 @@ class LiveView:
             parts.append(f"newest point {1000 * self._fresh_seconds:,.0f} ms old")
         return "   ".join(parts)
 
-    def _read_curves(self, run_ids: list[str]) -> None:
-        curves: dict[tuple[str, str], list[float]] = {}
-        params = {"runs": run_ids, "metrics": self._metrics, "columns": CURVE_COLUMNS, "steps": self._steps}
-        for row in self._query(_CURVES, params):
-            curves.setdefault((row["run_id"], row["metric"]), []).append(float(row["value"]))
-        for (run_id, metric), values in curves.items():
-            self._runs[run_id].curves[metric] = values
-        if curves and self.first_curve_seconds is None:
+    def _read_curve(self, shown: _Shown, metric: str) -> None:
+        """Read what is new of a curve; all of it once the run has ended, for a restart may have changed the past."""
+        known = shown.curves.get(metric, {})
+        first_bucket = max(known, default=0) if shown.row["state"] == "running" else 0
+        first = -(-first_bucket * self._steps // CURVE_COLUMNS)
+        params = {"run": shown.row["run_id"], "metric": metric, "columns": CURVE_COLUMNS, "steps": self._steps}
+        rows = self._query(_CURVE, {**params, "first": first})
+        kept = {bucket: value for bucket, value in known.items() if bucket < first_bucket}
+        shown.curves[metric] = kept | {row["bucket"]: float(row["value"]) for row in rows}
+        if rows and self.first_curve_seconds is None:
             self.first_curve_seconds = time.monotonic() - self._started
-        running = [run_id for run_id in run_ids if self._runs[run_id].row["state"] == "running"]
+
+    def _read_freshness(self, running: list[str]) -> None:
         newest = self._query(_NEWEST, {"runs": running})[0]["newest"] if running else None
         self._fresh_seconds = None if newest is None else max(0.0, time.time() - float(newest) / 1e6)
 

@@ -43,7 +43,13 @@ class _Store:
         if "FROM runs" in sql:
             return [run for run in self.runs if run["group"] == params["group"]]
         if "FROM curves" in sql:
-            return [row for row in self.curves if row["run_id"] in params["runs"]]
+            return [
+                row
+                for row in self.curves
+                if row["run_id"] == params["run"]
+                and row["metric"] == params["metric"]
+                and row["step"] >= params["first"]
+            ]
         return [{"newest": 1_763_900_000_000_000}]
 
 
@@ -63,7 +69,7 @@ def test_view_shows_name_state_curve_and_best() -> None:
     store = _Store()
     store.runs = [_run()]
     store.curves = [
-        {"run_id": "r", "metric": "train/loss", "bucket": at, "value": value}
+        {"run_id": "r", "metric": "train/loss", "step": at, "bucket": at, "value": value}
         for at, value in enumerate([2.0, 1.0, 0.5])
     ]
     view = LiveView(store, "g", 100, ["train/loss"])
@@ -105,9 +111,26 @@ def test_ended_run_is_read_once() -> None:
     """The curve of a run that has ended is not asked for again."""
     store = _Store()
     store.runs = [_run(state="finished")]
-    store.curves = [{"run_id": "r", "metric": "m", "bucket": 0, "value": 1.0}]
+    store.curves = [{"run_id": "r", "metric": "m", "step": 0, "bucket": 0, "value": 1.0}]
     view = LiveView(store, "g", 100, ["m"])
     view.refresh()
     store.curves = []
     view.refresh()
     assert "1.0000" in _drawn(view)
+
+
+def test_only_what_is_new_is_read_while_a_run_goes_on() -> None:
+    """The last bucket and what follows are read again; at the end all of it, for a restart changes the past."""
+    store = _Store()
+    store.runs = [_run()]
+    store.curves = [
+        {"run_id": "r", "metric": "m", "step": 10 * at, "bucket": at, "value": float(at)} for at in (0, 10, 20)
+    ]
+    view = LiveView(store, "g", 480, ["m"])
+    view.refresh()
+    store.curves[0]["value"], store.curves[2]["value"] = 5.0, 40.0
+    view.refresh()
+    assert "▁▃█" in _drawn(view)
+    store.runs[0]["state"] = "finished"
+    view.refresh()
+    assert "▁▂█" in _drawn(view)
