@@ -13,6 +13,7 @@ from runwire_cli.entry import COMMANDS
 if TYPE_CHECKING:
     from runwire_cli.client import Reader
     from runwire_cli.output import Output
+    from runwire_consumer.database import Database
 
 app = typer.Typer(
     name="runwire",
@@ -90,11 +91,12 @@ def up(
     ] = None,
 ) -> None:
     """Read the log into the database."""
-    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.output import Form, Output  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
     from runwire_cli.up import serve_forever, serve_once  # noqa: PLC0415 - as above
 
     settings = read_command_settings(url=url, home=home, host=host, port=port)
-    raise typer.Exit(serve_once(settings) if once else serve_forever(settings))
+    raise typer.Exit(serve_once(settings, Output(Form.TABLE)) if once else serve_forever(settings))
 
 
 @app.command(help=_help("demo"))
@@ -187,13 +189,18 @@ def _read(
     from runwire_cli.errors import CommandError  # noqa: PLC0415 - as above
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
-    from runwire_cli.up import open_materialized  # noqa: PLC0415 - as above
 
     if json and csv:
         raise CommandError("Choose one of --json and --csv.", 2)
     output = Output(Form.JSON if json else Form.CSV if csv else Form.TABLE)
     settings = read_command_settings(home=home)
-    reader = open_reader(settings, lambda wait_seconds: open_materialized(settings, output, wait_seconds))
+
+    def open_file(lock_wait_seconds: float) -> Database:
+        from runwire_cli.up import open_materialized  # noqa: PLC0415 - engine and service: only without a consumer
+
+        return open_materialized(settings, output, lock_wait_seconds)
+
+    reader = open_reader(settings, open_file)
     try:
         code = command(reader, output)
     finally:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runwire_cli.text import clean, clean_lines
-from runwire_consumer.results import csv_cell
+from runwire_consumer.values import csv_cell
 
 PIPE_COLUMNS = 200
 ROWS_SHOWN_MAX = 1_000

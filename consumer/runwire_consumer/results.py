@@ -1,27 +1,23 @@
 """A query's result and its forms: rows of Python values, JSON, CSV and an Arrow stream.
 
-JSON: an array with an object a row; numbers are plain, NaN and ±inf the strings "NaN", "Infinity", "-Infinity", times
-ISO 8601 in UTC. CSV: RFC 4180; a text that begins with = + - @ (or a tab or carriage return) gets an apostrophe
-before it, since spreadsheets would take it for a formula.
+JSON is an array with an object a row, CSV follows RFC 4180; how a single value looks is said in `values.py`.
 """
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
+from runwire_consumer.values import csv_cell, json_text, plain
+
 _INFINITIES = {sign * (2**bits - 1) for sign in (1, -1) for bits in (31, 63)}
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,58 +83,6 @@ class Result:
             for batch in self.batches:
                 writer.write_batch(batch)
         return sink.getvalue()
-
-
-def json_text(value: Any) -> str:
-    """One value as JSON text, always valid: what JSON lacks becomes a string."""
-    return json.dumps(plain(value), allow_nan=False)
-
-
-def plain(value: Any) -> Any:  # noqa: C901, PLR0911 - one case a type
-    """The value in what JSON has: strings, numbers, booleans, None, lists and dicts with string keys."""
-    match value:
-        case None | bool() | int():
-            return value
-        case str():
-            # A lone surrogate can't be sent as UTF-8.
-            return value if value.isascii() else value.encode("utf-8", "replace").decode()
-        case float():
-            return value if math.isfinite(value) else _nonfinite(value)
-        case Decimal():
-            return plain(float(value))
-        case datetime():
-            moment = value.astimezone(UTC) if value.tzinfo else value
-            return moment.replace(tzinfo=None).isoformat() + "Z"
-        case date() | time():
-            return value.isoformat()
-        case dict():
-            return {key if isinstance(key, str) else json_text(key): plain(held) for key, held in value.items()}
-        case list() | tuple():
-            return [plain(held) for held in value]
-        case bytes():
-            return base64.b64encode(value).decode()
-        case timedelta():
-            return value.total_seconds()
-        case _:
-            return str(value)
-
-
-def csv_cell(value: Any) -> Any:
-    """One value for a CSV cell; formulas are disarmed, numbers stay numbers."""
-    if isinstance(value, (dict, list, tuple)):
-        return json_text(value)
-    value = plain(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return value if value == "-Infinity" else "'" + value
-    return "" if value is None else value
-
-
-def _nonfinite(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
 
 
 def _values(column: pa.Array) -> list[Any]:

@@ -10,8 +10,8 @@ import pytest
 
 from runwire_consumer import queries
 from runwire_consumer.errors import RunAmbiguous, RunNotFound
-from runwire_consumer.results import json_text
 from runwire_consumer.sandbox import Sandbox
+from runwire_consumer.values import json_text
 from tests.consumer.small_store import DIGITS, OLD, OTHER, small_store
 
 

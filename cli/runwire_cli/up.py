@@ -1,0 +1,180 @@
+"""`runwire up`: the consumer with its HTTP face in one process; `--once` reads what waits and ends.
+
+The order, never another: 1. the database's lock; 2. the port; 3. the first message. On SIGTERM and Ctrl-C the
+transaction in progress is finished, then port, sources, database and lock are given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from runwire._recovery import Outcome, recover
+from runwire_cli.client import LOCK_WAIT_SECONDS, ServerFile
+from runwire_cli.output import Output
+from runwire_cli.settings import CommandSettings
+from runwire_cli.text import clean
+from runwire_consumer.database import Database, EngineOptions
+from runwire_consumer.errors import SourceUnreachable
+from runwire_consumer.gauges import RunGauges
+from runwire_consumer.guard import Door
+from runwire_consumer.http import Face, build_app, serve
+from runwire_consumer.sandbox import Sandbox
+from runwire_consumer.self_metrics import SelfMetrics
+from runwire_consumer.service import Service
+from runwire_consumer.sources.opening import open_source
+from runwire_consumer.store import Store
+from runwire_consumer.tokens import Token, ensure_token
+from runwire_schemas.topics import mask
+
+RECOVERY_INTERVAL_SECONDS = 15.0
+PROGRESS_DELAY_SECONDS = 1.0
+PROGRESS_INTERVAL_SECONDS = 0.2
+
+_log = logging.getLogger("runwire")
+
+
+def serve_forever(settings: CommandSettings) -> int:
+    """Run until SIGTERM or Ctrl-C; returns the exit code.
+
+    Raises:
+        StoreLocked: Another process holds the database.
+        PortInUse: Another program listens on the port.
+        ConsumerError: The consumer can't go on.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _log.setLevel(logging.INFO)
+    home = settings.home.create()
+    token = ensure_token(home.path, settings.token)
+    store = Store.open(home.database, EngineOptions(lock_wait_seconds=LOCK_WAIT_SECONDS))
+    asyncio.run(_serve(settings, store, token))
+    return 0
+
+
+def serve_once(settings: CommandSettings, output: Output) -> int:
+    """Store what waits, say how much it was; returns the exit code.
+
+    Raises:
+        StoreLocked: Another process holds the database.
+        SourceUnreachable: The log couldn't be reached.
+        ConsumerError: The consumer can't go on.
+    """
+    home = settings.home.create()
+    service = _open_service(settings, LOCK_WAIT_SECONDS)
+    asyncio.run(_once(settings, service, output))
+    stats = service.stats
+    output.console.print(
+        f"{stats.messages:,} messages read: {stats.rows:,} rows, {stats.points:,} points stored, "
+        f"{stats.duplicates:,} rows were there already, {stats.dead_letters:,} messages unreadable: {home.database}"
+    )
+    return 0
+
+
+def open_materialized(settings: CommandSettings, output: Output, lock_wait_seconds: float) -> Database:
+    """Store what waits, then open the file for reading; a log that can't be reached is said and passed over.
+
+    Raises:
+        StoreLocked: Another process holds the database.
+        ConsumerError: The database can't be used.
+    """
+    home = settings.home.create()
+    service = _open_service(settings, lock_wait_seconds)
+    try:
+        asyncio.run(_once(settings, service, output))
+    except SourceUnreachable as error:
+        output.say(f"{error} Only what was stored before is shown.")
+    return Database.open(home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds))
+
+
+def _open_service(settings: CommandSettings, lock_wait_seconds: float) -> Service:
+    source = open_source(settings.destination)
+    return Service(Store.open(settings.home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds)), [source])
+
+
+async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
+    registry = CollectorRegistry()
+    metrics = SelfMetrics(registry, version("runwire"))
+    registry.register(RunGauges(store.cursor))
+    service = Service(store, [open_source(settings.destination)], metrics=metrics)
+    face = Face(Sandbox(store.cursor), registry, service.unready)
+    app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
+
+    stop, face_stop = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    bound: asyncio.Future[int] = loop.create_future()
+    serving = asyncio.create_task(serve(app, settings.host, settings.port, bound.set_result, face_stop))
+    waiting: set[asyncio.Future[Any]] = {serving, bound}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if not bound.done():
+        store.close()
+        await serving  # raises what kept the port from being bound
+    address = ServerFile(settings.host, bound.result(), os.getpid())
+    address.write(settings.home.path)
+    _log.info(
+        "Reading %s into %s; answering at %s.", mask(str(settings.destination)), store.database.path, address.address
+    )
+    recovering = asyncio.create_task(_recover_again_and_again(settings))
+    running = asyncio.create_task(service.run(stop))
+    try:
+        await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        address.remove(settings.home.path)
+        recovering.cancel()
+        # Queries in progress are finished before the database closes.
+        face_stop.set()
+        await asyncio.wait([serving])
+        stop.set()
+        await asyncio.wait([running, recovering])
+    for task in (running, serving):
+        task.result()
+
+
+async def _once(settings: CommandSettings, service: Service, output: Output) -> None:
+    showing = asyncio.create_task(_show_progress(service, output))
+    try:
+        await _recover_journals(settings)
+        await service.run_once()
+    finally:
+        showing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await showing
+
+
+async def _show_progress(service: Service, output: Output) -> None:
+    """A bar on a terminal, from the second second on."""
+    await asyncio.sleep(PROGRESS_DELAY_SECONDS)
+    columns = (TextColumn("Reading the log"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[points]} points"), console=output.errors, transient=True) as bar:
+        task = bar.add_task("", total=None, points="0")
+        most = 0
+        while True:
+            left = sum(service.stats.lag.values())
+            most = max(most, left)
+            bar.update(task, total=most or None, completed=most - left, points=f"{service.stats.points:,}")
+            await asyncio.sleep(PROGRESS_INTERVAL_SECONDS)
+
+
+async def _recover_again_and_again(settings: CommandSettings) -> None:
+    """Send what processes of this home left that died since."""
+    while True:
+        await _recover_journals(settings)
+        await asyncio.sleep(RECOVERY_INTERVAL_SECONDS)
+
+
+async def _recover_journals(settings: CommandSettings) -> None:
+    def tell(outcome: Outcome) -> None:
+        if outcome.state == "sent":
+            _log.info("Sent %s rows that emitter %s had left.", f"{outcome.rows:,}", clean(outcome.emitter_id))
+
+    await recover(settings.home.journal, only=str(settings.destination), on_outcome=tell)
