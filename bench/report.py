@@ -24,20 +24,25 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def show(title: str, figures: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
-    """Print a table with a row a key, or the object itself."""
+    """Print the object itself, or a table with a column a key; texts stand below it, a line each."""
     if as_json:
         print(json.dumps(figures))
         return
-    columns = list(dict.fromkeys(name for row in figures.values() for name in row))
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("")
-    for name in columns:
-        number = any(isinstance(row.get(name), int | float) for row in figures.values())
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for key, row in figures.items():
-        table.add_row(key, *(_cell(row.get(name)) for name in columns))
+    for key in figures:
+        table.add_column(key, justify="right")
+    texts = []
+    for name in dict.fromkeys(name for column in figures.values() for name in column):
+        values = [column.get(name) for column in figures.values()]
+        if any(isinstance(value, str) for value in values):
+            texts += [f"{key}: {name} {value}" for key, value in zip(figures, values, strict=True) if value]
+        elif not any(isinstance(value, Mapping) for value in values):
+            table.add_row(name, *map(_cell, values))
     console = Console()
     console.print(table, soft_wrap=not console.is_terminal)
+    for text in texts:
+        console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def rounded(value: float, digits: int = 3) -> float:
@@ -48,4 +53,4 @@ def rounded(value: float, digits: int = 3) -> float:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if type(value) is int else str(value)

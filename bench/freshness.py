@@ -1,0 +1,155 @@
+"""How old a value is when SQL over HTTP and /metrics first show it, while a trainer logs at a rate.
+
+A trainer logs rows of ten values at the rate, and twenty times a second a probe whose value is the time of its call.
+Two readers poll the consumer: one asks SQL for new probes, one scrapes /metrics. A probe's age when an answer that
+holds it has arrived is one observation; of probes that one scrape jumps over, /metrics shows the last alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a script
+
+from bench.broker import broker_if_possible, new_topic
+from bench.measuring import scratch
+from bench.pacer import PROBE
+from bench.report import percentile, show
+from tests.services.consumer import ConsumerProcess
+from tests.services.process import ServiceProcess, wait_until
+
+PACER = Path(__file__).with_name("pacer.py")
+RATE = 50_000.0
+SECONDS = 20.0
+WARM_UP_SECONDS = 3.0
+POLL_SECONDS = 0.05
+LAST_PROBES_SECONDS = 3.0
+GAUGE = re.compile(rf'^runwire_metric\{{[^}}]*metric="{PROBE}"[^}}]*reduce="max"[^}}]*\}} (\S+)$', re.MULTILINE)
+
+
+def main() -> None:
+    """Measure and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=RATE, metavar="N", help="points a second")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long the trainer logs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    with broker_if_possible() as broker, scratch() as folder:
+        url = broker.url(new_topic(broker)) if broker else f"dir:{folder / 'topic'}"
+        figures = measure(url, folder, options.rate, options.seconds)
+    if options.json:
+        show("", figures, as_json=True)
+    else:
+        rate, through = figures.pop("rate_points_per_second"), figures.pop("through")
+        show(f"freshness at {rate:,.0f} points/s through {through}", figures, as_json=False)
+
+
+def measure(url: str, folder: Path, rate: float, seconds: float) -> dict[str, Any]:
+    """Ages of the probes in both views."""
+    with ConsumerProcess(url, home=folder / "consumer") as consumer, httpx.Client(timeout=30) as client:
+        client.headers["Authorization"] = f"Bearer {consumer.token}"
+        address = f"http://{consumer.address}"
+        readers = [Reader(ask_sql(client, address)), Reader(ask_metrics(client, address))]
+        command: list[str | Path] = [sys.executable, PACER, url, folder / "trainer", str(rate), str(seconds)]
+        trainer = ServiceProcess("pacer", command, log=folder / "pacer.log")
+        begin = time.time()
+        trainer.wait(timeout_seconds=seconds + 60)
+        time.sleep(LAST_PROBES_SECONDS)
+        ages = [reader.stop(begin + WARM_UP_SECONDS) for reader in readers]
+        rows = int(trainer.log.read_text().split()[0])
+        wait_until(lambda: _points(consumer) >= rows, timeout_seconds=60, what="all rows are stored")
+    sql, metrics = (
+        {
+            "p50_ms": round(1e3 * percentile(found, 0.5), 1),
+            "p99_ms": round(1e3 * percentile(found, 0.99), 1),
+            "max_ms": round(1e3 * max(found), 1),
+            "probes": len(found),
+        }
+        for found in ages
+    )
+    through = "Kafka" if url.startswith("kafka:") else "dir:"
+    return {"rate_points_per_second": rate, "through": through, "sql": sql, "metrics": metrics}
+
+
+class Reader:
+    """A thread that polls; `ask` returns the times of the probes that are new since its last call."""
+
+    def __init__(self, ask: Callable[[], list[float]]) -> None:
+        self._ask = ask
+        self._seen: list[tuple[float, float]] = []
+        self._stopped = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._poll)
+        self._thread.start()
+
+    def stop(self, since: float) -> list[float]:
+        """End; returns the age in seconds of each probe logged after `since`.
+
+        Raises:
+            Exception: What the reader met.
+        """
+        self._stopped.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return [now - logged_at for logged_at, now in self._seen if logged_at >= since]
+
+    def _poll(self) -> None:
+        try:
+            while not self._stopped.wait(POLL_SECONDS):
+                found = self._ask()
+                now = time.time()
+                self._seen += [(logged_at, now) for logged_at in found]
+        except Exception as error:  # noqa: BLE001 - carried to the thread that asks for the ages
+            self._failure = error
+
+
+def ask_sql(client: httpx.Client, address: str) -> Callable[[], list[float]]:
+    """Ask for the probes above the last step seen."""
+    last = -1
+
+    def ask() -> list[float]:
+        nonlocal last
+        query = f"SELECT step, value FROM metrics WHERE metric = '{PROBE}' AND step > {last} ORDER BY step"  # noqa: S608
+        answer = client.post(
+            f"{address}/api/sql?format=json", content=query, headers={"Content-Type": "text/plain"}
+        ).raise_for_status()
+        rows = answer.json()
+        if rows:
+            last = rows[-1]["step"]
+        return [row["value"] for row in rows]
+
+    return ask
+
+
+def ask_metrics(client: httpx.Client, address: str) -> Callable[[], list[float]]:
+    """Scrape, as Prometheus does."""
+    last = 0.0
+
+    def ask() -> list[float]:
+        nonlocal last
+        match = GAUGE.search(client.get(f"{address}/metrics").raise_for_status().text)
+        if match is None or float(match[1]) == last:
+            return []
+        last = float(match[1])
+        return [last]
+
+    return ask
+
+
+def _points(consumer: ConsumerProcess) -> int:
+    (row,) = consumer.sql("SELECT coalesce(sum(stored), 0) AS rows FROM emitters")
+    return int(row["rows"])
+
+
+if __name__ == "__main__":
+    main()
