@@ -111,12 +111,13 @@ JOIN store.lines l ON l.emitter_key = p.emitter_key AND l.metric_key = p.metric_
 JOIN store.run_rows w ON w.emitter_key = p.emitter_key AND w.seq = p.seq AND w.run_id = l.run_id;
 
 -- One point a rank and step: what no later attempt supersedes; where several are left, the highest standing's last.
+-- Its place is one number (sequence numbers stay below 2^62): arg_max by a pair would lose the sign of -0.0.
 CREATE VIEW main.curves_by_rank AS
 SELECT
     l.run_id, l.metric, l."rank", w.step,
-    make_timestamp(arg_max(w.time, (l.standing, p.seq))) AS time,
-    arg_max(p.value, (l.standing, p.seq)) AS value,
-    arg_max(l.attempt, (l.standing, p.seq)) AS attempt
+    make_timestamp(arg_max(w.time, l.standing::HUGEINT * 4611686018427387904 + p.seq)) AS time,
+    arg_max(p.value, l.standing::HUGEINT * 4611686018427387904 + p.seq) AS value,
+    arg_max(l.attempt, l.standing::HUGEINT * 4611686018427387904 + p.seq) AS attempt
 FROM store.points p
 JOIN store.lines l ON l.emitter_key = p.emitter_key AND l.metric_key = p.metric_key
 JOIN store.run_rows w ON w.emitter_key = p.emitter_key AND w.seq = p.seq AND w.run_id = l.run_id
@@ -187,7 +188,7 @@ GROUP BY run_id, metric_key;
 CREATE VIEW store.best_values AS
 WITH by_rank AS (
     SELECT
-        l.run_id, l.metric, d.best, w.step, l."rank", arg_max(p.value, (l.standing, p.seq)) AS value
+        l.run_id, l.metric, d.best, w.step, l."rank", arg_max(p.value, l.standing::HUGEINT * 4611686018427387904 + p.seq) AS value
     FROM store.points p
     JOIN store.lines l ON l.emitter_key = p.emitter_key AND l.metric_key = p.metric_key
     JOIN store.definitions_now d ON d.run_id = l.run_id AND d.metric_key = l.metric_key AND d.best IS NOT NULL
