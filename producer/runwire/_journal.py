@@ -28,6 +28,7 @@ import time
 import zlib
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from runwire._errors import JournalError
@@ -36,6 +37,7 @@ from runwire._segments import (
     COMMIT,
     COMMIT_BYTES,
     COMMIT_WORD,
+    CRC_AT,
     END,
     EVENT,
     KEYS,
@@ -230,7 +232,8 @@ class Journal:
         # `with`, because nothing can come between taking the lock and giving it back, not even KeyboardInterrupt.
         with self._lock:
             if self._busy:
-                self._side.append(lambda: self.append_row(keys, step, time_us, values))
+                # No closure: its variables would be slow ones in every call.
+                self._side.append(partial(self.append_row, keys, step, time_us, values))
                 return
             self._busy = True
             try:
@@ -247,13 +250,14 @@ class Journal:
                 seq = self._next_seq
                 body = key_set.pack(key_set.length, key_set.kind, seq, step, time_us, *values)
                 at = segment.at
-                record = _CRC.pack(zlib.crc32(body)) + body
-                end = at + 4 + len(record)
-                if segment.map is not None:
-                    segment.map[at + 4 : end] = record
-                    COMMIT_WORD.pack_into(segment.map, at, COMMIT)
+                end = at + CRC_AT + len(body)
+                mapped = segment.map
+                if mapped is not None:
+                    mapped[at + CRC_AT : end] = body
+                    _CRC.pack_into(mapped, at + COMMIT_WORD.size, zlib.crc32(body))
+                    COMMIT_WORD.pack_into(mapped, at, COMMIT)
                 else:
-                    _write_all(segment.fd, COMMIT_BYTES + record, at)
+                    _write_all(segment.fd, COMMIT_BYTES + _CRC.pack(zlib.crc32(body)) + body, at)
                 segment.at = end
                 self._next_seq = seq + 1
             except OSError as error:

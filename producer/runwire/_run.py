@@ -36,6 +36,7 @@ _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
 _log = logging.getLogger("runwire")
 # Looked up once: `log` runs millions of times.
+_count_of = operator.countOf
 _are_plain = PLAIN_TYPES.issuperset
 _clock_gettime_ns = time.clock_gettime_ns
 _perf_counter_ns = time.perf_counter_ns
@@ -134,13 +135,15 @@ class Run:
         if type(metrics) is dict:
             keys = tuple(metrics)
             values = tuple(metrics.values())
-            if keys in self._known_keys and _are_plain(map(type, values)):
+            count = len(keys)
+            # Nearly always all are floats, and counting those takes half of the time.
+            is_plain = _count_of(map(type, values), float) == count or _are_plain(map(type, values))
+            if is_plain and keys in self._known_keys:
                 try:
                     self._append(keys, step, (self._anchor_ns + _clock_gettime_ns(CLOCK)) // 1000, values)
-                    count = len(keys)
                     self._points += count
                 except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
-                    self._log_again(metrics, step, problem, is_torn=len(keys) != len(values))
+                    self._log_again(metrics, step, problem, is_torn=count != len(values))
             else:
                 self._log_slowly(metrics, step)
         else:
