@@ -255,8 +255,7 @@ class KafkaBroker(KafkaTopics):
                     "-XX:TieredStopAtLevel=1",
                     "kafka.tools.StorageTool",
                     "format",
-                    "-t",
-                    cluster,
+                    f"--cluster-id={cluster}",  # it may begin with a dash
                     "-c",
                     properties,
                 ],

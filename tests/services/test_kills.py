@@ -38,7 +38,7 @@ def test_consumer_killed_20_times_and_broker_once(own_kafka: KafkaBroker, topic_
     url = own_kafka.url(topic_name)
     chance = random.Random(SEED)
     trainers = [
-        TrainerProcess(tmp_path / "trainer", url, launch="kills", rank=rank, world_size=RANKS, rows_per_second=400)
+        TrainerProcess(tmp_path / "trainer", url, launch="kills", rank=rank, world_size=RANKS, rows_per_second=200)
         for rank in range(RANKS)
     ]
     consumer = ConsumerProcess(url, home=tmp_path / "consumer")
