@@ -95,7 +95,7 @@ def test_a_bare_install_names_the_extra(tmp_path: Path, arguments: list[str]) ->
         (["show"], 2, "Missing argument 'RUN'"),
         (["runs", "--json", "--csv"], 2, "Choose one of --json and --csv"),
         (["runs", "--nothing"], 2, "No such option"),
-        (["up", "--port", "99999"], 2, "99999"),
+        (["up", "--port", "99999"], 2, "65535"),
         (["up", "--url", "ftp://x"], 1, "ftp://x"),
         (["sync", "/does/not/exist"], 1, "no folder '/does/not/exist'"),
         (["sync", "--to", "ftp://x"], 1, "ftp://x"),

@@ -1,0 +1,230 @@
+"""`runwire up` and the commands around it, as a user calls them: real processes, a real home, a real topic folder."""
+
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cli.test_entry import RUNWIRE, call, clean_environment
+
+TRAIN = """
+import sys, time
+import runwire
+with runwire.init(project="digits", name=sys.argv[1], params={"lr": 0.1}) as run:
+    run.define("val/acc", best="max")
+    for step in range(100):
+        run.log({"train/loss": 1.0 / (step + 1)}, step=step)
+    run.log({"val/acc": 0.9}, step=99)
+    if len(sys.argv) > 2:
+        print("logged", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def train(home: Path, name: str) -> None:
+    """A short training, logged into the home's topic folder."""
+    subprocess.run(
+        [sys.executable, "-c", TRAIN, name],
+        env=clean_environment(home), cwd=home.parent, check=True, timeout=60, capture_output=True,
+    )  # fmt: skip
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it didn't happen in time"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Consumer:
+    """`runwire up` in the home."""
+
+    def __init__(self, home: Path) -> None:
+        self.port = free_port()
+        self.home = home
+        home.mkdir(exist_ok=True)
+        self.log = home.parent / "up.log"
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [*RUNWIRE, "up", "--port", str(self.port)],
+                env=clean_environment(home), cwd=home.parent, stdout=file, stderr=file,
+            )  # fmt: skip
+        wait_until(self.is_ready)
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def consumer(home: Path) -> Iterator[Consumer]:
+    made = Consumer(home)
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+def rows(home: Path, *arguments: str) -> Any:
+    answer = call(RUNWIRE, home, *arguments, "--json")
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_train_then_runs_without_a_daemon(home: Path) -> None:
+    """`python train.py && runwire runs` is all on a laptop."""
+    train(home, "first")
+    found = rows(home, "runs")
+    assert [(run["name"], run["state"], run["points"]) for run in found] == [("first", "finished", 101)]
+    leaderboard = (
+        "SELECT name, params['lr'] AS lr, best['val/acc'] AS acc FROM runs WHERE project = 'digits' ORDER BY acc DESC"
+    )
+    assert rows(home, "sql", leaderboard) == [{"name": "first", "lr": "0.1", "acc": 0.9}]
+    train(home, "second")
+    assert rows(home, "verify", "second")["verdict"] == "complete"
+    assert len(rows(home, "runs")) == 2
+    assert call(RUNWIRE, home, "show", "second").returncode == 0
+    assert not (home / "token").exists()
+
+
+def test_once_says_what_it_stored(home: Path) -> None:
+    """And finds nothing new the second time."""
+    train(home, "first")
+    answer = call(RUNWIRE, home, "up", "--once")
+    assert answer.returncode == 0, answer.stderr
+    assert "101 points stored" in answer.stdout
+    assert call(RUNWIRE, home, "up", "--once").stdout.startswith("0 messages read: 0 rows, 0 points")
+
+
+def test_up_serves_and_ends_when_told(home: Path, consumer: Consumer) -> None:
+    """Readers use it; after SIGTERM the file is free and its address is gone."""
+    address = f"http://127.0.0.1:{consumer.port}"
+    assert json.loads((home / "server.json").read_text())["port"] == consumer.port
+    token = (home / "token").read_text().strip()
+    assert (home / "token").stat().st_mode & 0o777 == 0o600
+    assert httpx.post(f"{address}/api/sql", content="SELECT 1").status_code == 401
+    train(home, "live")
+    headers = {"authorization": f"Bearer {token}"}
+    query = "SELECT points FROM runs WHERE name = 'live' AND state = 'finished'"
+    wait_until(lambda: httpx.post(f"{address}/api/sql", content=query, headers=headers).json() == [{"points": 101}])
+    assert (
+        'runwire_metric{metric="val/acc",project="digits",reduce="mean",run="live"'
+        in httpx.get(f"{address}/metrics").text
+    )
+    assert rows(home, "verify", "live")["verdict"] == "complete"
+    assert consumer.stop() == 0
+    assert "Traceback" not in consumer.log.read_text()
+    assert not (home / "server.json").exists()
+    assert [run["name"] for run in rows(home, "runs")] == ["live"]
+
+
+def test_ctrl_c_ends_it_too(consumer: Consumer) -> None:
+    """Quietly."""
+    assert consumer.stop(signal.SIGINT) == 0
+    assert "Traceback" not in consumer.log.read_text()
+
+
+def test_a_killed_consumer_goes_on_where_it_was(home: Path, consumer: Consumer) -> None:
+    """Its stale address confuses nobody, and no row comes twice."""
+    train(home, "live")
+    wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101])
+    consumer.process.kill()
+    consumer.process.wait()
+    assert (home / "server.json").exists()
+    receipt = rows(home, "verify", "live")
+    assert (receipt["verdict"], receipt["emitters"][0]["twice"]) == ("complete", 0)
+
+
+def test_a_killed_trainers_journal_is_sent_by_the_next_reader(home: Path) -> None:
+    """What returned from log() is there, and the run is crashed, not running."""
+    home.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, "killed", "wait"],
+        env=clean_environment(home), cwd=home.parent, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "logged\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert [(run["state"], run["points"]) for run in rows(home, "runs")] == [("crashed", 101)]
+    assert rows(home, "verify", "killed")["verdict"] == "complete"
+
+
+def test_a_port_in_use_is_one_sentence(home: Path, consumer: Consumer) -> None:
+    """The other home's database is given back."""
+    other = home.parent / "other"
+    answer = call(RUNWIRE, other, "up", "--port", str(consumer.port))
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        f"runwire: Port {consumer.port} on 127.0.0.1 is in use by another program: stop it or choose another port.\n"
+    )
+    assert rows(other, "runs") == []
+
+
+def test_a_second_consumer_of_a_home_names_the_first(home: Path, consumer: Consumer) -> None:
+    """After 10 s, in one sentence."""
+    answer = call(RUNWIRE, home, "up", "--port", "0")
+    assert answer.returncode == 1
+    assert f"in use by pid {consumer.process.pid} on " in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_useless_token_keeps_it_from_starting(home: Path) -> None:
+    """An empty variable is absent; a short one is refused."""
+    environment = {**clean_environment(home), "RUNWIRE_TOKEN": "short"}
+    answer = subprocess.run(
+        [*RUNWIRE, "up", "--port", "0"],
+        env=environment, cwd=home.parent, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 1
+    assert "The token has 5 characters" in answer.stderr
+
+
+WRONG_QUESTIONS = [
+    (("show", "nothing"), "There is no run 'nothing'"),
+    (("verify", "nothing"), "There is no run 'nothing'"),
+    (("sql", "DROP TABLE runs"), "Only one SELECT"),
+    (("sql", "SELECT * FROM nothing"), "no relation 'nothing'"),
+    (("sql", "SELECT nothing FROM runs"), "nothing"),
+]
+
+
+def test_wrong_questions_are_one_sentence(home: Path, consumer: Consumer) -> None:
+    """By the consumer and, for some, without it."""
+    for arguments, part in (*WRONG_QUESTIONS, *WRONG_QUESTIONS[::2]):
+        answer = call(RUNWIRE, home, *arguments)
+        assert answer.returncode == 1
+        assert part in answer.stderr
+        assert answer.stderr.count("\n") == 1
+        assert answer.stdout == ""
+        if arguments is WRONG_QUESTIONS[-1][0] and consumer.process.poll() is None:
+            consumer.stop()
