@@ -131,7 +131,8 @@ async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
     finally:
         address.remove(settings.home.path)
         recovering.cancel()
-        # Queries in progress are finished before the database closes.
+        # The database closes next: a query that would go on for long is told so.
+        face.sandbox.stop()
         face_stop.set()
         await asyncio.wait([serving])
         stop.set()

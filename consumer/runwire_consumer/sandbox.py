@@ -63,6 +63,7 @@ class Sandbox:
         self._cursors = cursors
         self._limits = limits or Limits()
         self._relations = relations
+        self._stopped = threading.Event()
 
     def check(self, sql: str) -> None:
         """Pass one harmless SELECT.
@@ -72,6 +73,10 @@ class Sandbox:
         """
         with contextlib.closing(self._cursors()) as cursor:
             check(cursor, sql, self._relations)
+
+    def stop(self) -> None:
+        """End the queries in progress and refuse all others: the database is about to close."""
+        self._stopped.set()
 
     def run(self, sql: str, params: Params = None) -> Result:
         """Run a SELECT and fetch the whole result.
@@ -108,7 +113,7 @@ class Sandbox:
         try:
             check(cursor, sql, self._relations)
             cursor.execute("BEGIN TRANSACTION READ ONLY")
-            with _Watch(cursor.interrupt, self._limits) as watch:
+            with _Watch(cursor.interrupt, self._limits, self._stopped) as watch:
                 try:
                     cursor.execute(sql, _bindable(params))
                     yield cursor, watch
@@ -145,10 +150,11 @@ def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str]
 class _Watch:
     """Interrupts a query that runs too long or makes the process swell."""
 
-    def __init__(self, interrupt: Callable[[], None], limits: Limits) -> None:
+    def __init__(self, interrupt: Callable[[], None], limits: Limits, stopped: threading.Event) -> None:
         self.reason: str | None = None
         self._interrupt = interrupt
         self._limits = limits
+        self._stopped = stopped
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="runwire-query-watch", daemon=True)
 
@@ -180,6 +186,8 @@ class _Watch:
                 self._interrupt()
 
     def _find_reason(self) -> str | None:
+        if self._stopped.is_set():
+            return "the consumer is going down"
         if time.monotonic() - self._started > self._limits.seconds_max:
             return f"it ran longer than {self._limits.seconds_max:g} s, so read fewer rows or aggregate first"
         if resident_bytes() - self._resident_bytes > self._limits.process_growth_bytes_max:

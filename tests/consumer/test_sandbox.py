@@ -381,6 +381,16 @@ def test_a_swelling_query_is_interrupted(connection: duckdb.DuckDBPyConnection) 
         sandbox.run("SELECT length(string_agg(repeat('x', 5000) || range, '')) FROM range(10000000)")
 
 
+def test_queries_end_when_the_consumer_goes_down(connection: duckdb.DuckDBPyConnection) -> None:
+    """Nobody waits half a minute for a query whose database is about to close."""
+    sandbox = Sandbox(connection.cursor)
+    stopping = threading.Timer(0.2, sandbox.stop)
+    stopping.start()
+    with pytest.raises(QueryTimeout, match="going down"):
+        sandbox.run("SELECT count(*) FROM range(1000000) a, range(1000000) b, range(1000000) c")
+    stopping.join()
+
+
 def test_a_result_above_a_cap_is_refused_not_cut(connection: duckdb.DuckDBPyConnection) -> None:
     """A cut table would look like a whole one."""
     rows = Sandbox(connection.cursor, Limits(rows_max=1_000))
