@@ -46,7 +46,6 @@ from runwire._segments import (
     ROW,
     SegmentHeader,
     StoredEvent,
-    padded,
     segment_path,
 )
 from runwire_schemas.errors import SchemaError
@@ -260,7 +259,9 @@ class Journal:
                     _write_all(segment.fd, COMMIT_BYTES + _CRC.pack(zlib.crc32(body)) + body, at)
                 segment.at = end
                 self._next_seq = seq + 1
-            except OSError as error:
+            except struct.error as error:
+                raise OverflowError("a value is beyond float64") from error
+            except (OSError, ValueError) as error:  # ValueError: a handler that interrupted us has closed the map
                 self._fail(error)
                 self._lose()
             finally:
@@ -396,16 +397,17 @@ class Journal:
             segment = self._segment_for(2 * RECORD_BYTES + payload_bytes)
             if segment is not None:
                 self._settle(segment, 0)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._fail(error)
 
     def _write(self, segment: _Segment, kind: int, seq: int, payload: bytes) -> None:
         body = struct.pack("<IIqqq", len(payload), kind, seq, 0, 0) + payload
-        record = _CRC.pack(zlib.crc32(body)) + padded(body)
-        at, end = segment.at, segment.at + 4 + len(record)
-        if segment.map is not None:
-            segment.map[at + 4 : end] = record
-            COMMIT_WORD.pack_into(segment.map, at, COMMIT)
+        record = _CRC.pack(zlib.crc32(body)) + body + bytes(-len(payload) % 8)
+        at, end = segment.at, segment.at + COMMIT_WORD.size + len(record)
+        mapped = segment.map
+        if mapped is not None:
+            mapped[at + COMMIT_WORD.size : end] = record
+            COMMIT_WORD.pack_into(mapped, at, COMMIT)
         else:
             _write_all(segment.fd, COMMIT_BYTES + record, at)
         segment.at = end
@@ -467,7 +469,8 @@ class Journal:
         number = self._number + 1
         path = segment_path(self.folder, number)
         try:
-            head = replace(self.header, number=number, first_seq=self._next_seq).to_bytes()
+            size_bytes = 0 if file.map is None else self._segment_bytes
+            head = replace(self.header, number=number, first_seq=self._next_seq, size_bytes=size_bytes).to_bytes()
             _write_all(file.fd, head, 0)
             file.path.rename(path)
         except BaseException:
@@ -551,8 +554,10 @@ class Journal:
             os.close(fd)
             raise
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: OSError | ValueError) -> None:
         """The disk didn't take something: go on in another segment, after a while."""
+        if self._sealed:
+            return
         segment = self._segment
         self._close_segment()
         if segment is not None and segment.at == segment.begin:  # leave no heap of empty files
@@ -560,10 +565,12 @@ class Journal:
             with contextlib.suppress(OSError):
                 segment.path.unlink()
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        self._reason = f"the journal couldn't be written: {error.strerror}"
+        self._reason = f"the journal couldn't be written: {getattr(error, 'strerror', error)}"
 
     def _lose(self) -> None:
         """Count one row, or record, as lost."""
+        if self._sealed:
+            return
         last = self._lost[-1] if self._lost else None
         if last and last.first_seq + last.count == self._next_seq and last.reason == self._reason:
             self._lost[-1] = replace(last, count=last.count + 1)
@@ -593,7 +600,7 @@ class Journal:
             self._lost.pop(0)
 
     def _drain_side(self) -> None:
-        while self._side:
+        while self._side and not self._busy:
             try:
                 append = self._side.popleft()
             except IndexError:
@@ -602,7 +609,8 @@ class Journal:
 
     def forget(self) -> None:
         """In a forked child: let go of everything that is the parent's, without a lock and without writing."""
-        self._sealed = True
+        self._sealed = self._is_closed = True
+        self._lock = threading.RLock()  # a thread that isn't here may hold the old one
         self._side.clear()
         self._held.clear()
         self._lost.clear()

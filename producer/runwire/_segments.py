@@ -71,6 +71,7 @@ class SegmentHeader:
     url: str
     number: int
     first_seq: int
+    size_bytes: int = 0  # of a preallocated file; 0 where it grows with each record
 
     def to_bytes(self) -> bytes:
         """The segment's first bytes, a multiple of 8."""
@@ -204,8 +205,16 @@ class SegmentReader:
                     yield found
             self.next_seq = max(self.next_seq, seq)
             end, at = at, _next_good(data, at, self.next_seq)
-        if end and any(data[end : end + COMMIT_WORD.size]) and _was_whole(data, end, self.next_seq):
+        if end and any(data[end : end + COMMIT_WORD.size]) and self._was_whole(data, end):
             self.next_seq += 1
+
+    def _was_whole(self, data: bytes, at: int) -> bool:
+        """Whether the damaged record behind the last good one took a number, and isn't cut by the end of the file."""
+        if at + RECORD_BYTES > len(data):
+            return False
+        is_cut = at + _record_bytes(data, at) > len(data) != self.header.size_bytes
+        has_seq = _seq(data, at) != -1 and data[at + 12] not in (KEYS, END)
+        return not is_cut and (has_seq or _seq(data, at) == self.next_seq)
 
     def _take(self, data: bytes, at: int, rows_max: int) -> tuple[Rows | StoredEvent | None, int]:
         """The record at `at`, with all rows of the same key set that follow it: (what it is, where the next begins)."""
@@ -302,12 +311,3 @@ def _next_good(data: bytes, at: int, next_seq: int) -> int | None:
         else:
             at = data.find(COMMIT_BYTES, at + 1)
     return None
-
-
-def _was_whole(data: bytes, at: int, next_seq: int) -> bool:
-    """Whether the damaged record behind the last good one was `next_seq`, and not cut by the end of its file."""
-    if at + RECORD_BYTES > len(data):
-        return False
-    is_cut = at + _record_bytes(data, at) > len(data) and any(data[-8:])  # a preallocated file ends with zeros
-    has_seq = _seq(data, at) != -1 and data[at + 12] not in (KEYS, END)
-    return not is_cut and (has_seq or _seq(data, at) == next_seq)
