@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - by whoever imports it first; while Python ends that is an error
 import contextlib
 import logging
+import socket
 import threading
 import time
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runwire._batch import Message, messages
 from runwire._delivery import Delivery
@@ -32,6 +34,7 @@ RECONNECT_SECONDS_MIN = 0.2
 RECONNECT_SECONDS_MAX = 5.0
 WARNING_INTERVAL_SECONDS = 60.0
 STARTS_MAX = 3
+BESIDE_SECONDS = 2.0  # how long the end of a run waits for the recovery of others
 
 _log = logging.getLogger("runwire")
 
@@ -118,6 +121,7 @@ class Sender(threading.Thread):
                 loop.call_soon_threadsafe(changed.set)
 
         self._wake = wake
+        loop.getaddrinfo = _getaddrinfo  # type: ignore[method-assign]
         beside = asyncio.ensure_future(self._beside()) if self._beside else None
         self._beside = None
         pause_seconds = RECONNECT_SECONDS_MIN
@@ -139,6 +143,8 @@ class Sender(threading.Thread):
             finally:
                 await transport.close()
         if beside is not None:
+            # A run shorter than a recovery would leave the dead where they are, every time.
+            await asyncio.wait({beside}, timeout=0 if self._abandoned else BESIDE_SECONDS)
             beside.cancel()
             await asyncio.gather(beside, return_exceptions=True)
 
@@ -223,6 +229,19 @@ async def _tell(transport: Transport, message: Message) -> None:
         await transport.send([message])
     except TransportError as error:
         raise TransportError(str(error)) from error
+
+
+async def _getaddrinfo(
+    host: Any,
+    port: Any,
+    *,
+    family: int = 0,
+    type: int = 0,  # noqa: A002 - asyncio's names
+    proto: int = 0,
+    flags: int = 0,
+) -> Any:
+    """In this thread: asyncio's own way takes a thread pool, and none may work while Python ends."""
+    return socket.getaddrinfo(host, port, family, type, proto, flags)
 
 
 async def _wait(changed: asyncio.Event, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import logging
 import operator
@@ -321,6 +322,11 @@ def _at_exit() -> None:
         run.finish()
     else:
         run.fail(error)
+    if type(error) is KeyboardInterrupt:
+        # Python dies of SIGINT, as a shell expects, when the code it ran last ended so; what was imported since
+        # (dataclasses run code they make) was run last, and would make that exit code 1.
+        with contextlib.suppress(KeyboardInterrupt):
+            exec("raise KeyboardInterrupt")  # noqa: S102 - see above
 
 
 def _uncaught(run: Run) -> BaseException | None:
