@@ -1,0 +1,153 @@
+"""The folder source takes complete blocks, whatever stands at the end of a file, and waits for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runwire_consumer.decode import DeadLetter, Decoded, decode
+from runwire_consumer.sources import Message, Position, Source
+from runwire_consumer.sources.directory import DirectorySource
+from runwire_schemas.envelope import Envelope
+from runwire_schemas.folder import encode_block, file_header
+from tests.consumer.telling import DAY_ONE, Emitter
+
+SYNC = b"0123456789abcdef"
+
+
+def block(*messages: Message) -> bytes:
+    """One block of a topic file."""
+    pairs = [(Envelope.from_headers(message.headers), message.payload) for message in messages]  # type: ignore[arg-type]
+    return encode_block(pairs, DAY_ONE, SYNC)
+
+
+def batches(count: int, letter: str = "a") -> list[Message]:
+    """Batches of three rows."""
+    run = Emitter(letter)
+    return [run.logs({step: {"loss": 1.0} for step in range(3)}) for _ in range(count)]
+
+
+def read(folder: Path, positions: dict[str, Position] | None = None) -> tuple[list[Message], Source]:
+    """Everything that one poll finds."""
+
+    async def poll() -> tuple[list[Message], Source]:
+        source = DirectorySource(folder, f"dir:{folder}")
+        await source.start(positions or {})
+        return await source.poll(0.0), source
+
+    return asyncio.run(poll())
+
+
+def first_seqs(messages: list[Message]) -> list[int]:
+    """Which batches came."""
+    return [item.envelope.first_seq for item in map(decode, messages) if isinstance(item, Decoded)]
+
+
+def test_blocks_of_all_files_in_order_of_their_names(tmp_path: Path) -> None:
+    """Positions are block ends; going on from them hands out nothing twice."""
+    one, two, three = batches(3)
+    (tmp_path / "s-000000.avro").write_bytes(file_header(SYNC) + block(one, two))
+    (tmp_path / "s-000001.avro").write_bytes(file_header(SYNC) + block(three))
+    found, source = read(tmp_path)
+    assert first_seqs(found) == [0, 3, 6]
+    assert source.status().at_tail
+    assert [message.partition for message in found] == ["s-000000.avro", "s-000000.avro", "s-000001.avro"]
+    # A position inside a block leads back to its start.
+    assert found[0].next_offset == len(file_header(SYNC))
+    assert found[1].next_offset == (tmp_path / "s-000000.avro").stat().st_size
+    again, source = read(tmp_path, {message.partition: (message.next_offset, "") for message in found})
+    assert again == []
+    assert source.status().at_tail
+
+
+def test_every_cut_of_a_file_gives_its_complete_blocks(tmp_path: Path) -> None:
+    """A torn tail is not read, not reported and doesn't count as lag; with the missing bytes it is read."""
+    one, two = batches(2)
+    blocks = [block(one), block(two)]
+    whole = file_header(SYNC) + blocks[0] + blocks[1]
+    ends = [len(file_header(SYNC)) + len(blocks[0]), len(whole)]
+    path = tmp_path / "s-000000.avro"
+    for cut in range(0, len(whole) + 1, 3):
+        path.write_bytes(whole[:cut])
+        found, source = read(tmp_path)
+        assert first_seqs(found) == [0, 3][: sum(end <= cut for end in ends)]
+        assert source.status().at_tail
+
+
+def test_a_growing_file_is_followed(tmp_path: Path) -> None:
+    """The same source sees what is appended, and files that appear."""
+
+    async def follow() -> list[list[int]]:
+        source = DirectorySource(tmp_path, "dir:x")
+        await source.start({})
+        seen = [first_seqs(await source.poll(0.0))]
+        one, two = batches(2)
+        path = tmp_path / "s-000000.avro"
+        for data in (file_header(SYNC), block(one)[:40], block(one)[40:], block(two)):
+            with path.open("ab") as file:
+                file.write(data)
+            seen.append(first_seqs(await source.poll(0.6)))
+        return seen
+
+    assert asyncio.run(follow()) == [[], [], [], [0], [3]]
+
+
+def test_damage_in_the_middle_is_a_dead_letter(tmp_path: Path) -> None:
+    """Bytes that are no block are set aside up to the next marker; what follows is read."""
+    one, two = batches(2)
+    garbage = b"\x55" * 100 + SYNC
+    (tmp_path / "s-000000.avro").write_bytes(file_header(SYNC) + block(one) + garbage + block(two))
+    found, source = read(tmp_path)
+    assert first_seqs(found) == [0, 3]
+    dead = [item for item in map(decode, found) if isinstance(item, DeadLetter)]
+    assert len(dead) == 1
+    assert "are no block" in dead[0].reason
+    assert source.status().anomalies == {"damaged_block": 1}
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04zip", b"x" * 500, b"Obj\x02" + b"y" * 100])
+def test_a_file_of_somebody_else_is_one_dead_letter(tmp_path: Path, data: bytes) -> None:
+    """It is reported once, also over restarts, and the others are read."""
+    (tmp_path / "foreign.avro").write_bytes(data)
+    (tmp_path / "s-000000.avro").write_bytes(file_header(SYNC) + block(*batches(1)))
+    found, source = read(tmp_path)
+    assert first_seqs(found) == [0]
+    assert [item.reason for item in map(decode, found) if isinstance(item, DeadLetter)] == [
+        "The file is no topic file of Runwire; it is left alone."
+    ]
+    assert source.status().at_tail
+    again, source = read(tmp_path, {message.partition: (message.next_offset, "") for message in found})
+    assert again == []
+    assert source.status().at_tail
+
+
+def test_an_unreadable_folder_is_trouble_not_an_error(tmp_path: Path) -> None:
+    """The service says so and goes on trying."""
+    (tmp_path / "topic").write_text("a file where the folder should be")
+    found, source = read(tmp_path / "topic")
+    assert found == []
+    assert not source.status().reachable
+    assert "can't be read" in source.status().trouble
+
+
+def test_a_folder_that_is_missing_is_made(tmp_path: Path) -> None:
+    """The consumer may be there before the first trainer."""
+    found, source = read(tmp_path / "home" / "topic")
+    assert found == []
+    assert source.status().at_tail
+
+
+@given(st.binary(max_size=400), st.sampled_from([b"", SYNC]))
+@settings(max_examples=60)
+def test_garbage_behind_a_header_never_raises(
+    tmp_path_factory: pytest.TempPathFactory, tail: bytes, marker: bytes
+) -> None:
+    """Whatever a disk made of a file: dead letters or nothing, never an exception."""
+    folder = tmp_path_factory.mktemp("topic")
+    (folder / "s-000000.avro").write_bytes(file_header(SYNC) + tail + marker)
+    found, _ = read(folder)
+    assert all(isinstance(decode(message), DeadLetter) for message in found)

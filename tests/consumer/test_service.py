@@ -1,0 +1,206 @@
+"""The loop: states as time passes, outages, a full disk, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from runwire_consumer.change import Change
+from runwire_consumer.database import MEMORY
+from runwire_consumer.errors import SourceUnreachable, StoreFull
+from runwire_consumer.runstate import RunState
+from runwire_consumer.service import Service, ServiceLimits
+from runwire_consumer.sources import Message
+from runwire_consumer.sources.memory import MemoryLog, MemorySource
+from runwire_consumer.store import Store
+from runwire_schemas import events
+from tests.consumer.telling import DAY_ONE, SECOND, Emitter
+
+LIMITS = ServiceLimits(
+    batch_seconds=0.0, poll_seconds=0.002, tick_seconds=0.0, full_retry_seconds=0.001, once_timeout_seconds=0.05
+)
+DEADLINE_SECONDS = 20.0
+
+
+async def met(condition: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads and files
+            await asyncio.sleep(0.002)
+
+
+@dataclass
+class World:
+    """A log, a clock that a test sets, a store that stays readable, and the service between them."""
+
+    log: MemoryLog = field(default_factory=MemoryLog)
+    now: int = DAY_ONE
+    store: Store = field(default_factory=lambda: Store.open(MEMORY))
+
+    def __post_init__(self) -> None:
+        """Begin to serve; nothing runs yet."""
+        self.reader = self.store.cursor()
+        self.source = MemorySource(self.log)
+        self.service = Service(self.store, [self.source], limits=LIMITS, clock=lambda: self.now)
+
+    def append(self, *messages: Message) -> None:
+        """The log gets messages."""
+        for message in messages:
+            self.log.append(message.headers, message.payload, appended_at=self.now)  # type: ignore[arg-type]
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What a reader beside the writer sees."""
+        return self.reader.execute(sql).fetchall()
+
+    async def until(self, sql: str, expected: list[tuple[Any, ...]]) -> None:
+        """Wait for a query's answer."""
+        await met(lambda: self.rows(sql) == expected)
+
+    def play(self, story: Callable[[], Awaitable[None]]) -> None:
+        """Run the service while a story is told, then stop it."""
+
+        async def serve() -> None:
+            stop = asyncio.Event()
+            running = asyncio.create_task(self.service.run(stop))
+            try:
+                await story()
+            finally:
+                stop.set()
+                await running
+
+        asyncio.run(serve())
+
+
+STATE = "SELECT state FROM runs"
+
+
+def test_a_silent_run_is_lost_and_revived() -> None:
+    """12 s without a sign, on our clock at the tail; the next sign makes it run again."""
+    world, run = World(), Emitter("a")
+
+    async def story() -> None:
+        world.append(run.starts())
+        await world.until(STATE, [("running",)])
+        world.now += 11 * SECOND
+        world.append(Emitter("b", run_id="b" * 16).starts())
+        await world.until("SELECT count(*) FROM runs WHERE state = 'running'", [(2,)])
+        world.now += 2 * SECOND
+        await world.until("SELECT state FROM runs ORDER BY run_id", [("lost",), ("running",)])
+        world.append(run.signals(events.Heartbeat, next_in_seconds=5.0, next_seq=1))
+        await world.until("SELECT count(*) FROM runs WHERE state = 'running'", [(2,)])
+        world.append(run.says(events.RunEnded, status="finished"))
+        await world.until("SELECT state FROM runs ORDER BY run_id", [("finished",), ("running",)])
+
+    world.play(story)
+
+
+def test_an_outage_of_the_log_makes_nobody_lost() -> None:
+    """While the source is away states are frozen, /readyz says why, and afterwards everyone has a new promise."""
+    world, run = World(), Emitter("a")
+
+    async def story() -> None:
+        world.append(run.starts())
+        await world.until(STATE, [("running",)])
+        world.log.reachable = False
+        await met(lambda: world.service.unready() is not None)
+        assert world.service.unready() == "The log is away."
+        world.now += 600 * SECOND
+        await asyncio.sleep(0.05)
+        assert world.rows(STATE) == [("running",)]
+        world.log.reachable = True
+        await met(lambda: world.service.unready() is None)
+        world.append(Emitter("b", run_id="b" * 16).starts())
+        await world.until("SELECT count(*) FROM runs WHERE state = 'running'", [(2,)])
+        world.now += 13 * SECOND
+        await world.until("SELECT count(*) FROM runs WHERE state = 'lost'", [(2,)])
+
+    world.play(story)
+
+
+def test_a_backlog_is_judged_by_the_logs_clock() -> None:
+    """A run that lived through a day's backlog is not lost while it is being read; a dead one is, at the end."""
+    store, log = Store.open(MEMORY), MemoryLog()
+    run, reader = Emitter("a"), store.cursor()
+    for hour in range(24):
+        message = run.signals(events.Heartbeat, next_in_seconds=5.0, next_seq=hour)
+        log.append(message.headers, message.payload, appended_at=DAY_ONE + hour * 3600 * SECOND)  # type: ignore[arg-type]
+    states: list[str] = []
+
+    class Noting(Store):
+        def write(self, change: Change, states_now: dict[int, RunState] | None = None) -> None:
+            states.extend(state.state for state in (states_now or {}).values())
+            super().write(change, states_now)
+
+    noting = Noting(store.database)
+    clock = DAY_ONE + 86_400 * SECOND
+    asyncio.run(Service(noting, [MemorySource(log, 2)], limits=LIMITS, clock=lambda: clock).run_once())
+    assert states == ["running", "lost"]
+    reader.close()
+
+
+class Full(Store):
+    """A disk that is full for the first writes."""
+
+    failures_left = 3
+
+    def write(self, change: Change, states: dict[int, RunState] | None = None) -> None:
+        """Fail as the engine does."""
+        if self.failures_left:
+            self.failures_left -= 1
+            raise StoreFull("The disk of the database is full: planted.")
+        super().write(change, states)
+
+
+def test_a_full_disk_is_waited_for() -> None:
+    """The same batch is tried again; nothing is lost or twice."""
+    world = World(store=Full.open(MEMORY))
+
+    async def story() -> None:
+        world.append(Emitter("a").logs({step: {"loss": 1.0} for step in range(10)}))
+        await world.until("SELECT count(*) FROM store.points", [(10,)])
+
+    world.play(story)
+    assert world.service.stats.points == 10
+
+
+def test_stopping_stores_what_was_polled_and_tells_the_source() -> None:
+    """SIGTERM's way: the batch in progress is committed, the offsets are told, the file is closed."""
+    world = World()
+
+    async def story() -> None:
+        world.append(Emitter("a").logs({step: {"loss": 1.0} for step in range(10)}))
+        await world.until("SELECT count(*) FROM store.points", [(10,)])
+
+    world.play(story)
+    assert world.source.committed == {"0": (1, "0")}
+    assert world.service.stats.lag == {("memory:log", "0"): 0}
+
+
+def test_once_gives_up_on_a_log_that_is_away() -> None:
+    """One sentence instead of waiting for ever."""
+    world = World(log=MemoryLog(reachable=False))
+    with pytest.raises(SourceUnreachable, match="The log is away"):
+        asyncio.run(world.service.run_once())
+
+
+def test_several_sources_keep_their_offsets_apart() -> None:
+    """Two logs with the same partition names, one store."""
+    store, logs = Store.open(MEMORY), [MemoryLog("memory:one"), MemoryLog("memory:two")]
+    reader = store.cursor()
+    for letter, log in zip("ab", logs, strict=True):
+        message = Emitter(letter, run_id=letter * 16).logs({1: {"loss": 1.0}})
+        log.append(message.headers, message.payload)  # type: ignore[arg-type]
+    service = Service(store, [MemorySource(log) for log in logs], limits=LIMITS)
+    seen: list[tuple[Any, ...]] = []
+
+    async def once() -> None:
+        await service.run_once()
+
+    close, store.close = store.close, lambda: seen.extend(reader.execute("FROM store.offsets ORDER BY 1").fetchall())  # type: ignore[method-assign]
+    asyncio.run(once())
+    close()
+    assert seen == [("memory:one", "0", 1, "0"), ("memory:two", "0", 1, "0")]
