@@ -98,13 +98,14 @@ def _write_start(change: Change, emitter: Emitter, event: events.RunStarted) -> 
     emitter.role = event.role or emitter.role
     emitter.attempt = event.attempt or emitter.attempt
     emitter.restart_count = event.restart_count
-    emitter.started_at = event.time
+    emitter.started_at = min(emitter.started_at, event.time)  # it is said again when more is known
     emitter.resumed_from_step = event.resumed_from_step
     emitter.world_size = min(max(event.world_size, 1), INT_MAX)
     git = event.git or events.Git()
     change.add(
         "starts",
         emitter_key=emitter.emitter_key,
+        seq=event.seq,
         name=event.name,
         group=event.group,
         user=event.user,

@@ -16,7 +16,7 @@ _EMITTER = (
     "VALUES (?, ?, ?, ?, ?, ?, 'train', ?, ?, ?, ?, ?, ?, 2.0, 0, 0, ?)"
 )
 _START = (
-    "INSERT INTO store.starts VALUES (?, ?, 'sweep', 'ada', ['base'], NULL, NULL, 'torchrun', NULL, 0, 1, 'node', "
+    "INSERT INTO store.starts VALUES (?, 0, ?, 'sweep', 'ada', ['base'], NULL, NULL, 'torchrun', NULL, 0, 1, 'node', "
     "'Linux', '3.11', 2, 1, [], 'c0ffee', 'main', NULL, false, ['train.py'], map {}, '0')"
 )
 

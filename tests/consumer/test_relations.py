@@ -238,6 +238,17 @@ def test_rank_0_describes_the_run_and_edits_have_the_last_word() -> None:
     ]  # fmt: skip
 
 
+def test_a_process_describes_itself_again_when_it_knows_more() -> None:
+    """A trainer says RunStarted at once, and again with commit and host; the last one counts, the first one's time."""
+    zero = Emitter("a")
+    at_once, later = zero.starts(), zero.starts(git=events.Git("c0ffee", dirty=False))
+    for order in ([at_once, later], [later, at_once]):
+        cursor = told(*order)
+        described = 'SELECT "commit", dirty, epoch_us(started_at) FROM runs'
+        assert rows(cursor, described) == [("c0ffee", False, DAY_ONE)]
+        assert rows(cursor, "SELECT count(*) FROM emitters") == [(1,)]
+
+
 RELATIONS = (
     "runs", "params", "curves", "curves_by_rank", "metrics", "latest", "attempts", "events", "alerts", "artifacts",
     "gaps", "emitters",

@@ -39,9 +39,10 @@ CREATE TABLE store.emitters (
     row_time          BIGINT             -- newest event time
 );
 
--- What the last RunStarted of an emitter says about the run.
+-- What each RunStarted of an emitter says about the run: one at once, another when more is known; the last one counts.
 CREATE TABLE store.starts (
     emitter_key   INTEGER NOT NULL,
+    seq           BIGINT  NOT NULL,
     name          VARCHAR NOT NULL,
     "group"       VARCHAR,
     "user"        VARCHAR,

@@ -68,7 +68,7 @@ LEFT JOIN hiding
 CREATE VIEW store.descriptions AS
 WITH told AS (
     SELECT
-        t.run_id, arg_max(st, (coalesce(t.attempt, 0), -t."rank", t.standing)) AS told,
+        t.run_id, arg_max(st, (coalesce(t.attempt, 0), -t."rank", t.standing, st.seq)) AS told,
         arg_max(t."rank", (coalesce(t.attempt, 0), -t."rank", t.standing)) AS told_by_rank
     FROM store.starts st JOIN store.senders t USING (emitter_key)
     GROUP BY t.run_id
