@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pytest
 
-from tests.services.kafka import KafkaBroker, KafkaTopics, external_broker
+from tests.services.kafka import KafkaBroker, KafkaTopics, external_broker, unused_topic
 from tests.services.process import ServiceMissing
 from tests.services.prometheus import PrometheusServer
 from tests.tiers import require_service
@@ -75,7 +74,7 @@ def own_kafka(tmp_path: Path) -> Iterator[KafkaBroker]:
 @pytest.fixture
 def topic_name() -> str:
     """The name of a topic that nobody has used; it does not exist yet."""
-    return f"runwire.test.{uuid.uuid4().hex[:12]}"
+    return unused_topic()
 
 
 @pytest.fixture

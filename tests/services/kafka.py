@@ -300,6 +300,11 @@ class KafkaBroker(KafkaTopics):
         self.close(keep_folder=error is not None)
 
 
+def unused_topic() -> str:
+    """Return the name of a topic that nobody has used; it does not exist yet."""
+    return f"runwire.test.{uuid.uuid4().hex[:12]}"
+
+
 def external_broker() -> KafkaTopics | None:
     """The broker that `RUNWIRE_TEST_KAFKA=HOST:PORT` names, if it does.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-import signal
 import subprocess
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.services.consumer import RUNWIRE, ConsumerProcess
@@ -15,7 +16,6 @@ from tests.services.receipts import (
     assert_each_point_once,
     assert_offsets_at_end,
     assert_receipts_clean,
-    verify,
     wait_until_complete,
 )
 from tests.services.trainer import TrainerProcess, trainer_environment
@@ -43,6 +43,7 @@ def test_consumer_killed_20_times_and_broker_once(own_kafka: KafkaBroker, topic_
     ]
     consumer = ConsumerProcess(url, home=tmp_path / "consumer")
     try:
+        stored = [0]
         for kill in range(KILLS):
             # Every fourth dies while it starts; the others while they serve and write.
             consumer.spawn() if kill % 4 == 3 else consumer.start()
@@ -50,9 +51,12 @@ def test_consumer_killed_20_times_and_broker_once(own_kafka: KafkaBroker, topic_
             if kill == BROKER_KILL:
                 own_kafka.kill()
                 time.sleep(chance.uniform(0.5, 2))
+            stored.append(_rows_stored(consumer) or stored[-1])
             consumer.kill()
             if kill == BROKER_KILL:
                 own_kafka.restart()
+        # The kills met a consumer at work: most lives stored something.
+        assert sum(after > before for before, after in pairwise(stored)) > KILLS // 2
         consumer.start()
         for trainer in trainers:
             trainer.stop()
@@ -65,6 +69,15 @@ def test_consumer_killed_20_times_and_broker_once(own_kafka: KafkaBroker, topic_
             trainer.kill()
     assert consumer.stop() == 0, consumer.log.read_text()
     assert_offsets_at_end(consumer.database, own_kafka.bootstrap, topic_name)
+
+
+def _rows_stored(consumer: ConsumerProcess) -> int:
+    """Return how many rows it has stored by now; 0 while it can't say."""
+    try:
+        (row,) = consumer.sql("SELECT coalesce(sum(stored), 0) AS rows FROM emitters")
+    except (httpx.TransportError, FileNotFoundError):
+        return 0
+    return int(row["rows"])
 
 
 def test_a_killed_trainer_is_synced(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> None:
@@ -89,19 +102,25 @@ def test_a_killed_trainer_is_synced(kafka: KafkaTopics, topic_name: str, tmp_pat
         assert_receipts_clean(consumer)
 
 
-def test_a_trainer_that_is_stopped_politely_ends_its_run(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> None:
-    """SIGTERM, as a scheduler sends it: what was logged arrives, and the run has ended as preempted or failed."""
+def test_the_next_start_sends_what_a_dead_process_left(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> None:
+    """SIGKILL, then another training in the same home: both are complete, and the first one crashed."""
     url = kafka.url(topic_name)
-    trainer = TrainerProcess(tmp_path / "trainer", url, launch="term", rows_per_second=500)
-    trainer.wait_for_rows(200)
-    trainer.signal(signal.SIGTERM)
-    trainer.wait()
+    dead = TrainerProcess(tmp_path / "trainer", url, launch="dead", rows_per_second=2_000)
+    dead.wait_for_rows(500)
+    dead.kill()
+    returned = dead.rows
+    following = TrainerProcess(tmp_path / "trainer", url, launch="following", rows=50)
+    assert following.wait() == 0, following.log.read_text()
     with ConsumerProcess(url, home=tmp_path / "consumer") as consumer:
-        wait_until_complete(consumer, emitters=1)
-        assert_each_point_once(consumer, {0: trainer.rows})
-        (run,) = consumer.wait_for("SELECT state, run_id FROM runs WHERE state <> 'running'")
-        assert run["state"] in {"preempted", "failed", "crashed"}
-        assert verify(consumer, run["run_id"]).returncode == 0
+        wait_until_complete(consumer, emitters=2)
+        stored = consumer.sql("""
+            SELECT how, count(*) AS rows FROM emitters JOIN metrics USING (run_id, emitter_id)
+            WHERE metric = 'lr' GROUP BY how ORDER BY how
+        """)
+        assert [row["how"] for row in stored] == ["crashed", "finished"]
+        assert returned <= stored[0]["rows"] <= returned + 1
+        assert stored[1]["rows"] == 50
+        assert_receipts_clean(consumer)
 
 
 def test_no_broker_at_init(own_kafka: KafkaBroker, topic_name: str, tmp_path: Path) -> None:

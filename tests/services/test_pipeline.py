@@ -10,11 +10,11 @@ import pytest
 
 from grafana.generate import DASHBOARDS, FOLDER
 from tests.services.consumer import ConsumerProcess
+from tests.services.kafka import unused_topic
 from tests.services.trainer import VALUE_OF_A_RANK, TrainerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.services.kafka import KafkaTopics
     from tests.services.prometheus import PrometheusServer
@@ -47,13 +47,14 @@ def _targets() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield panel["title"], target
 
 
-@pytest.fixture
-def trained(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> Iterator[ConsumerProcess]:
+@pytest.fixture(scope="module")
+def trained(kafka: KafkaTopics, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsumerProcess]:
     """A consumer that has everything of two ranks, one of which still trains."""
-    url = kafka.url(topic_name)
-    with ConsumerProcess(url, home=tmp_path / "consumer", host=EVERYWHERE) as consumer:
-        first = TrainerProcess(tmp_path / "trainer", url, launch="one", world_size=RANKS, rows=ROWS)
-        second = TrainerProcess(tmp_path / "trainer", url, launch="one", rank=1, world_size=RANKS)
+    folder = tmp_path_factory.mktemp("pipeline")
+    url = kafka.url(unused_topic())
+    with ConsumerProcess(url, home=folder / "consumer", host=EVERYWHERE) as consumer:
+        first = TrainerProcess(folder / "trainer", url, launch="one", world_size=RANKS, rows=ROWS)
+        second = TrainerProcess(folder / "trainer", url, launch="one", rank=1, world_size=RANKS)
         try:
             assert first.wait() == 0, first.log.read_text()
             second.wait_for_rows(ROWS)

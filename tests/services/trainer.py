@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -89,10 +88,6 @@ class TrainerProcess:
     def wait(self) -> int:
         """Wait for its end and return the exit code."""
         return self._process.wait(timeout_seconds=END_TIMEOUT_SECONDS)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self._process.signal(number)
 
     def kill(self) -> None:
         """SIGKILL it."""

@@ -1,0 +1,213 @@
+"""The Kafka source against what brokers and their operators do: topics made again, cut, widened, or not there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+
+from runwire_consumer.sources.kafka import KafkaSource
+from runwire_schemas.topics import parse_url
+
+if TYPE_CHECKING:
+    from runwire_consumer.sources import Message, Position
+    from tests.services.kafka import KafkaTopics
+
+DEADLINE_SECONDS = 30.0
+pytestmark = pytest.mark.timeout(90)
+
+
+class World:
+    """One topic, written and read."""
+
+    def __init__(self, kafka: KafkaTopics, topic: str) -> None:
+        """Nothing is connected yet."""
+        self.kafka, self.topic = kafka, topic
+        self.positions: dict[str, Position] = {}
+
+    @asynccontextmanager
+    async def source(self) -> AsyncIterator[KafkaSource]:
+        """A source that goes on where the last one was."""
+        source = KafkaSource(parse_url(self.kafka.url(self.topic)))
+        await source.start(self.positions)
+        try:
+            yield source
+        finally:
+            await source.close()
+
+    async def write(self, *texts: str, partition: int = 0) -> None:
+        """Records in one partition."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.bootstrap, acks="all")
+        await producer.start()
+        for text in texts:
+            await producer.send_and_wait(self.topic, text.encode(), partition=partition)
+        await producer.stop()
+
+    async def read(self, source: KafkaSource, count: int) -> list[Message]:
+        """Poll until `count` messages came and nothing more waits; their positions are remembered."""
+        found: list[Message] = []
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while len(found) < count or not source.status().at_tail:
+                found += await source.poll(0.1)
+        self.positions |= {message.partition: (message.next_offset, message.anchor) for message in found}
+        return found
+
+    @asynccontextmanager
+    async def admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        """Somebody with rights."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+        await admin.start()
+        try:
+            yield admin
+        finally:
+            await admin.close()
+
+    async def make_again(self) -> None:
+        """Delete the topic and create it anew."""
+        async with self.admin() as admin:
+            await admin.delete_topics([self.topic])
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while self.topic in await admin.list_topics():  # noqa: ASYNC110 - it happens in the broker
+                    await asyncio.sleep(0.05)
+        await asyncio.to_thread(self.kafka.create_topic, self.topic, 1)
+
+
+def texts(messages: list[Message]) -> list[str]:
+    """What the messages say."""
+    return [message.payload.decode() for message in messages]
+
+
+@pytest.fixture
+def world(kafka: KafkaTopics, topic_name: str) -> World:
+    """A topic of one partition."""
+    kafka.create_topic(topic_name, 1)
+    return World(kafka, topic_name)
+
+
+def test_it_goes_on_behind_its_anchor(world: World) -> None:
+    """A second life hands out what is new, and only that."""
+
+    async def story() -> None:
+        await world.write("one", "two")
+        async with world.source() as source:
+            assert texts(await world.read(source, 2)) == ["one", "two"]
+            await source.commit(world.positions)
+        await world.write("three")
+        async with world.source() as source:
+            assert texts(await world.read(source, 1)) == ["three"]
+            assert source.status().anomalies == {}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("new", [["a"], ["a", "b", "c", "d"]], ids=["shorter", "longer"])
+def test_a_topic_made_again_while_nobody_looked_is_read_from_its_start(world: World, new: list[str]) -> None:
+    """Shorter or longer than the old one: no record of the new topic is skipped, and it is counted."""
+
+    async def story() -> None:
+        await world.write("one", "two", "three")
+        async with world.source() as source:
+            await world.read(source, 3)
+        await world.make_again()
+        await world.write(*new)
+        async with world.source() as source:
+            assert texts(await world.read(source, len(new))) == new
+            assert source.status().anomalies == {"topic_recreated": 1}
+
+    asyncio.run(story())
+
+
+def test_a_topic_made_again_under_our_eyes(world: World) -> None:
+    """The running source finds out and reads the new topic from its start."""
+
+    async def story() -> None:
+        await world.write("one", "two", "three")
+        async with world.source() as source:
+            await world.read(source, 3)
+            await world.make_again()
+            await world.write("a", "b")
+            found: list[Message] = []
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while texts(found) != ["a", "b"]:
+                    found += await source.poll(0.1)
+
+    asyncio.run(story())
+
+
+def test_a_new_partition_is_read_from_its_start(world: World) -> None:
+    """A widened topic; what was read already doesn't come again."""
+
+    async def story() -> None:
+        await world.write("one")
+        async with world.source() as source:
+            await world.read(source, 1)
+            async with world.admin() as admin:
+                await admin.create_partitions({world.topic: NewPartitions(2)})
+            await asyncio.sleep(0.5)  # the broker spreads the news; writing earlier fails on this side
+            await world.write("two", partition=1)
+            found: list[Message] = []
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while not found:
+                    found += await source.poll(0.1)
+            assert [(message.partition, message.payload) for message in found] == [("1", b"two")]
+
+    asyncio.run(story())
+
+
+def test_what_retention_removed_is_a_dead_letter(world: World) -> None:
+    """Records that are gone before they were read leave a message that names their offsets."""
+
+    async def story() -> None:
+        await world.write("one", "two")
+        async with world.source() as source:
+            await world.read(source, 2)
+        await world.write("three", "four", "five")
+        async with world.admin() as admin:
+            await admin.delete_records({TopicPartition(world.topic, 0): RecordsToDelete(before_offset=4)})
+        async with world.source() as source:
+            found = await world.read(source, 2)
+            assert [message.damage for message in found] == [
+                "Records 2 to 3 were removed by the topic's retention before they were read.",
+                "",
+            ]
+            assert texts(found) == ["", "five"]
+            assert source.status().anomalies == {"expired_records": 2}
+
+    asyncio.run(story())
+
+
+def test_a_missing_topic_is_made_with_append_time(kafka: KafkaTopics, topic_name: str) -> None:
+    """The consumer may be there first; event time is the trainer's business."""
+
+    async def story() -> None:
+        world = World(kafka, topic_name)
+        async with world.source() as source:
+            await source.poll(0.1)
+            await world.read(source, 0)
+            await world.write("one")
+            found = await world.read(source, 1)
+            assert texts(found) == ["one"]
+            assert found[0].appended_at > 1_600_000_000_000_000
+
+    asyncio.run(story())
+
+
+def test_a_broker_that_is_away_is_trouble_not_an_error() -> None:
+    """Nothing is raised, the sentence names the broker."""
+
+    async def story() -> None:
+        source = KafkaSource(parse_url("kafka://127.0.0.1:9/team"))
+        await source.start({})
+        assert await source.poll(0.01) == []
+        assert await source.poll(0.01) == []
+        status = source.status()
+        assert not status.reachable
+        assert "kafka://127.0.0.1:9/team can't be reached" in status.trouble
+        await source.close()
+
+    asyncio.run(story())
