@@ -30,13 +30,14 @@ from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app, serve
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import SelfMetrics
-from runwire_consumer.service import Service
+from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources.opening import open_source
 from runwire_consumer.store import Store
 from runwire_consumer.tokens import Token, ensure_token
 from runwire_schemas.topics import mask
 
 RECOVERY_INTERVAL_SECONDS = 15.0
+READER_TIMEOUT_SECONDS = 5.0  # somebody waits at the terminal: what is stored is better than nothing
 PROGRESS_DELAY_SECONDS = 1.0
 PROGRESS_INTERVAL_SECONDS = 0.2
 
@@ -69,7 +70,7 @@ def serve_once(settings: CommandSettings, output: Output) -> int:
         ConsumerError: The consumer can't go on.
     """
     home = settings.home.create()
-    service = _open_service(settings, LOCK_WAIT_SECONDS)
+    service = _open_service(settings, LOCK_WAIT_SECONDS, ServiceLimits())
     asyncio.run(_once(settings, service, output))
     stats = service.stats
     output.console.print(
@@ -87,7 +88,7 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
         ConsumerError: The database can't be used.
     """
     home = settings.home.create()
-    service = _open_service(settings, lock_wait_seconds)
+    service = _open_service(settings, lock_wait_seconds, ServiceLimits(once_timeout_seconds=READER_TIMEOUT_SECONDS))
     try:
         asyncio.run(_once(settings, service, output))
     except SourceUnreachable as error:
@@ -95,9 +96,10 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
     return Database.open(home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds))
 
 
-def _open_service(settings: CommandSettings, lock_wait_seconds: float) -> Service:
+def _open_service(settings: CommandSettings, lock_wait_seconds: float, limits: ServiceLimits) -> Service:
     source = open_source(settings.destination)
-    return Service(Store.open(settings.home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds)), [source])
+    store = Store.open(settings.home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds))
+    return Service(store, [source], limits=limits)
 
 
 async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
@@ -108,10 +110,10 @@ async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
     face = Face(Sandbox(store.cursor), registry, service.unready)
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
 
-    stop, face_stop = asyncio.Event(), asyncio.Event()
+    told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told.set)
     bound: asyncio.Future[int] = loop.create_future()
     serving = asyncio.create_task(serve(app, settings.host, settings.port, bound.set_result, face_stop))
     waiting: set[asyncio.Future[Any]] = {serving, bound}
@@ -126,12 +128,14 @@ async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
     )
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     running = asyncio.create_task(service.run(stop))
+    told_to_end = asyncio.create_task(told.wait())
     try:
-        await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
     finally:
         address.remove(settings.home.path)
         recovering.cancel()
-        # The database closes next: a query that would go on for long is told so.
+        told_to_end.cancel()
+        # The database closes when the service ends: a query that would go on for long is told so before.
         face.sandbox.stop()
         face_stop.set()
         await asyncio.wait([serving])
