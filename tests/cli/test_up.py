@@ -1,6 +1,5 @@
 """`runwire up` and the commands around it, as a user calls them: real processes, a real home, a real topic folder."""
 
-
 from __future__ import annotations
 
 import json
