@@ -15,7 +15,6 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from runwire._recovery import Outcome, recover
@@ -25,7 +24,7 @@ from runwire_cli.settings import CommandSettings
 from runwire_cli.text import clean
 from runwire_consumer.database import Database, EngineOptions
 from runwire_consumer.errors import SourceUnreachable
-from runwire_consumer.gauges import RunGauges
+from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app, serve
 from runwire_consumer.sandbox import Sandbox
@@ -103,9 +102,8 @@ def _open_service(settings: CommandSettings, lock_wait_seconds: float, limits: S
 
 
 async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
-    registry = CollectorRegistry()
+    registry = make_registry(store.cursor)
     metrics = SelfMetrics(registry, version("runwire"))
-    registry.register(RunGauges(store.cursor))
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     face = Face(Sandbox(store.cursor), registry, service.unready)
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))

@@ -25,6 +25,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import duckdb
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -177,6 +178,13 @@ class RunGauges(Collector):
         yield from shown
         yield GaugeMetricFamily("runwire_series_left_out", "Series that the budget leaves out now.", value=left_out)
         yield CounterMetricFamily("runwire_series_evicted", "Series that had to leave for the budget.", value=evicted)
+
+
+def make_registry(cursors: Callable[[], duckdb.DuckDBPyConnection]) -> CollectorRegistry:
+    """A registry of its own that holds the live runs of a database."""
+    registry = CollectorRegistry()
+    registry.register(RunGauges(cursors))
+    return registry
 
 
 def read_live(cursors: Callable[[], duckdb.DuckDBPyConnection], options: GaugeOptions, now_us: int) -> Live:
