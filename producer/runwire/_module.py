@@ -23,7 +23,7 @@ def log(metrics: Mapping[str, Any], *, step: int | None = None) -> None:
         run.log(metrics, step=step)
 
 
-def log_params(params: Mapping[str, Any]) -> None:
+def log_params(params: object) -> None:
     """`Run.log_params` of the current run."""
     run = _current()
     if run is not None:
@@ -31,21 +31,21 @@ def log_params(params: Mapping[str, Any]) -> None:
 
 
 def define(metric: str, *, unit: str | None = None, best: str | None = None) -> None:
-    """`Run.define` of the current run."""
+    """`Run.define` of the current run: a metric's unit, and whether "min" or "max" is best."""
     run = _current()
     if run is not None:
         run.define(metric, unit=unit, best=best)
 
 
 def alert(title: str, text: str = "", *, level: str = "warning", step: int | None = None) -> None:
-    """`Run.alert` of the current run."""
+    """`Run.alert` of the current run; `level` is "info", "warning" or "error"."""
     run = _current()
     if run is not None:
         run.alert(title, text, level=level, step=step)
 
 
 def finish(status: str = "finished", *, exit_code: int | None = None, error: str | None = None) -> bool:
-    """`Run.finish` of the current run; True without one."""
+    """`Run.finish` of the current run: whether everything was delivered within 10 seconds; True without a run."""
     run = current_run()
     return True if run is None else run.finish(status, exit_code=exit_code, error=error)
 

@@ -151,16 +151,17 @@ class Run:
         if start_ns:
             self._sample(calls, _perf_counter_ns() - start_ns)
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def log_params(self, params: object) -> None:
         """Keep parameters; a later value of a key replaces an earlier one, and both stay in the log.
 
         Args:
-            params: Names to values. Nested mappings become `outer/inner`, lists JSON, other objects their `str()`;
+            params: Names to values: a mapping, dataclass, named tuple, `argparse.Namespace`, a configuration of
+                OmegaConf, attrs or pydantic. Nested ones become `outer/inner`, lists JSON, other objects their `str()`;
                 values whose names look like secrets are masked.
 
         Raises:
-            UsageTypeError: No mapping (dataclasses and namespaces count as one), or a key that is no string.
-            UsageValueError: An empty, overlong or repeated key.
+            UsageTypeError: No such thing, or a key that is no string.
+            UsageValueError: An empty, overlong or repeated key; nesting deeper than 16 levels.
         """
         self.log_flat_params(flat_params(params))
 

@@ -18,6 +18,7 @@ from runwire._context.ranks import Launch, detect
 from runwire._errors import UsageTypeError, UsageValueError
 from runwire._run import Run, check_choice, flat_params
 from runwire._settings import Settings, read_settings
+from runwire._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from runwire._emitter import Emitter
 
-__version__ = "0.1.0"
 TEXT_CHARACTERS_MAX = 65_536
 # Last of all finalizers of a multiprocessing child: those of queues and locks have -5 at the lowest.
 _LAST = -100
@@ -59,8 +59,8 @@ os.register_at_fork(after_in_child=_process.after_fork_in_child)
 def init(
     project: str | None = None,
     *,
-    params: Mapping[str, Any] | None = None,
-    config: Mapping[str, Any] | None = None,
+    params: object = None,
+    config: object = None,
     name: str | None = None,
     group: str | None = None,
     tags: Sequence[str] | None = None,

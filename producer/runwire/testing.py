@@ -35,15 +35,18 @@ class Captured:
 
     @property
     def messages(self) -> list[Message]:
-        """Envelopes and payloads in the order of their arrival; a message sent twice is there twice."""
-        return TOPICS[self._name]
+        """Envelopes and payloads in the order of their arrival; a message sent twice is there twice.
+
+        All of a run's are there when its `finish` returned True.
+        """
+        return list(TOPICS.get(self._name, ()))
 
     def events(self) -> list[Event]:
-        """The decoded events, heartbeats and ends of emitters included."""
+        """The decoded events, heartbeats and ends of emitters included; times in microseconds since the epoch."""
         return [decode(message.payload) for message in self.messages]
 
     def points(self) -> list[tuple[str, int, float]]:
-        """(metric, step, value) of every value, row by row."""
+        """(metric, step, value) of every value, row by row in the order of their arrival."""
         return [
             (key, block.steps[row], block.values[at * len(block.steps) + row])
             for event in self.events()
@@ -54,7 +57,7 @@ class Captured:
         ]
 
     def fail_next(self, *errors: Exception) -> None:
-        """Let the next sends raise these errors: a broken network."""
+        """Let the next sends raise these errors, best `runwire.TransportError`: a broken network."""
         FAULTS[self._name].extend(errors)
 
     @property

@@ -1,0 +1,124 @@
+"""`init`: what it takes, refuses and leaves behind."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runwire
+from runwire.testing import capture
+from runwire_schemas.events import ParamsLogged, RunEnded, RunStarted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"role": "boss"}, ValueError, "role"),
+        ({"role": ["train"]}, ValueError, "role"),
+        ({"params": {}, "config": {}}, ValueError, "config"),
+        ({"params": 3}, TypeError, "params"),
+        ({"config": [1]}, TypeError, "config"),
+        ({"params": {1: 2}}, TypeError, "params"),
+        ({"notes": 3}, TypeError, "notes"),
+        ({"notes": "x" * 65_537}, ValueError, "notes"),
+        ({"forked_from": b"run@3"}, TypeError, "forked_from"),
+        ({"resumed_from_step": 1.5}, TypeError, "resumed_from_step"),
+        ({"resumed_from_step": 2**63}, ValueError, "resumed_from_step"),
+        ({"tags": "base"}, TypeError, "tags"),
+        ({"project": 3}, TypeError, "project"),
+        ({"url": "ftp://x"}, runwire.SettingsError, "url"),
+        ({"mode": "maybe"}, runwire.SettingsError, "mode"),
+        ({"home": "/proc/nowhere"}, runwire.SettingsError, "RUNWIRE_HOME"),
+    ],
+)
+def test_a_wrong_init_names_the_argument_and_changes_nothing(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    """It makes no journal, and a call that can be seen to be wrong leaves the current run alone."""
+    with capture() as captured:
+        with pytest.raises(error, match=named):
+            runwire.init(**{"url": captured.url, "home": tmp_path / "home", **arguments})
+        assert runwire.current_run() is None
+        assert not (tmp_path / "home").exists()
+
+
+def test_a_wrong_init_leaves_the_current_run_alone(tmp_path: Path) -> None:
+    with capture() as captured, runwire.init(url=captured.url, home=tmp_path) as run:
+        with pytest.raises(runwire.UsageError):
+            runwire.init(params=3)
+        assert runwire.current_run() is run
+
+
+def test_a_second_init_finishes_the_first_with_a_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with capture() as captured:
+        first = runwire.init(url=captured.url, home=tmp_path)
+        second = runwire.init(url=captured.url, home=tmp_path)
+        assert first.id != second.id
+        assert [record.message for record in caplog.records] == [
+            f"Run {first.name} is finished, because a new one begins."
+        ]
+        assert [event.run_id for event in captured.events() if isinstance(event, RunEnded)] == [first.id]
+        second.finish()
+
+
+@pytest.mark.parametrize("given", [{"lr": 0.1}, argparse.Namespace(lr=0.1)])
+@pytest.mark.parametrize("argument", ["params", "config"])
+def test_params_of_every_make(tmp_path: Path, argument: str, given: Any) -> None:
+    with capture() as captured:
+        runwire.init(url=captured.url, home=tmp_path, **{argument: given}).finish()
+        assert [event.params for event in captured.events() if isinstance(event, ParamsLogged)] == [{"lr": 0.1}]
+
+
+def test_what_a_run_says_of_itself(tmp_path: Path) -> None:
+    """Once at its start, and again when git, host and packages are known."""
+    with capture() as captured:
+        runwire.init(
+            "p", name="n", group="g", tags=["a"], notes="why", user="me", resumed_from_step=3, forked_from="x@3",
+            url=captured.url, home=tmp_path,
+        ).finish()  # fmt: skip
+        first, second = (event for event in captured.events() if isinstance(event, RunStarted))
+        assert (first.project, first.name, first.group, list(first.tags), first.notes) == ("p", "n", "g", ["a"], "why")
+        assert (first.user, first.resumed_from_step, first.forked_from, first.role) == ("me", 3, "x@3", "train")
+        assert second.packages
+        assert second.host.python
+
+
+@pytest.mark.parametrize("mode", ["on", "off", "offline"])
+def test_a_finished_run_is_let_go(tmp_path: Path, mode: str) -> None:
+    """Nothing of ours keeps a run, and what its attributes hold, alive."""
+    with capture() as captured:
+        run = runwire.init(url=captured.url, home=tmp_path, mode=mode)
+        run.log({"a": 1})
+        run.finish()
+        kept = weakref.ref(run)
+        del run
+        gc.collect()
+        assert kept() is None
+
+
+def test_offline_keeps_everything_for_sync(tmp_path: Path) -> None:
+    with capture() as captured:
+        run = runwire.init(url=captured.url, home=tmp_path, mode="offline")
+        run.log({"a": 1})
+        assert run.finish() is False
+        assert captured.messages == []
+        runwire.init(url=captured.url, home=tmp_path).finish()
+        assert captured.points() == [("a", 0, 1.0)]
+
+
+def test_off_takes_every_call_and_still_checks_it(tmp_path: Path) -> None:
+    run = runwire.init(url="memory:off", home=tmp_path / "home", mode="off", params={"a": 1})
+    for step in range(3):
+        run.log({"a": 1.0}, step=step)
+    with pytest.raises(runwire.UsageTypeError):
+        run.log({"a": "x"})
+    run.define("a")
+    run.alert("a")
+    assert run.finish()
+    assert runwire.current_run() is None
+    assert not (tmp_path / "home").exists()
