@@ -71,7 +71,7 @@ class Result:
     def to_csv(self) -> bytes:
         """A header and a line a row; no value at all for NULL."""
         text = io.StringIO(newline="")
-        writer = csv.writer(text)
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(csv_cell(name) for name in self.columns)
         writer.writerows([csv_cell(value) for value in row] for row in self.rows())
         return text.getvalue().encode()

@@ -18,7 +18,8 @@ from runwire._errors import (
 )
 from runwire._module import alert, define, finish, log, log_params
 from runwire._run import Run
-from runwire._start import __version__, current_run, init
+from runwire._start import current_run, init
+from runwire._version import __version__
 
 __all__ = [
     "JournalError",
