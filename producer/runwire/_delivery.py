@@ -50,6 +50,7 @@ class Delivery:
             TransportError: What was not acknowledged waits in the window.
         """
         while True:
+            self._one_by_one = self._one_by_one and bool(self._window)
             while len(self._window) < WINDOW_MESSAGES and not self._one_by_one:
                 message = next(found, None)
                 if message is None:
@@ -67,7 +68,6 @@ class Delivery:
             for message in part:
                 self._window.popleft()
                 self.acknowledged_seq = max(self.acknowledged_seq, message.end_seq)
-            self._one_by_one = self._one_by_one and bool(self._window)
 
     def _refuse(self, part: list[Message], reason: str) -> None:
         self._one_by_one = True

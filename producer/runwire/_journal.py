@@ -46,6 +46,7 @@ from runwire._segments import (
     ROW,
     SegmentHeader,
     StoredEvent,
+    padded,
     segment_path,
 )
 from runwire_schemas.errors import SchemaError
@@ -122,15 +123,17 @@ class _Segment(_File):
     at: int
     key_sets: dict[tuple[str, ...], KeySet] = field(default_factory=dict)
     events: list[tuple[int, int]] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Full:
-    """A segment that waits for its acknowledgements: its end, its first row, and where its lifecycle records lie."""
+    """A segment that waits for its acknowledgements: its end, its first row, where its lifecycle records lie."""
 
     end: int
     first_seq: int
     events: list[tuple[int, int]]
+    losses: list[Loss]
 
 
 class Journal:
@@ -286,17 +289,14 @@ class Journal:
     def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
         """Journal that rows will never come; the sender calls this, also after `seal`."""
         with self._lock:
-            self._lost.append(Loss(first_seq, count, reason))
-            if self._segment is not None and not self._busy:
-                try:
-                    self._settle(self._segment, 0)
-                except OSError as error:
-                    self._fail(error)
+            self._add_loss(Loss(first_seq, count, reason))
+            self._settle_now()
 
     def give_up(self, number: int, reason: str) -> None:
         """Declare the rows of a full segment lost; the sender can't read it."""
         with self._lock:
             self._drop(number, reason)
+            self._settle_now()
 
     def prepare(self) -> None:
         """Make the next segment ready before it is needed; the sender calls this now and then."""
@@ -411,8 +411,6 @@ class Journal:
         else:
             _write_all(segment.fd, COMMIT_BYTES + record, at)
         segment.at = end
-        if kind == EVENT:
-            segment.events.append((at + RECORD_BYTES, len(payload)))
         if seq >= 0:
             self._next_seq = seq + 1
 
@@ -465,6 +463,9 @@ class Journal:
         while self._full and len(self._full) + 2 > self._segments_max:
             self._drop(min(self._full), f"the journal reached {self._segments_max * self._segment_bytes:,} bytes")
         spare, self._spare = self._spare, None
+        if spare is not None and not spare.path.exists():  # somebody deleted the folder
+            spare.close()
+            spare = None
         file = spare or self._allocate(_FRESH)
         number = self._number + 1
         path = segment_path(self.folder, number)
@@ -484,7 +485,7 @@ class Journal:
     def _close_segment(self) -> None:
         segment = self._segment
         if segment is not None:
-            self._full[segment.number] = _Full(segment.at, self._first_seq, segment.events)
+            self._full[segment.number] = _Full(segment.at, self._first_seq, segment.events, segment.losses)
             self._segment = None
             segment.close()
 
@@ -504,8 +505,9 @@ class Journal:
             path.unlink()
         count = min(later, default=self._next_seq) - full.first_seq
         if count:
-            self.rows_lost += count - len(full.events)
-            self._lost.append(Loss(full.first_seq, count, reason))
+            self.rows_lost += count - len(full.events) - len(full.losses)
+            for loss in (*full.losses, Loss(full.first_seq, count, reason)):
+                self._add_loss(loss)
 
     def _hold(self, payload: bytes) -> None:
         renumber = self._renumber
@@ -571,13 +573,28 @@ class Journal:
         """Count one row, or record, as lost."""
         if self._sealed:
             return
-        last = self._lost[-1] if self._lost else None
-        if last and last.first_seq + last.count == self._next_seq and last.reason == self._reason:
-            self._lost[-1] = replace(last, count=last.count + 1)
-        else:
-            self._lost.append(Loss(self._next_seq, 1, self._reason))
+        self._add_loss(Loss(self._next_seq, 1, self._reason))
         self.rows_lost += 1
         self._next_seq += 1
+
+    def _add_loss(self, loss: Loss) -> None:
+        """Remember a loss; those that touch become one, or at the cap the declarations alone would fill the disk."""
+        first, end = loss.first_seq, loss.first_seq + loss.count
+        apart = []
+        for other in self._lost:
+            other_end = other.first_seq + other.count
+            if other.reason == loss.reason and other.first_seq <= end and first <= other_end:
+                first, end = min(first, other.first_seq), max(end, other_end)
+            else:
+                apart.append(other)
+        self._lost = [*apart, Loss(first, end - first, loss.reason)]
+
+    def _settle_now(self) -> None:
+        if self._segment is not None and not self._busy:
+            try:
+                self._settle(self._segment, 0)
+            except OSError as error:
+                self._fail(error)
 
     def _settle(self, segment: _Segment, need: int) -> None:
         """Write what waits for room, as far as so much room is left.
@@ -590,6 +607,7 @@ class Journal:
             if segment.at + RECORD_BYTES + len(payload) + 8 + need > segment.size_bytes:
                 return
             self._write(segment, EVENT, self._next_seq, payload)
+            segment.events.append((segment.at - len(padded(payload)), len(payload)))
             self._held.popleft()
         while self._lost and self._make_lost_event is not None:
             loss = self._lost[0]
@@ -597,7 +615,7 @@ class Journal:
             if segment.at + RECORD_BYTES + len(payload) + 8 + need > segment.size_bytes:
                 return
             self._write(segment, EVENT, self._next_seq, payload)
-            self._lost.pop(0)
+            segment.losses.append(self._lost.pop(0))
 
     def _drain_side(self) -> None:
         while self._side and not self._busy:

@@ -195,7 +195,8 @@ class Sender(threading.Thread):
             except (OSError, JournalError) as error:
                 if self._journal.end_of(following) is None:
                     return  # its end isn't known yet, and so not what is lost with it
-                self._journal.give_up(following, f"the journal couldn't be read: {error}")
+                reason = getattr(error, "strerror", "it is damaged")  # no path: the log is read elsewhere
+                self._journal.give_up(following, f"the journal couldn't be read: {reason}")
             self._at_number = following
 
     def _trim(self) -> None:
