@@ -30,7 +30,9 @@ class ServiceLimits:
     """Every limit of the loop, its unit last.
 
     Attributes:
-        batch_seconds: How long messages gather for one transaction.
+        batch_seconds: How long messages gather for one transaction; a transaction has a price of its own, some
+            25 ms of CPU, whatever it holds.
+        backlog_batch_seconds: As above while more waits anyway.
         batch_messages_max: When a batch goes without waiting.
         batch_bytes_max: As above; bounds memory, since at most two batches exist.
         poll_seconds: The longest wait for a source.
@@ -41,7 +43,8 @@ class ServiceLimits:
         once_timeout_seconds: How long `run_once` waits for a source that can't be reached.
     """
 
-    batch_seconds: float = 0.1
+    batch_seconds: float = 0.2
+    backlog_batch_seconds: float = 0.5
     batch_messages_max: int = 20_000
     batch_bytes_max: int = 32 * 2**20
     poll_seconds: float = 0.1
@@ -153,7 +156,10 @@ class Service:
             polls = await asyncio.gather(*(source.poll(limits.poll_seconds / 2) for source in self._sources))
             found = [message for poll in polls for message in poll]
             if found and not batch:
-                deadline = time.monotonic() + limits.batch_seconds
+                wait = (
+                    limits.batch_seconds if self._at_tail else max(limits.backlog_batch_seconds, limits.batch_seconds)
+                )
+                deadline = time.monotonic() + wait
             batch += found
             size_bytes += sum(len(message.payload) for message in found)
             self._look_around(found)
