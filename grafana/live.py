@@ -89,7 +89,7 @@ def build() -> dashboard.Dashboard:
         .with_panel(_number("Missing rows", "sum(runwire_missing_rows)", "short", worry=1))
         .with_panel(_states())
         .with_panel(_curve("Loss", ".*loss.*"))
-        .with_panel(_curve("Accuracy", ".*acc.*").min(0).max(1))
+        .with_panel(_curve("Accuracy", ".*acc.*").axis_soft_min(0).axis_soft_max(1))
         .with_panel(
             _curve("Learning rate", "(.*[/._])?(lr|learning_rate)([/._].*)?").scale_distribution(_logarithmic())
         )
@@ -173,7 +173,7 @@ def _number(title: str, expression: str, unit: str, *, worry: float | None = Non
         .with_target(promql(expression, title))
         .unit(unit)
         .decimals(1 if unit == "s" else 0)
-        .no_value("none yet")
+        .no_value("none")
         .thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .graph_mode(BigValueGraphMode.AREA)

@@ -87,10 +87,11 @@ def fetch_jars() -> Path:
     Raises:
         ServiceMissing: no `java` or `mvn` here, or Maven Central did not answer.
     """
-    for program, package in (("java", "default-jre-headless"), ("mvn", "maven")):
-        if shutil.which(program) is None:
-            hint = "or name a broker: RUNWIRE_TEST_KAFKA=HOST:PORT"
-            raise ServiceMissing("Kafka", f"apt-get install {package}, {hint}")
+    programs = {"java": "default-jre-headless", "mvn": "maven"}
+    missing = [package for program, package in programs.items() if shutil.which(program) is None]
+    if missing:
+        install = f"apt-get install {' '.join(missing)}"
+        raise ServiceMissing("Kafka", f"{install}, or name a broker: RUNWIRE_TEST_KAFKA=HOST:PORT")
     jars = CACHE / "kafka" / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
     CACHE.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n")

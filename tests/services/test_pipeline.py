@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from grafana.generate import DASHBOARDS, FOLDER
 from tests.services.consumer import ConsumerProcess
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tests.services.kafka import KafkaTopics
     from tests.services.prometheus import PrometheusServer
 
+PROVISIONING = FOLDER.parent / "provisioning"
 RANKS = 2
 ROWS = 300
 EVERYWHERE = "0.0.0.0"  # noqa: S104  as in a container: then /metrics asks for the token
@@ -111,6 +114,21 @@ def test_every_panel_of_the_dashboard_has_data(
         else:
             rows = trained.sql(_filled(target["url_options"]["data"]))
         assert rows, panel
+
+
+def test_every_alert_rule_can_be_evaluated(
+    trained: ConsumerProcess, start_prometheus: Callable[[str, str], PrometheusServer]
+) -> None:
+    """Prometheus answers each rule's expression; with a healthy consumer and run none of them fires."""
+    prometheus = start_prometheus(trained.address, trained.token)
+    prometheus.wait_for('up{job="runwire"} == 1')
+    rules = yaml.safe_load((PROVISIONING / "alerting" / "runwire.yaml").read_text())["groups"][0]["rules"]
+    for rule in rules:
+        query, _, threshold = (step["model"] for step in rule["data"])
+        (bound,) = threshold["conditions"][0]["evaluator"]["params"]
+        fires = {"gt": operator.gt, "lt": operator.lt}[threshold["conditions"][0]["evaluator"]["type"]]
+        answer = prometheus.query(query["expr"])
+        assert not [one for one in answer if fires(float(one["value"][1]), bound)], rule["uid"]
 
 
 def test_the_pickers_offer_the_run(
