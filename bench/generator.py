@@ -101,12 +101,14 @@ async def generate(bootstrap: str, topic: str, shape: Shape, seconds: float) -> 
         print(json.dumps({"ready": True}), flush=True)
         await asyncio.to_thread(progress.begun.wait)
         begin = time.monotonic()
-        sent = 0
+        sent, waited = 0, 0.0
         for turn, (partition, group) in enumerate(itertools.cycle(groups)):
             if time.monotonic() - begin >= seconds:
                 break
+            arrived = time.monotonic()
             while sent - progress.stored > shape.lead_points:  # noqa: ASYNC110 - a thread reads the pipe
                 await asyncio.sleep(PAUSE_SECONDS)
+            waited += time.monotonic() - arrived
             await sender.send(partition, [stream.batch(turn) for stream in group])
             sent += shape.points * len(group)
         await sender.drain()
@@ -114,7 +116,7 @@ async def generate(bootstrap: str, topic: str, shape: Shape, seconds: float) -> 
         for partition, group in groups:
             await sender.send(partition, [stream.end() for stream in group])
         await sender.drain()
-    return {"points": sent, "rows": sent // shape.keys, "seconds": took}
+    return {"points": sent, "rows": sent // shape.keys, "seconds": took, "waited": waited}
 
 
 def _groups(streams: list[EmitterStream], partitions: int, shape: Shape) -> list[tuple[int, list[EmitterStream]]]:

@@ -75,6 +75,7 @@ def measure(broker: KafkaTopics, shape: str, seconds: float) -> dict[str, Any]:
         "points_per_cpu_second": round(stored / cpu),
         "points": sent["points"],
         "seconds": round(took, 2),
+        "generator_waited_share": round(sent["waited"] / sent["seconds"], 2),
         "consumer_rss_mib": round(memory / 2**20),
         "bytes_per_point": rounded(found.pop("file_bytes") / max(1, stored)),
         "exact": found == {"points": sent["points"], "rows": sent["rows"], "rows_twice": 0, "incomplete": 0},

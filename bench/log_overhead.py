@@ -131,7 +131,7 @@ class Measurement:
             "bytes_per_point": rounded(stored / all_points) if stored else None,
             "rss_extra_mib": round(figures.rss_extra_bytes / 2**20, 1),
             "calls": figures.calls,
-            "cpu_percent_of_a_core": rounded(100 * figures.cpu_seconds / figures.seconds),
+            "cpu_percent_of_a_core": rounded(100 * figures.loop_cpu_seconds / figures.seconds),
         }
 
     def _wide(self, folder: Path, url: str) -> None:

@@ -57,12 +57,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one process of a tool did and took; CPU and memory are those of its whole tree."""
+    """What one process of a tool did and took; CPU and memory are those of its whole tree.
+
+    `loop_cpu_seconds` leaves out the tool's end, when it may still have a backlog.
+    """
 
     calls: int
     warm_up_calls: int
     seconds: float
     cpu_seconds: float
+    loop_cpu_seconds: float
     rss_extra_bytes: int
     stored_bytes: int
     durations_ns: array[int]
@@ -182,7 +186,7 @@ def log_rows(tool: Tool, folder: Path, url: str, load: Load) -> Figures:
         cpu_before = worker.tree.cpu_seconds()
         worker.go_on()
         logged = worker.stage("through the loop", load.seconds_max + START_TIMEOUT_SECONDS)
-        rss = worker.tree.rss_bytes()
+        rss, cpu_after_loop = worker.tree.rss_bytes(), worker.tree.cpu_seconds()
         worker.go_on()
         worker.stage("closed", load.close_seconds_max)
         cpu = worker.tree.cpu_seconds()
@@ -195,6 +199,7 @@ def log_rows(tool: Tool, folder: Path, url: str, load: Load) -> Figures:
         warm_up_calls=opened["warm_up_calls"],
         seconds=logged["seconds"],
         cpu_seconds=cpu - cpu_before,
+        loop_cpu_seconds=cpu_after_loop - cpu_before,
         rss_extra_bytes=rss - rss_before,
         stored_bytes=size_of(folder / "data"),
         durations_ns=durations,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+WIDTH = 130  # where there is no terminal to ask
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -39,8 +42,8 @@ def show(title: str, figures: Mapping[str, Mapping[str, Any]], *, as_json: bool)
             texts += [f"{key}: {name} {value}" for key, value in zip(figures, values, strict=True) if value]
         elif not any(isinstance(value, Mapping) for value in values):
             table.add_row(name, *map(_cell, values))
-    console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(table)
     for text in texts:
         console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ A script that fails is named, and the others still run.
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -60,7 +60,7 @@ def main() -> None:
 def machine() -> dict[str, object]:
     """What the figures were taken on; the load tells whether it had something else to do."""
     return {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "cpus": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
