@@ -21,7 +21,12 @@ from runwire_schemas import events
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter
 
 LIMITS = ServiceLimits(
-    batch_seconds=0.0, poll_seconds=0.002, tick_seconds=0.0, full_retry_seconds=0.001, once_timeout_seconds=0.05
+    batch_seconds=0.0,
+    backlog_batch_seconds=0.0,
+    poll_seconds=0.002,
+    tick_seconds=0.0,
+    full_retry_seconds=0.001,
+    once_timeout_seconds=0.05,
 )
 DEADLINE_SECONDS = 20.0
 

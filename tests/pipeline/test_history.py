@@ -21,7 +21,7 @@ from runwire_consumer.store import Store
 from runwire_schemas import events
 from tests.consumer.telling import Emitter
 
-LIMITS = ServiceLimits(batch_seconds=0.0, poll_seconds=0.001, tick_seconds=0.0)
+LIMITS = ServiceLimits(batch_seconds=0.0, backlog_batch_seconds=0.0, poll_seconds=0.001, tick_seconds=0.0)
 
 SEND = st.tuples(st.just("send"), st.sampled_from("ab"), st.integers(0, 40), st.integers(1, 12))
 GARBLE = st.tuples(st.just("garble"), st.sampled_from("ab"), st.integers(0, 40), st.integers(1, 12))
