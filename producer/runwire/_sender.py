@@ -21,7 +21,7 @@ from runwire._transport import make_transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from runwire._journal import Journal
+    from runwire._journal import Journal, Published
     from runwire._segments import Rows, StoredEvent
     from runwire._transport import Transport
     from runwire_schemas.topics import Destination
@@ -151,6 +151,7 @@ class Sender(threading.Thread):
     async def _deliver(self, transport: Transport, changed: asyncio.Event) -> None:
         """Read, send, trim, until the emitter has ended and everything is acknowledged."""
         heartbeat_at = 0.0
+        read_until: Published | None = None
         while not self._abandoned:
             finishing = self._finishing.is_set()
             now = time.monotonic()
@@ -163,11 +164,13 @@ class Sender(threading.Thread):
             if finishing:
                 self._rest += self._journal.take_rest()
             published = self._journal.published
-            read = chain(self._read(published.number, published.offset), self._rest)
-            self._found = messages(read, self._journal.header, BATCH_ROWS_MAX, BATCH_BYTES_MAX)
-            await self._delivery.send(transport, self._found)
-            self._trim()
-            self._journal.prepare()
+            if finishing or published != read_until:  # a quiet run costs next to nothing
+                read = chain(self._read(published.number, published.offset), self._rest)
+                self._found = messages(read, self._journal.header, BATCH_ROWS_MAX, BATCH_BYTES_MAX)
+                await self._delivery.send(transport, self._found)
+                self._trim()
+                self._journal.prepare()
+                read_until = published
             self.cpu_seconds = time.thread_time()
             if not finishing:
                 await _wait(changed, FLUSH_INTERVAL_SECONDS)
