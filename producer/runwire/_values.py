@@ -160,9 +160,7 @@ def shown(value: Any) -> str:
     return f"{name} of shape {shape}" if shape else name
 
 
-def _leaves(
-    mapping: Mapping[Any, Any], argument: str, prefix: str = "", depth: int = 1
-) -> Iterator[tuple[str, Any]]:
+def _leaves(mapping: Mapping[Any, Any], argument: str, prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
     if depth > DEPTH_MAX:
         raise too_deep(argument)
     for name in mapping:

@@ -98,9 +98,7 @@ def test_attempts_are_lives_of_a_launch(launch: Launch, explicit: str | None, to
 
 def test_long_tokens_are_shortened() -> None:
     """An envelope takes 128 characters; two long jobs stay apart."""
-    tokens = {
-        attempt_token(Launch("mpi", "x" * 200 + end), explicit=None, emitter_id=EMITTER) for end in "ab"
-    }
+    tokens = {attempt_token(Launch("mpi", "x" * 200 + end), explicit=None, emitter_id=EMITTER) for end in "ab"}
     assert len(tokens) == 2
     assert max(map(len, tokens)) <= 128
 
@@ -129,8 +127,6 @@ def test_the_word_lists_are_what_they_say(list_: tuple[str, ...]) -> None:
         (None, "/", "default"),
     ],
 )
-def test_the_project_is_named_after_the_repository_or_folder(
-    git_root: str | None, folder: str, project: str
-) -> None:
+def test_the_project_is_named_after_the_repository_or_folder(git_root: str | None, folder: str, project: str) -> None:
     """The root folder has no name."""
     assert default_project(Path(git_root) if git_root else None, Path(folder)) == project

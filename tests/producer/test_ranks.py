@@ -132,9 +132,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("environ", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
-)
+@pytest.mark.parametrize(("environ", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_each_launcher_is_read(environ: dict[str, str], expected: Launch) -> None:
     """One literal launch for each environment."""
     assert detect(environ, agent=lambda: "agent", command=COMMAND) == expected
@@ -173,9 +171,7 @@ UNNAMED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("environ", "says"), [case[1:] for case in UNNAMED], ids=[case[0] for case in UNNAMED]
-)
+@pytest.mark.parametrize(("environ", "says"), [case[1:] for case in UNNAMED], ids=[case[0] for case in UNNAMED])
 def test_several_nodes_without_an_id_say_what_to_set(environ: dict[str, str], says: str) -> None:
     """No job is guessed: two launches would share a run by accident."""
     launch = detect(environ, agent=lambda: "agent")
@@ -190,9 +186,7 @@ def test_one_rank_needs_no_id() -> None:
 
 
 NAMES = sorted({*TORCHRUN, *OPEN_MPI, *HYDRA, *STEP, "SLURM_RESTART_COUNT", "SLURM_PTY_PORT", "LOCAL_SIZE"})
-garbage = (
-    st.text(max_size=12) | st.integers(-3, 10).map(str) | st.sampled_from(["", "none", "4(x2),3", "9" * 30])
-)
+garbage = st.text(max_size=12) | st.integers(-3, 10).map(str) | st.sampled_from(["", "none", "4(x2),3", "9" * 30])
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), garbage))

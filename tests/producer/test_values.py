@@ -116,9 +116,7 @@ def test_numbers_of_every_make_become_floats(value: Any, expected: float) -> Non
     assert struct.pack("d", taken) == struct.pack("d", expected)
 
 
-@pytest.mark.parametrize(
-    "value", [math.nan, np.float32("nan"), Decimal("NaN"), Decimal("sNaN"), Tensor(math.nan)]
-)
+@pytest.mark.parametrize("value", [math.nan, np.float32("nan"), Decimal("NaN"), Decimal("sNaN"), Tensor(math.nan)])
 def test_nan_stays_nan(value: Any) -> None:
     """Not a number is a value like any other."""
     assert math.isnan(scalar(value))
