@@ -275,6 +275,9 @@ def _same_rows(data: bytes, at: int, length: int, kind: int, rows_max: int) -> A
 
     row_type = _row_type(length // 8)
     count = min((len(data) - at) // row_type.itemsize, rows_max)
+    following = at + row_type.itemsize
+    if data[following + 8 : following + 16] != data[at + 8 : at + 16]:  # length and kind: a run of one needs no search
+        count = 1
     rows = np.frombuffer(data, row_type, count, at)
     if count > 1:
         same = (rows["kind"] == kind) & (rows["length"] == length) & (rows["commit"] == COMMIT)

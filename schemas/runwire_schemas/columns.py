@@ -24,6 +24,7 @@ Doubles = NDArray[np.float64]
 _HEADER = codec.MARKER + entries()[0].fingerprint
 _LONG_BYTES_MAX = 10
 _MORE = 0x80  # set in every byte of a long but the last
+_FEW_LONGS = 8  # below, plain Python costs less than numpy's calls: rows of changing keys come one by one
 _SMALL_BYTES = 600  # below, fastavro's one call costs less than a dozen numpy calls
 _SHIFTS = np.arange(0, 70, 7, dtype=np.uint64)
 _PLACES = np.arange(_LONG_BYTES_MAX)
@@ -97,6 +98,8 @@ def _long(value: int) -> bytes:
 
 def encode_longs(values: Longs) -> bytes:
     """Avro longs one after the other."""
+    if len(values) <= _FEW_LONGS:
+        return b"".join(map(_long, values.tolist()))
     zigzag = ((values << 1) ^ (values >> 63)).view(np.uint64)
     groups = zigzag[:, None] >> _SHIFTS
     lengths = np.maximum(np.count_nonzero(groups, axis=1), 1)[:, None]
