@@ -19,7 +19,11 @@ from runwire_consumer.sources import Position
 
 @dataclass(slots=True)
 class Emitter:
-    """One row of `store.emitters`, field by field; times in microseconds."""
+    """One row of `store.emitters`, field by field; times in microseconds.
+
+    Only `written_at` is no column: the newest `seen_at` that the store has. Signs of life alone are not written
+    each time.
+    """
 
     emitter_key: int
     emitter_id: str
@@ -41,6 +45,7 @@ class Emitter:
     assigned_seq: int = 0
     journal_rows: int = 0
     row_time: int | None = None
+    written_at: int = 0
 
     def copy(self) -> Emitter:
         """An independent one, for a transaction to change."""
@@ -64,7 +69,7 @@ class Emitter:
         )
 
 
-EMITTER_COLUMNS = tuple(column.name for column in fields(Emitter))
+EMITTER_COLUMNS = tuple(column.name for column in fields(Emitter) if column.name != "written_at")
 _NAMES = ", ".join(f'"{name}"' for name in EMITTER_COLUMNS)
 _SELECT_EMITTERS = f"SELECT {_NAMES} FROM store.emitters "  # noqa: S608 - names of our own
 

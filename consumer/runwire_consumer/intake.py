@@ -47,15 +47,16 @@ class Intake:
                 self._take(item)
             else:
                 self._bury(item)
-        ends = [(int(piece.times.min()), int(piece.times.max())) for piece in self._change.pieces]
+        pieces = self._change.pieces
+        times = np.concatenate([piece.times for piece in pieces]) if pieces else None
         self._change.counts = Counts(
             messages=self._messages,
             rows=self._rows,
             points=self._points,
             duplicates=self._duplicates,
             dead_letters=self._dead,
-            oldest_row_time=min((first for first, _ in ends), default=None),
-            newest_row_time=max((last for _, last in ends), default=None),
+            oldest_row_time=None if times is None else int(times.min()),
+            newest_row_time=None if times is None else int(times.max()),
         )
         return self._change
 

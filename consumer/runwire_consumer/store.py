@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import astuple
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
 
-from runwire_consumer.catalog import EMITTER_COLUMNS, Catalog
+from runwire_consumer.catalog import EMITTER_COLUMNS, Catalog, Emitter
 from runwire_consumer.change import Change
 from runwire_consumer.database import Database, EngineOptions, translated
 from runwire_consumer.decode import DeadLetter, Decoded
@@ -28,6 +28,12 @@ from runwire_consumer.pieces import lay_out
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Position
 
+SEEN_INTERVAL_MICROS = 1_000_000
+
+_columns_of = attrgetter(*EMITTER_COLUMNS)
+_news_of = attrgetter(
+    *(name for name in EMITTER_COLUMNS if name not in {"seen_at", "row_time", "assigned_seq", "journal_rows"})
+)
 _MOVE_OFFSETS = """
 UPDATE store.offsets AS o SET next_offset = n.next_offset, anchor = n.anchor FROM incoming AS n
 WHERE o.source = n.source AND o."partition" = n."partition" AND o.next_offset = n.expected
@@ -183,8 +189,8 @@ class Store:
             [{"run_key": key, "run_id": run_id, "project": text} for run_id, (key, text) in change.runs.items()],
         )
         self._insert("metrics", [{"metric_key": key, "name": name} for name, key in change.metrics.items()])
-        emitters = [dict(zip(EMITTER_COLUMNS, astuple(emitter), strict=True)) for emitter in change.emitters.values()]
-        self._merge("emitters", ("emitter_key",), emitters)
+        emitters = [_columns_of(emitter) for emitter in change.emitters.values() if self._is_news(emitter)]
+        self._merge("emitters", ("emitter_key",), EMITTER_COLUMNS, emitters)
         if change.deleted:
             gone = [{"run_key": key, "deleted_at": time} for key, time in change.deleted.items()]
             self._register(pa.Table.from_pylist(gone))
@@ -200,15 +206,26 @@ class Store:
             self._register(columns.series)
             self._writer.execute(_MERGE_SERIES)
 
+    def _is_news(self, emitter: Emitter) -> bool:
+        """Whether more is known than that the emitter lived and logged within the last second."""
+        known = self.catalog.emitters.get(emitter.emitter_id)
+        if known is None or emitter.seen_at - known.written_at >= SEEN_INTERVAL_MICROS:
+            news = True
+        else:
+            news = _news_of(emitter) != _news_of(known)
+        if news:
+            emitter.written_at = emitter.seen_at
+        return news
+
     def _merge_ledgers(self, change: Change) -> None:
-        fresh: list[dict[str, Any]] = []
+        fresh: list[tuple[Any, ...]] = []
         gone: list[dict[str, Any]] = []
         for key, ledger in change.ledgers.items():
             known = self.catalog.ledgers.get(key)
             before = {one.first_seq: one for one in known.ranges()} if known else {}
             after = {one.first_seq: one for one in ledger.ranges()}
             fresh += [
-                {"emitter_key": key, "first_seq": first, "end_seq": one.end_seq, "disposition": str(one.disposition)}
+                (key, first, one.end_seq, str(one.disposition))
                 for first, one in after.items()
                 if before.get(first) != one
             ]
@@ -216,25 +233,27 @@ class Store:
         if gone:
             self._register(pa.Table.from_pylist(gone))
             self._writer.execute(_DELETE_RANGES)
-        self._merge("ledger", ("emitter_key", "first_seq"), fresh)
+        columns = ("emitter_key", "first_seq", "end_seq", "disposition")
+        self._merge("ledger", columns[:2], columns, fresh)
 
     def _merge_states(self, states: dict[int, RunState]) -> None:
-        rows = [
-            {"run_key": key, "state": one.state, "since": one.since, "reason": one.reason}
-            for key, one in states.items()
-        ]
-        self._merge("run_states", ("run_key",), rows)
+        rows = [(key, one.state, one.since, one.reason) for key, one in states.items()]
+        self._merge("run_states", ("run_key",), ("run_key", "state", "since", "reason"), rows)
 
-    def _merge(self, table: str, keys: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-        """Insert rows, or update those whose keys are there."""
+    def _merge(
+        self, table: str, keys: tuple[str, ...], names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Insert rows, or update those whose keys are there; `names` are the table's columns in the rows' order."""
         if rows:
             schema = self._schemas[table]
             same = " AND ".join(f't."{key}" = n."{key}"' for key in keys)
-            sets = ", ".join(f'"{name}" = n."{name}"' for name in schema.names if name not in keys)
-            self._register(pa.Table.from_pylist(rows, schema))
+            sets = ", ".join(f'"{name}" = n."{name}"' for name in names if name not in keys)
+            columns = zip(names, zip(*rows, strict=True), strict=True)
+            arrays = [pa.array(column, schema.field(name).type) for name, column in columns]
+            self._register(pa.table(arrays, list(names)))
             self._writer.execute(
                 f"MERGE INTO store.{table} AS t USING incoming AS n ON {same} "
-                f"WHEN MATCHED THEN UPDATE SET {sets} WHEN NOT MATCHED THEN INSERT"
+                f"WHEN MATCHED THEN UPDATE SET {sets} WHEN NOT MATCHED THEN INSERT BY NAME"
             )
 
     def _insert(self, table: str, rows: list[dict[str, Any]]) -> None:

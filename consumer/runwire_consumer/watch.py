@@ -6,11 +6,17 @@ batch's own transaction, and `commit` takes them over once they are.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import duckdb
 
 from runwire_consumer.catalog import Catalog, Emitter
 from runwire_consumer.change import Change
 from runwire_consumer.runstate import RunState, evaluate
+
+LOOK_INTERVAL_MICROS = 1_000_000
+
+_place_of = attrgetter("status", "how", "role", "attempt", "restart_count", "started_at", "next_in_seconds")
 
 SETTLED = frozenset({"finished", "failed", "crashed", "preempted", "lost"})
 
@@ -25,22 +31,38 @@ class Watch:
         rows = cursor.execute("SELECT run_key, state, since, reason FROM store.run_states").fetchall()
         self._states = {key: RunState(state, since, reason) for key, state, since, reason in rows}
         self._members: dict[int, set[str]] = {}
+        self._looked_at = 0
         self._meet({key for key in catalog.run_keys.values() if self._is_open(key)})
 
     def due(self, change: Change, now: int, reachable_since: int = 0) -> dict[int, RunState]:
-        """States that differ from the committed ones, of runs that the change touches or that may fall silent."""
-        touched: dict[int, list[Emitter]] = {}
+        """States that differ from the committed ones.
+
+        Runs are looked at when the change says more of them than that they live on; every open run, which may have
+        fallen silent, once a LOOK_INTERVAL_MICROS.
+        """
+        touched: dict[int, set[str]] = {}
+        looked_at = set()
         for emitter in change.emitters.values():
-            touched.setdefault(emitter.run_key, []).append(emitter)
+            touched.setdefault(emitter.run_key, set()).add(emitter.emitter_id)
+            if emitter.run_key not in looked_at and self._matters(emitter):
+                looked_at.add(emitter.run_key)
         self._meet(touched.keys() - self._members.keys())
+        if abs(now - self._looked_at) >= LOOK_INTERVAL_MICROS:
+            self._looked_at = now
+            looked_at |= {key for key in self._members if self._is_open(key)} | touched.keys()
         found = {}
-        for key in touched.keys() | {key for key in self._members if self._is_open(key)}:
-            ids = self._members.get(key, set()) | {emitter.emitter_id for emitter in touched.get(key, [])}
+        for key in looked_at:
+            ids = self._members[key] | touched.get(key, set())
             emitters = [change.emitters.get(one) or self._catalog.emitters[one] for one in ids]
             state = evaluate([emitter.signs() for emitter in emitters], now, reachable_since)
             if state is not None and not self._same(key, state):
                 found[key] = state
         return found
+
+    def _matters(self, emitter: Emitter) -> bool:
+        """Whether this could change the state of a run that lives."""
+        known = self._catalog.emitters.get(emitter.emitter_id)
+        return known is None or not self._is_open(emitter.run_key) or _place_of(emitter) != _place_of(known)
 
     def commit(self, change: Change, states: dict[int, RunState]) -> None:
         """The change and its states are in the store."""
