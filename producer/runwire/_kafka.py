@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from runwire._batch import Message
     from runwire_schemas.topics import Destination
 
-LINGER_SECONDS = 0.005
 SEND_TIMEOUT_SECONDS = 20.0
 OPEN_TIMEOUT_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 2.0
@@ -55,7 +54,7 @@ class KafkaTransport:
             acks="all",
             enable_idempotence=True,
             compression_type="lz4",
-            linger_ms=round(LINGER_SECONDS * 1000),
+            linger_ms=0,  # a window is handed over at once, so nothing is gained by waiting
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=2 * BATCH_BYTES_MAX,
             request_timeout_ms=10_000,
