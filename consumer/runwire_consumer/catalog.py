@@ -6,9 +6,9 @@ a batch names them for the first time, so memory follows what is alive, not what
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 
 import duckdb
 
@@ -49,7 +49,7 @@ class Emitter:
 
     def copy(self) -> Emitter:
         """An independent one, for a transaction to change."""
-        return copy.copy(self)
+        return Emitter(*_columns_of(self), written_at=self.written_at)
 
     def signs(self) -> Signs:
         """What its run's state is made of."""
@@ -70,6 +70,7 @@ class Emitter:
 
 
 EMITTER_COLUMNS = tuple(column.name for column in fields(Emitter) if column.name != "written_at")
+_columns_of = attrgetter(*EMITTER_COLUMNS)
 _NAMES = ", ".join(f'"{name}"' for name in EMITTER_COLUMNS)
 _SELECT_EMITTERS = f"SELECT {_NAMES} FROM store.emitters "  # noqa: S608 - names of our own
 

@@ -46,35 +46,57 @@ class Receipt:
 
 
 class Ledger:
-    """The rows of one emitter; changed in place, `copy` before a transaction that may fail."""
+    """The rows of one emitter; changed in place, `copy` before a transaction that may fail.
 
-    __slots__ = ("_ends", "_firsts", "_whats")
+    Attributes:
+        firsts: Where each range begins, in order; `ends` and `whats` (dispositions) run beside it.
+    """
+
+    __slots__ = ("ends", "firsts", "whats")
 
     def __init__(self, ranges: Iterable[Range] = ()) -> None:
         """Start from ranges that were read back; ValueError where they overlap."""
-        self._firsts: list[int] = []
-        self._ends: list[int] = []
-        self._whats: list[Disposition] = []
+        self.firsts: list[int] = []
+        self.ends: list[int] = []
+        self.whats: list[Disposition] = []
         for first, end, what in sorted(ranges):
-            if first >= end or first < 0 or (self._ends and first < self._ends[-1]):
+            if first >= end or first < 0 or (self.ends and first < self.ends[-1]):
                 raise ValueError(f"ledger range [{first}, {end}) is empty or overlaps its predecessor")
-            self._firsts.append(first)
-            self._ends.append(end)
-            self._whats.append(what)
+            self.firsts.append(first)
+            self.ends.append(end)
+            self.whats.append(what)
+
+    @classmethod
+    def _of(cls, firsts: list[int], ends: list[int], whats: list[Disposition]) -> Self:
+        made = cls.__new__(cls)
+        made.firsts, made.ends, made.whats = firsts, ends, whats
+        return made
 
     def copy(self) -> Self:
         """An independent ledger with the same ranges."""
-        return type(self)(self.ranges())
+        return self._of(self.firsts[:], self.ends[:], self.whats[:])
+
+    def changes_since(self, before: Self | None) -> tuple[list[Range], list[int]]:
+        """(ranges that `before` had not, or not like this; first_seq of those that begin nowhere any more)."""
+        if before is None or not before.firsts:
+            return self.ranges(), []
+        # In the usual case one range grew.
+        if len(self.firsts) == 1 and self.firsts == before.firsts:
+            same = self.ends == before.ends and self.whats == before.whats
+            return [] if same else self.ranges(), []
+        known = {one.first_seq: one for one in before.ranges()}
+        now = {one.first_seq: one for one in self.ranges()}
+        return [one for first, one in now.items() if known.get(first) != one], [*(known.keys() - now.keys())]
 
     def ranges(self) -> list[Range]:
         """All ranges in order."""
-        return [Range(*row) for row in zip(self._firsts, self._ends, self._whats, strict=True)]
+        return [Range(*row) for row in zip(self.firsts, self.ends, self.whats, strict=True)]
 
     def admit(self, first_seq: int, count: int) -> list[tuple[int, int]]:
         """Mark rows as stored; hands out the sub-ranges (first, end) that were not: store them now."""
         end_seq = first_seq + count
-        if count > 0 and self._ends and first_seq == self._ends[-1] and self._whats[-1] is Disposition.STORED:
-            self._ends[-1] = end_seq
+        if count > 0 and self.ends and first_seq == self.ends[-1] and self.whats[-1] is Disposition.STORED:
+            self.ends[-1] = end_seq
             return [(first_seq, end_seq)]
         fresh = self._not_stored(first_seq, end_seq)
         if fresh:
@@ -92,7 +114,7 @@ class Ledger:
         """Sub-ranges of [0, next_seq) that nothing accounts for."""
         holes = []
         at = 0
-        for first, end in zip(self._firsts, self._ends, strict=True):
+        for first, end in zip(self.firsts, self.ends, strict=True):
             if first >= next_seq:
                 break
             if at < first:
@@ -111,7 +133,7 @@ class Ledger:
         totals = dict.fromkeys(Disposition, 0)
         for first, end, what in self.ranges():
             totals[what] += end - first
-        known_end = max(next_seq or 0, self._ends[-1] if self._ends else 0)
+        known_end = max(next_seq or 0, self.ends[-1] if self.ends else 0)
         return Receipt(
             stored=totals[Disposition.STORED],
             dead=totals[Disposition.DEAD],
@@ -123,12 +145,12 @@ class Ledger:
     def _not_stored(self, first_seq: int, end_seq: int) -> list[tuple[int, int]]:
         found = []
         at = first_seq
-        index = bisect_right(self._ends, first_seq)
-        while at < end_seq and index < len(self._firsts) and self._firsts[index] < end_seq:
-            if self._whats[index] is Disposition.STORED:
-                if at < self._firsts[index]:
-                    found.append((at, self._firsts[index]))
-                at = self._ends[index]
+        index = bisect_right(self.ends, first_seq)
+        while at < end_seq and index < len(self.firsts) and self.firsts[index] < end_seq:
+            if self.whats[index] is Disposition.STORED:
+                if at < self.firsts[index]:
+                    found.append((at, self.firsts[index]))
+                at = self.ends[index]
             index += 1
         if at < end_seq:
             found.append((at, end_seq))
@@ -136,11 +158,11 @@ class Ledger:
 
     def _paint(self, first_seq: int, end_seq: int, what: Disposition) -> None:
         """Give [first_seq, end_seq) one disposition, whatever it had; law 1 holds after."""
-        left = bisect_left(self._ends, first_seq)  # also a neighbour that ends where we begin
-        right = bisect_right(self._firsts, end_seq)  # also a neighbour that begins where we end
+        left = bisect_left(self.ends, first_seq)  # also a neighbour that ends where we begin
+        right = bisect_right(self.firsts, end_seq)  # also a neighbour that begins where we end
         painted: list[Range] = []
         for index in range(left, right):
-            old = Range(self._firsts[index], self._ends[index], self._whats[index])
+            old = Range(self.firsts[index], self.ends[index], self.whats[index])
             if old.disposition is what:
                 first_seq, end_seq = min(first_seq, old.first_seq), max(end_seq, old.end_seq)
             else:
@@ -150,6 +172,6 @@ class Ledger:
                     painted.append(Range(max(old.first_seq, end_seq), old.end_seq, old.disposition))
         painted.append(Range(first_seq, end_seq, what))
         painted.sort()
-        self._firsts[left:right] = [old.first_seq for old in painted]
-        self._ends[left:right] = [old.end_seq for old in painted]
-        self._whats[left:right] = [old.disposition for old in painted]
+        self.firsts[left:right] = [old.first_seq for old in painted]
+        self.ends[left:right] = [old.end_seq for old in painted]
+        self.whats[left:right] = [old.disposition for old in painted]

@@ -221,15 +221,9 @@ class Store:
         fresh: list[tuple[Any, ...]] = []
         gone: list[dict[str, Any]] = []
         for key, ledger in change.ledgers.items():
-            known = self.catalog.ledgers.get(key)
-            before = {one.first_seq: one for one in known.ranges()} if known else {}
-            after = {one.first_seq: one for one in ledger.ranges()}
-            fresh += [
-                (key, first, one.end_seq, str(one.disposition))
-                for first, one in after.items()
-                if before.get(first) != one
-            ]
-            gone += [{"emitter_key": key, "first_seq": first} for first in before.keys() - after.keys()]
+            ranges, firsts = ledger.changes_since(self.catalog.ledgers.get(key))
+            fresh += [(key, first, end, what) for first, end, what in ranges]
+            gone += [{"emitter_key": key, "first_seq": first} for first in firsts]
         if gone:
             self._register(pa.Table.from_pylist(gone))
             self._writer.execute(_DELETE_RANGES)

@@ -98,8 +98,9 @@ def test_any_history_agrees_with_a_dictionary_of_rows(
     actions: list[tuple[Disposition, int, int]], next_seq: int
 ) -> None:
     """Ranges, what is handed out and what is missing are those of a dictionary with an entry a row."""
-    ledger, model = Ledger(), dict[int, Disposition]()
+    ledger, model, table = Ledger(), dict[int, Disposition](), dict[int, Range]()
     for what, first, count in actions:
+        before = ledger.copy()
         fresh = [seq for seq in range(first, first + count) if model.get(seq) is not STORED]
         out = ledger.admit(first, count) if what is STORED else ledger.declare(first, count, what)
         model.update(dict.fromkeys(fresh, what))
@@ -111,6 +112,10 @@ def test_any_history_agrees_with_a_dictionary_of_rows(
                 left.end_seq == right.first_seq and left.disposition is not right.disposition
             )
         assert Ledger(ranges).ranges() == ranges
+        # A table that is changed as `changes_since` says holds the ranges.
+        changed, gone = ledger.changes_since(before)
+        table = {start: old for start, old in table.items() if start not in gone} | {old[0]: old for old in changed}
+        assert sorted(table.values()) == ranges
     missing = [seq for start, end in ledger.missing(next_seq) for seq in range(start, end)]
     assert missing == [seq for seq in range(next_seq) if seq not in model]
     assert ledger.is_complete(next_seq) is not bool(missing)
