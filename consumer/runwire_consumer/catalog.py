@@ -49,7 +49,9 @@ class Emitter:
 
     def copy(self) -> Emitter:
         """An independent one, for a transaction to change."""
-        return Emitter(*_columns_of(self), written_at=self.written_at)
+        other = Emitter(*_columns_of(self))
+        other.written_at = self.written_at
+        return other
 
     def signs(self) -> Signs:
         """What its run's state is made of."""
