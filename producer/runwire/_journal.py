@@ -18,9 +18,7 @@ Promised: records survive SIGKILL of the process. Not promised: power loss (noth
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import mmap
 import os
 import struct
 import threading
@@ -33,6 +31,17 @@ from typing import TYPE_CHECKING
 
 from runwire._errors import JournalError
 from runwire._filesystem import is_mappable
+from runwire._journal_files import (
+    SegmentFile,
+    allocate,
+    holders,
+    make_folder,
+    populate,
+    release,
+    remove_journal,
+    write_all,
+)
+from runwire._losses import Loss, Losses
 from runwire._segments import (
     COMMIT,
     COMMIT_BYTES,
@@ -41,7 +50,6 @@ from runwire._segments import (
     END,
     EVENT,
     KEYS,
-    OWNER,
     RECORD_BYTES,
     ROW,
     SegmentHeader,
@@ -58,13 +66,8 @@ if TYPE_CHECKING:
 SEGMENT_BYTES = 8 * 2**20
 JOURNAL_BYTES_MAX = 8 * 2**30
 RETRY_SECONDS = 1.0
-SENT = ".sent"
 _SPARE, _FRESH = "spare", "fresh"
-_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
-_POPULATE_BYTES = 2**18
 _CRC = struct.Struct("=I")
-# Folders that this process writes or recovers: their locks are ours already, and opening their files would drop them.
-_OURS: dict[str, object] = {}
 
 
 @dataclass(slots=True)
@@ -85,36 +88,8 @@ class Published:
     next_seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Rows that will never come."""
-
-    first_seq: int
-    count: int
-    reason: str
-
-
 @dataclass(slots=True)
-class _File:
-    """A segment's file before it is one."""
-
-    path: Path
-    fd: int
-    map: mmap.mmap | None
-
-    def close(self) -> None:
-        mapped, self.map = self.map, None
-        fd, self.fd = self.fd, -1
-        # A failed close says that data didn't reach the disk: no more than what power loss does.
-        with contextlib.suppress(OSError, BufferError):
-            if mapped is not None:
-                mapped.close()
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
-@dataclass(slots=True)
-class _Segment(_File):
+class _Segment(SegmentFile):
     """The segment that is being written."""
 
     number: int
@@ -176,9 +151,9 @@ class Journal:
         self._segment: _Segment | None = None
         self._number = -1
         self._full: dict[int, _Full] = {}
-        self._spare: _File | None = None
+        self._spare: SegmentFile | None = None
         self._owner = -1
-        self._lost: list[Loss] = []
+        self._lost = Losses()
         self._held: deque[Callable[[int], bytes]] = deque()
         self._retry_at = 0.0
         self._reason = ""
@@ -259,7 +234,7 @@ class Journal:
                     _CRC.pack_into(mapped, at + COMMIT_WORD.size, zlib.crc32(body))
                     COMMIT_WORD.pack_into(mapped, at, COMMIT)
                 else:
-                    _write_all(segment.fd, COMMIT_BYTES + _CRC.pack(zlib.crc32(body)) + body, at)
+                    write_all(segment.fd, COMMIT_BYTES + _CRC.pack(zlib.crc32(body)) + body, at)
                 segment.at = end
                 self._next_seq = seq + 1
             except struct.error as error:
@@ -289,7 +264,7 @@ class Journal:
     def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
         """Journal that rows will never come; the sender calls this, also after `seal`."""
         with self._lock:
-            self._add_loss(Loss(first_seq, count, reason))
+            self._lost.add(Loss(first_seq, count, reason))
             self._settle_now()
 
     def give_up(self, number: int, reason: str) -> None:
@@ -303,11 +278,11 @@ class Journal:
         if self._spare is not None or self._sealed:
             return
         try:
-            spare = self._allocate(_SPARE)
+            spare = allocate(self.folder / _SPARE, self._segment_bytes, mapped=self._mapped)
         except OSError:
             return  # the writer will meet it, and say so
         if spare.map is not None:
-            _populate(spare.map)
+            populate(spare.map)
         with self._lock:
             if not self._is_closed:
                 self._spare = spare
@@ -361,7 +336,7 @@ class Journal:
                 rest.append(StoredEvent(self._next_seq, self._held.popleft()(self._next_seq)))
                 self._next_seq += 1
             while self._lost and self._make_lost_event is not None:
-                loss = self._lost.pop(0)
+                loss = self._lost.take()
                 payload = self._make_lost_event(self._next_seq, loss.first_seq, loss.count, loss.reason)
                 rest.append(StoredEvent(self._next_seq, payload))
                 self._next_seq += 1
@@ -409,7 +384,7 @@ class Journal:
             mapped[at + COMMIT_WORD.size : end] = record
             COMMIT_WORD.pack_into(mapped, at, COMMIT)
         else:
-            _write_all(segment.fd, COMMIT_BYTES + record, at)
+            write_all(segment.fd, COMMIT_BYTES + record, at)
         segment.at = end
         if seq >= 0:
             self._next_seq = seq + 1
@@ -466,13 +441,13 @@ class Journal:
         if spare is not None and not spare.path.exists():  # somebody deleted the folder
             spare.close()
             spare = None
-        file = spare or self._allocate(_FRESH)
+        file = spare or self._allocate()
         number = self._number + 1
         path = segment_path(self.folder, number)
         try:
             size_bytes = 0 if file.map is None else self._segment_bytes
             head = replace(self.header, number=number, first_seq=self._next_seq, size_bytes=size_bytes).to_bytes()
-            _write_all(file.fd, head, 0)
+            write_all(file.fd, head, 0)
             file.path.rename(path)
         except BaseException:
             file.close()
@@ -507,7 +482,7 @@ class Journal:
         if count:
             self.rows_lost += count - len(full.events) - len(full.losses)
             for loss in (*full.losses, Loss(full.first_seq, count, reason)):
-                self._add_loss(loss)
+                self._lost.add(loss)
 
     def _hold(self, payload: bytes) -> None:
         renumber = self._renumber
@@ -517,44 +492,19 @@ class Journal:
                 self._held.append(lambda seq: renumber(payload, seq))
 
     def _make_folder(self) -> None:
-        """Make the folder and take its lock."""
-        folder = self.folder
-        # Locked before it gets the name that recovery looks at: nobody can take it for a dead one's.
-        newborn = folder.with_name(f".{folder.name}")
-        newborn.mkdir(parents=True, mode=0o700)
-        owner = os.open(newborn / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _write_all(owner, self.header.to_bytes(), 0)
-            newborn.rename(folder)
-        except BaseException:
-            os.close(owner)
-            remove_journal(newborn)
-            raise
+        owner = make_folder(self.folder, self.header.to_bytes(), self)
         if self._owner >= 0:
             os.close(self._owner)
         self._owner = owner
-        _OURS[folder.name] = self
 
-    def _allocate(self, name: str) -> _File:
-        """A file of zeros whose blocks are reserved; writer and sender each use a name of their own."""
-        path = self.folder / name
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    def _allocate(self) -> SegmentFile:
+        """The writer's own next file; the sender's has another name."""
+        path = self.folder / _FRESH
         try:
-            fd = os.open(path, flags, 0o600)
+            return allocate(path, self._segment_bytes, mapped=self._mapped)
         except FileNotFoundError:
-            if name != _FRESH:
-                raise
             self._make_folder()  # somebody deleted it
-            fd = os.open(path, flags, 0o600)
-        try:
-            if not self._mapped:
-                return _File(path, fd, None)
-            os.posix_fallocate(fd, 0, self._segment_bytes)
-            return _File(path, fd, mmap.mmap(fd, self._segment_bytes))
-        except BaseException:
-            os.close(fd)
-            raise
+            return allocate(path, self._segment_bytes, mapped=self._mapped)
 
     def _fail(self, error: OSError | ValueError) -> None:
         """The disk didn't take something: go on in another segment, after a while."""
@@ -573,21 +523,9 @@ class Journal:
         """Count one row, or record, as lost."""
         if self._sealed:
             return
-        self._add_loss(Loss(self._next_seq, 1, self._reason))
+        self._lost.add(Loss(self._next_seq, 1, self._reason))
         self.rows_lost += 1
         self._next_seq += 1
-
-    def _add_loss(self, loss: Loss) -> None:
-        """Remember a loss; those that touch become one, or at the cap the declarations alone would fill the disk."""
-        first, end = loss.first_seq, loss.first_seq + loss.count
-        apart = []
-        for other in self._lost:
-            other_end = other.first_seq + other.count
-            if other.reason == loss.reason and other.first_seq <= end and first <= other_end:
-                first, end = min(first, other.first_seq), max(end, other_end)
-            else:
-                apart.append(other)
-        self._lost = [*apart, Loss(first, end - first, loss.reason)]
 
     def _settle_now(self) -> None:
         if self._segment is not None and not self._busy:
@@ -610,12 +548,12 @@ class Journal:
             segment.events.append((segment.at - len(padded(payload)), len(payload)))
             self._held.popleft()
         while self._lost and self._make_lost_event is not None:
-            loss = self._lost[0]
+            loss = self._lost.oldest()
             payload = self._make_lost_event(self._next_seq, loss.first_seq, loss.count, loss.reason)
             if segment.at + RECORD_BYTES + len(payload) + 8 + need > segment.size_bytes:
                 return
             self._write(segment, EVENT, self._next_seq, payload)
-            segment.losses.append(self._lost.pop(0))
+            segment.losses.append(self._lost.take())
 
     def _drain_side(self) -> None:
         while self._side and not self._busy:
@@ -642,51 +580,10 @@ class Journal:
             self._owner = -1
 
 
-def claim(folder: Path) -> bool:
-    """Take a folder for this process, before its lock file is touched; False when this process has it already.
-
-    A process's POSIX lock on a file is gone as soon as the process closes any descriptor of that file.
-    """
-    token = object()
-    return _OURS.setdefault(folder.name, token) is token
-
-
-def release(folder: Path) -> None:
-    """Undo `claim`."""
-    _OURS.pop(folder.name, None)
-
-
-def remove_journal(folder: Path) -> None:
-    """Delete an emitter's folder whose rows are all acknowledged: at once for whoever looks; never raises."""
-    with contextlib.suppress(OSError):
-        gone = folder.with_name(f".{folder.name.lstrip('.').removesuffix(SENT)}{SENT}")
-        if gone != folder:
-            folder.rename(gone)
-        for path in gone.iterdir():
-            path.unlink(missing_ok=True)
-        gone.rmdir()
-
-
-def _write_all(fd: int, data: bytes, at: int) -> None:
-    if os.pwrite(fd, data, at) < len(data):
-        raise OSError(28, os.strerror(28))
-
-
-def _populate(mapped: mmap.mmap) -> None:
-    """Fault the pages in now, in small steps: the writer's calls don't pay for it, nor wait for the GIL."""
-    try:
-        for start in range(0, len(mapped), _POPULATE_BYTES):
-            mapped.madvise(_POPULATE_WRITE, start, min(_POPULATE_BYTES, len(mapped) - start))
-            time.sleep(0)
-    except (OSError, AttributeError):
-        return  # an older kernel, or no Linux: the pages come one by one
-
-
 def _forget_all() -> None:
-    for ours in _OURS.values():
-        if isinstance(ours, Journal):
-            ours.forget()
-    _OURS.clear()
+    for holder in holders():
+        if isinstance(holder, Journal):
+            holder.forget()
 
 
 os.register_at_fork(after_in_child=_forget_all)

@@ -22,7 +22,7 @@ from runwire._batch import Message, event_message, messages
 from runwire._clock import wall_time_us
 from runwire._delivery import Delivery
 from runwire._errors import JournalError, TransportError
-from runwire._journal import SENT, claim, release, remove_journal
+from runwire._journal_files import SENT, claim, release, remove_journal
 from runwire._segments import (
     OWNER,
     SegmentHeader,

@@ -1,0 +1,135 @@
+"""Files and locks of a journal's folder: made, reserved, claimed and removed so that no two processes mix them up.
+
+1. A folder is locked before it gets the name that recovery looks at: nobody can take a newborn for a dead one.
+2. A process's POSIX lock on a file is gone as soon as the process closes any descriptor of that file: a folder that
+   this process holds is never opened a second time (`claim`).
+3. A folder whose rows are all acknowledged goes at once for whoever looks, by a rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runwire._segments import OWNER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SENT = ".sent"
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
+_POPULATE_BYTES = 2**18
+# Folders that this process writes or recovers, by name, with their holders.
+_OURS: dict[str, object] = {}
+
+
+@dataclass(slots=True)
+class SegmentFile:
+    """A segment's file before it is one."""
+
+    path: Path
+    fd: int
+    map: mmap.mmap | None
+
+    def close(self) -> None:
+        """Give map and file back; never raises."""
+        mapped, self.map = self.map, None
+        fd, self.fd = self.fd, -1
+        # A failed close says that data didn't reach the disk: no more than what power loss does.
+        with contextlib.suppress(OSError, BufferError):
+            if mapped is not None:
+                mapped.close()
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def make_folder(folder: Path, head: bytes, holder: object) -> int:
+    """Make a journal's folder and take its lock, held by the returned descriptor; `head` is kept beside the segments.
+
+    Raises:
+        OSError: It can't be made; nothing is left of it.
+    """
+    newborn = folder.with_name(f".{folder.name}")
+    newborn.mkdir(parents=True, mode=0o700)
+    owner = os.open(newborn / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_all(owner, head, 0)
+        newborn.rename(folder)
+    except BaseException:
+        os.close(owner)
+        remove_journal(newborn)
+        raise
+    _OURS[folder.name] = holder
+    return owner
+
+
+def allocate(path: Path, size_bytes: int, *, mapped: bool) -> SegmentFile:
+    """A file of zeros; `mapped` reserves its blocks and maps it.
+
+    Raises:
+        OSError: The folder is gone, or has no room for it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        if not mapped:
+            return SegmentFile(path, fd, None)
+        os.posix_fallocate(fd, 0, size_bytes)
+        return SegmentFile(path, fd, mmap.mmap(fd, size_bytes))
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def claim(folder: Path) -> bool:
+    """Take a folder for this process, before its lock file is touched; False when this process has it already."""
+    token = object()
+    return _OURS.setdefault(folder.name, token) is token
+
+
+def release(folder: Path) -> None:
+    """Undo `claim`."""
+    _OURS.pop(folder.name, None)
+
+
+def remove_journal(folder: Path) -> None:
+    """Delete an emitter's folder whose rows are all acknowledged: at once for whoever looks; never raises."""
+    with contextlib.suppress(OSError):
+        gone = folder.with_name(f".{folder.name.lstrip('.').removesuffix(SENT)}{SENT}")
+        if gone != folder:
+            folder.rename(gone)
+        for path in gone.iterdir():
+            path.unlink(missing_ok=True)
+        gone.rmdir()
+
+
+def write_all(fd: int, data: bytes, at: int) -> None:
+    """One `pwrite`; a short one is a full disk.
+
+    Raises:
+        OSError: The disk didn't take all of it.
+    """
+    if os.pwrite(fd, data, at) < len(data):
+        raise OSError(28, os.strerror(28))
+
+
+def populate(mapped: mmap.mmap) -> None:
+    """Fault the pages in now, in small steps: the writer's calls don't pay for it, nor wait for the GIL."""
+    try:
+        for start in range(0, len(mapped), _POPULATE_BYTES):
+            mapped.madvise(_POPULATE_WRITE, start, min(_POPULATE_BYTES, len(mapped) - start))
+            time.sleep(0)
+    except (OSError, AttributeError):
+        return  # an older kernel, or no Linux: the pages come one by one
+
+
+def holders() -> list[object]:
+    """Who holds folders in this process; a forked child asks, and forgets them all."""
+    found = list(_OURS.values())
+    _OURS.clear()
+    return found
