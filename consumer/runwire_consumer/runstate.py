@@ -65,7 +65,7 @@ def evaluate(emitters: Iterable[Signs], now: int, reachable_since: int = 0) -> R
     states = [_rank_state(ranks[rank], now, reachable_since) for rank in sorted(ranks)]
     worst = min(states, key=lambda one: ORDER.index(one.state))
     if worst.state == "finished":
-        return max(states, key=lambda one: one.since)
+        return RunState("finished", max(one.since for one in states), _some(states, states))
     if worst.state == "running":
         running = [one for one in states if one.state == "running"]
         return RunState("running", min(one.since for one in running), _some(running, states))
