@@ -153,7 +153,6 @@ class ServiceProcess:
         command: program and arguments.
         log: file that gets stdout and stderr; appended to, so restarts stay in one story.
         environment: replaces the inherited environment when given.
-        folder: working directory.
         outlives_us: keep it running when this process ends (`manage.py up`).
     """
 
@@ -164,7 +163,6 @@ class ServiceProcess:
         *,
         log: Path,
         environment: Mapping[str, str] | None = None,
-        folder: Path | None = None,
         outlives_us: bool = False,
     ) -> None:
         self.name = name
@@ -180,7 +178,6 @@ class ServiceProcess:
                     stdout=stream,
                     stderr=subprocess.STDOUT,
                     env=None if environment is None else dict(environment),
-                    cwd=folder,
                     start_new_session=True,
                 )
             except FileNotFoundError as error:
@@ -227,10 +224,6 @@ class ServiceProcess:
             raise ServiceFailed(self._with_log(f"{self.name} still runs after {timeout_seconds:g} s")) from error
         self._forget()
         return code
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the program alone, not to its children."""
-        self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL the whole process group and wait until it is gone. Harmless when it already is."""

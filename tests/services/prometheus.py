@@ -38,7 +38,7 @@ class PrometheusServer:
     """Prometheus on a free loopback port, scraping the given consumers.
 
     Args:
-        targets: `HOST:PORT` of each consumer; may be changed later with `set_targets`.
+        targets: `HOST:PORT` of each consumer.
         token: the consumers' bearer token; empty for targets that ask for none.
         folder: where configuration, data and log go; a temporary one, deleted at the end, when not given.
         port: listens there; a free one when not given.
@@ -111,11 +111,6 @@ class PrometheusServer:
             return httpx.get(f"{self.url}/-/ready", timeout=2).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
-
-    def set_targets(self, targets: Sequence[str]) -> None:
-        """Scrape these consumers; Prometheus watches the file, and takes up to 5 s to act on it."""
-        self._targets = tuple(targets)
-        self._write_targets(self.folder / "config")
 
     def _write_targets(self, configuration: Path) -> None:
         folder = configuration / "targets"

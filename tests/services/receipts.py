@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -84,16 +83,3 @@ async def _end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
     async with AIOKafkaConsumer(topic, bootstrap_servers=bootstrap) as consumer:
         partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
         return {partition.partition: offset for partition, offset in (await consumer.end_offsets(partitions)).items()}
-
-
-def command_json(consumer: ConsumerProcess, *arguments: str) -> Any:
-    """Run a `runwire` command with `--json` and return what it printed."""
-    done = subprocess.run(
-        [RUNWIRE, *arguments, "--json"],
-        env=consumer.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return json.loads(done.stdout)

@@ -46,7 +46,6 @@ class TrainerProcess:
         world_size: int = 1,
         rows: int | None = None,
         rows_per_second: float = 200.0,
-        restart_count: int = 0,
     ) -> None:
         self.folder = folder
         self.rank = rank
@@ -62,8 +61,7 @@ class TrainerProcess:
             f"rank {rank}",
             command,
             log=folder / f"rank-{rank}.log",
-            environment=trainer_environment(folder / "home", url)
-            | torchrun_environment(launch, rank, world_size, restart_count),
+            environment=trainer_environment(folder / "home", url) | torchrun_environment(launch, rank, world_size),
         )
 
     @property
@@ -101,11 +99,11 @@ def trainer_environment(home: Path, url: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(REPOSITORY), "RUNWIRE_HOME": str(home), "RUNWIRE_URL": url}
 
 
-def torchrun_environment(launch: str, rank: int, world_size: int, restart_count: int = 0) -> dict[str, str]:
+def torchrun_environment(launch: str, rank: int, world_size: int) -> dict[str, str]:
     """What torchrun sets for one rank of a single-node launch."""
     return {
         "TORCHELASTIC_RUN_ID": launch,
-        "TORCHELASTIC_RESTART_COUNT": str(restart_count),
+        "TORCHELASTIC_RESTART_COUNT": "0",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),
