@@ -30,9 +30,10 @@ class ServiceLimits:
     """Every limit of the loop, its unit last.
 
     Attributes:
-        batch_seconds: How long messages gather for one transaction; a transaction has a price of its own, some
-            25 ms of CPU, whatever it holds.
-        backlog_batch_seconds: As above while more waits anyway.
+        batch_seconds: How long messages gather for one transaction, which has a price of its own, some 25 ms of
+            CPU, whatever it holds.
+        backlog_batch_seconds: As above while what comes is older than `backlog_age_seconds`: then throughput counts.
+        backlog_age_seconds: From a message's append.
         batch_messages_max: When a batch goes without waiting.
         batch_bytes_max: As above; bounds memory, since at most two batches exist.
         poll_seconds: The longest wait for a source.
