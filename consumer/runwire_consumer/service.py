@@ -44,8 +44,9 @@ class ServiceLimits:
         once_timeout_seconds: How long `run_once` waits for a source that can't be reached.
     """
 
-    batch_seconds: float = 0.2
+    batch_seconds: float = 0.1
     backlog_batch_seconds: float = 0.5
+    backlog_age_seconds: float = 2.0
     batch_messages_max: int = 20_000
     batch_bytes_max: int = 32 * 2**20
     poll_seconds: float = 0.1
@@ -157,10 +158,9 @@ class Service:
             polls = await asyncio.gather(*(source.poll(limits.poll_seconds / 2) for source in self._sources))
             found = [message for poll in polls for message in poll]
             if found and not batch:
-                wait = (
-                    limits.batch_seconds if self._at_tail else max(limits.backlog_batch_seconds, limits.batch_seconds)
-                )
-                deadline = time.monotonic() + wait
+                age_seconds = (self._clock() - found[-1].appended_at) / 1e6
+                behind = age_seconds > limits.backlog_age_seconds
+                deadline = time.monotonic() + (limits.backlog_batch_seconds if behind else limits.batch_seconds)
             batch += found
             size_bytes += sum(len(message.payload) for message in found)
             self._look_around(found)
