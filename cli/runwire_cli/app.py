@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runwire_cli.entry import COMMANDS
+from runwire_cli.commands import COMMANDS
 
 if TYPE_CHECKING:
     from runwire_cli.client import Reader
@@ -108,13 +108,9 @@ def demo(
     """Show the whole way."""
     from rich.console import Console  # noqa: PLC0415 - only here
 
-    from runwire_cli.demo import DemoError, run_demo  # noqa: PLC0415 - numpy, scikit-learn
-    from runwire_cli.errors import CommandError  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.demo import run_demo  # noqa: PLC0415 - numpy, duckdb
 
-    try:
-        run_demo(url, keep=keep, console=Console())
-    except DemoError as error:
-        raise CommandError(str(error)) from error
+    run_demo(url, keep=keep, console=Console())
 
 
 @app.command(help=_help("runs"))

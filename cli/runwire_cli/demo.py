@@ -1,14 +1,11 @@
 """`runwire demo`: real training, live, with a rank killed half-way, and the proof that nothing was lost.
 
-digits ──┬─ run 1: 4 ranks ─┐                    ┌─ consumer process ── DuckDB ── SQL over HTTP ── live view
-└─ run 2: 4 ranks ─┴─ dir: or kafka:// ─┘
+digits ──┬─ run 1: 4 ranks ─┬─ dir: or kafka:// ── consumer process ── DuckDB ── SQL over HTTP ── live view
+         └─ run 2: 4 ranks ─┘
 """
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -17,7 +14,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +25,7 @@ from rich.text import Text
 
 from runwire._settings import read_settings
 from runwire_cli.client import HttpReader, rows_of
-from runwire_cli.demo_train import Config, read_progress
+from runwire_cli.demo_ranks import KILLED_RANK, WORLD_SIZE, DemoError, Training, prepare, start_training, watch
 from runwire_cli.live import LiveView
 
 if TYPE_CHECKING:
@@ -39,138 +35,10 @@ if TYPE_CHECKING:
 
     from runwire_cli.live import Query
 
-WORLD_SIZE = 4
 STEPS = 12_000
 LEARNING_RATES = (0.02, 0.3)
-KILLED_RANK = 2
 REFRESH_SECONDS = 0.5
-VALIDATION_ROWS = 360
-TRAIN_TIMEOUT_SECONDS = 300.0
 SETTLE_TIMEOUT_SECONDS = 30.0
-
-
-class DemoError(Exception):
-    """The demo can't go on; the sentence says why."""
-
-
-@dataclass(slots=True)
-class Training:
-    """One run: its configuration and rank processes."""
-
-    folder: Path
-    config: Config
-    job: str
-    ranks: dict[int, subprocess.Popen[bytes]]
-    killed_at_points: int = 0
-
-    @property
-    def progress(self) -> list[tuple[int, int]]:
-        """(points given, points returned) of each rank."""
-        return [read_progress(self.folder / f"progress-{rank}") for rank in range(WORLD_SIZE)]
-
-
-def load_digits() -> tuple[Any, Any]:
-    """scikit-learn's 1,797 images of 8 x 8 pixels in 0 .. 1, and their digits.
-
-    The file is read from the package without importing it: that would take a second of the five until the first curve.
-
-    Raises:
-        DemoError: scikit-learn is not installed.
-    """
-    import numpy as np  # noqa: PLC0415 - the other commands don't need it
-
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise DemoError("The demo trains on scikit-learn's digits: pip install 'runwire[demo]'.")
-    path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    with gzip.open(path, "rt") as file:
-        table = np.loadtxt(file, delimiter=",")
-    return table[:, :-1] / 16.0, table[:, -1].astype(np.int64)
-
-
-def prepare(folder: Path, *, lr: float, steps: int, group: str, job: str) -> Training:
-    """Write data and configuration of one run."""
-    import numpy as np  # noqa: PLC0415 - the other commands don't need it
-
-    folder.mkdir(parents=True)
-    images, labels = load_digits()
-    cut = len(images) - VALIDATION_ROWS
-    np.savez(
-        folder / "digits.npz",
-        images=images[:cut],
-        labels=labels[:cut],
-        val_images=images[cut:],
-        val_labels=labels[cut:],
-    )
-    config = Config(str(folder), lr, steps, ["demo"], group)
-    (folder / "config.json").write_text(json.dumps(asdict(config)))
-    return Training(folder, config, job, {})
-
-
-def start_rank(training: Training, rank: int, url: str, home: Path) -> None:
-    """Start one rank as torchrun would."""
-    environment = {
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(WORLD_SIZE),
-        "LOCAL_WORLD_SIZE": str(WORLD_SIZE),
-        "GROUP_RANK": "0",
-        "GROUP_WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29500",
-        "TORCHELASTIC_RUN_ID": training.job,
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "3",
-        "RUNWIRE_URL": url,
-        "RUNWIRE_HOME": str(home),
-        # Four ranks share the cores: more threads a rank would only get in each other's way.
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
-    for name in ("RUNWIRE_RUN_ID", "RUNWIRE_NAME", "RUNWIRE_PROJECT", "RUNWIRE_GROUP", "RUNWIRE_TAGS", "RUNWIRE_MODE"):
-        environment.pop(name, None)
-    log = (training.folder / f"rank-{rank}.log").open("ab")
-    with log:
-        training.ranks[rank] = subprocess.Popen(  # noqa: S603 - this very Python, on our own module
-            [sys.executable, "-m", "runwire_cli.demo_train", str(training.folder / "config.json")],
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
-
-
-def watch(
-    training: Training, view: LiveView, tick: Callable[[], None], *, kill_at: float | None, url: str, home: Path
-) -> None:
-    """Wait for all ranks; at the share `kill_at` of the work SIGKILL one of them and start it again.
-
-    Raises:
-        DemoError: A rank failed, or it takes too long.
-    """
-    total = 4 * training.config.steps
-    deadline = time.monotonic() + TRAIN_TIMEOUT_SECONDS
-    while any(process.poll() is None for process in training.ranks.values()):
-        tick()
-        if kill_at is not None and training.progress[KILLED_RANK][1] >= kill_at * total:
-            kill_at = None
-            victim = training.ranks[KILLED_RANK]
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-            training.killed_at_points = training.progress[KILLED_RANK][1]
-            view.note(
-                f"[bold red]rank {KILLED_RANK} killed -9[/] after {training.killed_at_points:,} points; started again"
-            )
-            tick()
-            start_rank(training, KILLED_RANK, url, home)
-        if time.monotonic() > deadline:
-            raise DemoError(f"Training takes longer than {TRAIN_TIMEOUT_SECONDS:.0f} s: see {training.folder}.")
-        time.sleep(0.05)
-    for rank, process in training.ranks.items():
-        if process.returncode:
-            log = (training.folder / f"rank-{rank}.log").read_text(errors="replace")[-800:]
-            raise DemoError(f"Rank {rank} of the demo's training ended with code {process.returncode}:\n{log}")
 
 
 @contextmanager
@@ -263,12 +131,6 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
             _keep(address, console)
     _report(home.database, group, console)
     _say_where_next(view, home.path, console)
-
-
-def start_training(training: Training, url: str, home: Path) -> None:
-    """Start all ranks."""
-    for rank in range(WORLD_SIZE):
-        start_rank(training, rank, url, home)
 
 
 def _train_all(trainings: list[Training], view: LiveView, url: str, home: Path, console: Console) -> None:

@@ -7,15 +7,8 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
-COMMANDS = {
-    "up": "read the log into the database; serve SQL and metrics",
-    "demo": "train on real images, kill a rank, see that nothing is lost",
-    "runs": "list the runs",
-    "show": "show everything about one run",
-    "sql": "answer one SELECT",
-    "verify": "print a run's receipt: sent, stored, missing",
-    "sync": "send what dead processes left in their journals",
-}
+from runwire_cli.commands import COMMANDS
+
 NEEDED = ("typer", "rich", "httpx", "duckdb", "pyarrow", "starlette", "uvicorn", "prometheus_client")
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runwire_cli.demo import KILLED_RANK, WORLD_SIZE, load_digits, prepare, start_training, watch
+from runwire_cli.demo_ranks import KILLED_RANK, WORLD_SIZE, load_digits, prepare, start_training, watch
 from runwire_cli.demo_train import read_progress
 from runwire_cli.live import LiveView
 from runwire_schemas import folder

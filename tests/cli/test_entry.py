@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runwire_cli import entry
+from runwire_cli.commands import COMMANDS
 from runwire_cli.errors import CommandError
 from runwire_cli.settings import read_command_settings
 
@@ -57,7 +58,7 @@ def test_help_is_fast_and_names_every_command(tmp_path: Path) -> None:
     answer = call(RUNWIRE, tmp_path / "home", "--help")
     assert time.perf_counter() - started < 5
     assert answer.returncode == 0
-    assert all(command in answer.stdout for command in entry.COMMANDS)
+    assert all(command in answer.stdout for command in COMMANDS)
     modules = subprocess.run(
         [sys.executable, "-c", "import runwire_cli.app, sys; print(sorted(sys.modules))"],
         capture_output=True, text=True, timeout=60, check=True,
@@ -72,7 +73,7 @@ def test_a_bare_install_helps_and_syncs(tmp_path: Path) -> None:
     bare = [sys.executable, "-c", BARE]
     answer = call(bare, tmp_path / "home", "--help")
     assert answer.returncode == 0, answer.stderr
-    assert all(command in answer.stdout for command in entry.COMMANDS)
+    assert all(command in answer.stdout for command in COMMANDS)
     assert "pip install 'runwire[local]'" in answer.stdout
     answer = call(bare, tmp_path / "home", "sync")
     assert (answer.returncode, answer.stderr) == (0, "")

@@ -1,0 +1,11 @@
+"""The commands by name and in a line each, as the whole and the bare install list them."""
+
+COMMANDS = {
+    "up": "read the log into the database; serve SQL and metrics",
+    "demo": "train on real images, kill a rank, see that nothing is lost",
+    "runs": "list the runs",
+    "show": "show everything about one run",
+    "sql": "answer one SELECT",
+    "verify": "print a run's receipt: sent, stored, missing",
+    "sync": "send what dead processes left in their journals",
+}
