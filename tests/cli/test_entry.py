@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from runwire_cli import entry
 from runwire_cli.commands import COMMANDS
 from runwire_cli.errors import CommandError
 from runwire_cli.settings import read_command_settings
