@@ -18,6 +18,7 @@ Promised: records survive SIGKILL of the process. Not promised: power loss (noth
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import struct
@@ -152,6 +153,7 @@ class Journal:
         self._number = -1
         self._full: dict[int, _Full] = {}
         self._spare: SegmentFile | None = None
+        self._spares = itertools.count()
         self._owner = -1
         self._lost = Losses()
         self._held: deque[Callable[[int], bytes]] = deque()
@@ -278,7 +280,9 @@ class Journal:
         if self._spare is not None or self._sealed:
             return
         try:
-            spare = allocate(self.folder / _SPARE, self._segment_bytes, mapped=self._mapped)
+            # A name of its own each time: the one before may just be becoming a segment.
+            path = self.folder / f"{_SPARE}-{next(self._spares)}"
+            spare = allocate(path, self._segment_bytes, mapped=self._mapped)
         except OSError:
             return  # the writer will meet it, and say so
         if spare.map is not None:

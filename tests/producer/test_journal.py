@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runwire import _journal
 from runwire._batch import messages
 from runwire._errors import JournalError
 from runwire._journal import Journal
@@ -321,6 +322,26 @@ def test_threads_share_one_sequence(journal: Journal) -> None:
     assert story.seqs == list(range(6000))
     for name in ("a", "b", "c"):
         assert [row[2] for row in story.rows if row[1] == (name,)] == list(range(2000))
+    assert journal.rows_lost == 0
+
+
+def test_a_spare_made_while_one_becomes_a_segment_is_another_file(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender prepares the next file at the very moment the writer turns the last one into a segment."""
+    write_all = _journal.write_all
+
+    def write_and_prepare(fd: int, data: bytes, at: int) -> None:
+        journal.prepare()
+        write_all(fd, data, at)
+
+    monkeypatch.setattr(_journal, "write_all", write_and_prepare)
+    for step in range(3000):
+        log(journal, step, ("a",))
+    reader = Reader(journal)
+    story = reader.read()
+    reader.close()
+    assert story.seqs == list(range(3000))
     assert journal.rows_lost == 0
 
 
