@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runwire import _journal
+from runwire import _journal, _journal_files
 from runwire._batch import messages
 from runwire._errors import JournalError
 from runwire._journal import Journal
@@ -329,11 +329,11 @@ def test_a_spare_made_while_one_becomes_a_segment_is_another_file(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender prepares the next file at the very moment the writer turns the last one into a segment."""
-    write_all = _journal.write_all
+    write_all = _journal_files.write_all
 
     def write_and_prepare(fd: int, data: bytes, at: int) -> None:
-        journal.prepare()
         write_all(fd, data, at)
+        journal.prepare()
 
     monkeypatch.setattr(_journal, "write_all", write_and_prepare)
     for step in range(3000):
