@@ -25,7 +25,17 @@ from rich.text import Text
 
 from runwire._settings import read_settings
 from runwire_cli.client import HttpReader, rows_of
-from runwire_cli.demo_ranks import KILLED_RANK, WORLD_SIZE, DemoError, Training, prepare, start_training, watch
+from runwire_cli.demo_ranks import (
+    KILLED_RANK,
+    WORLD_SIZE,
+    DemoError,
+    Training,
+    ended_with_us,
+    last_line,
+    prepare,
+    start_training,
+    watch,
+)
 from runwire_cli.live import LiveView
 
 if TYPE_CHECKING:
@@ -37,7 +47,6 @@ if TYPE_CHECKING:
 
 STEPS = 12_000
 LEARNING_RATES = (0.02, 0.3)
-REFRESH_SECONDS = 0.5
 SETTLE_TIMEOUT_SECONDS = 30.0
 
 
@@ -59,9 +68,11 @@ def consumer(home: Path, url: str) -> Iterator[str]:
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: process.poll() is not None or _is_ready(address), SETTLE_TIMEOUT_SECONDS)
-        if process.poll() is not None or not _is_ready(address):
-            raise DemoError(f"The consumer didn't start:\n{log.read_text(errors='replace')[-800:]}")
+        wait_for(lambda: process.poll() is not None or not _unready(address), SETTLE_TIMEOUT_SECONDS)
+        if process.poll() is not None:
+            raise DemoError(f"The consumer ended with code {process.returncode}: {last_line(log)}")
+        if reason := _unready(address):
+            raise DemoError(f"The consumer isn't ready after {SETTLE_TIMEOUT_SECONDS:.0f} s: {reason}")
         yield address
     finally:
         process.terminate()
@@ -88,11 +99,13 @@ def wait_for(condition: Callable[[], bool], timeout_seconds: float) -> bool:
     return True
 
 
-def _is_ready(address: str) -> bool:
+def _unready(address: str) -> str:
+    """Why the consumer doesn't read yet, "" when it does."""
     try:
-        return httpx.get(f"{address}/readyz", timeout=1.0).status_code == httpx.codes.OK
+        answer = httpx.get(f"{address}/readyz", timeout=1.0)
     except httpx.HTTPError:
-        return False
+        return "it doesn't answer."
+    return "" if answer.status_code == httpx.codes.OK else answer.text.strip()
 
 
 def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
@@ -106,6 +119,7 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
     Raises:
         DemoError: It can't go on.
     """
+    started = time.monotonic()
     settings = read_settings(url=url)
     home, destination = settings.home.create(), str(settings.destination)
     stamp = time.strftime("%m%d-%H%M%S")
@@ -119,49 +133,31 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
         f"Two runs of {WORLD_SIZE} ranks train on scikit-learn's digits and log to [bold]{destination}[/]; "
         f"a consumer in its own process materializes them into [bold]{home.database}[/]."
     )
-    start_training(trainings[0], destination, home.path)
-    with consumer(home.path, destination) as address:
-        query = rows_of(HttpReader(address, home.token.read_text().strip()))
-        view = LiveView(query, group, STEPS, ["train/loss", "train/acc"])
-        _train_all(trainings, view, destination, home.path, console)
-        settled = wait_for(lambda: _is_settled(query, group), SETTLE_TIMEOUT_SECONDS)
-        console.print()
-        console.print(_proof(query, trainings[0], settled=settled))
-        if keep:
-            _keep(address, console)
+    with ended_with_us(trainings):
+        # The first ranks and the consumer start together: the first curve comes sooner.
+        start_training(trainings[0], destination, home.path)
+        with consumer(home.path, destination) as address:
+            query = rows_of(HttpReader(address, home.token.read_text().strip()))
+            view = LiveView(query, group, STEPS, ["train/loss", "train/acc"], started)
+            _train_all(trainings, view, destination, home.path, console)
+            settled = wait_for(lambda: _is_settled(query, group), SETTLE_TIMEOUT_SECONDS)
+            console.print()
+            console.print(_proof(query, trainings[0], settled=settled))
+            if keep:
+                _keep(address, console)
     _report(home.database, group, console)
     _say_where_next(view, home.path, console)
 
 
 def _train_all(trainings: list[Training], view: LiveView, url: str, home: Path, console: Console) -> None:
     """The first run is under way; a rank of it is killed half-way, then comes the second run."""
-    refresh_at = 0.0
-    with Live(view, console=console, auto_refresh=False, vertical_overflow="visible") as live:
-
-        def tick() -> None:
-            nonlocal refresh_at
-            began = time.monotonic()
-            if began >= refresh_at:
-                view.refresh()
-                live.refresh()
-                # Looking takes at most a fifth of the time: the cores are there for the training.
-                refresh_at = time.monotonic() + max(REFRESH_SECONDS, 4 * (time.monotonic() - began))
-
+    with Live(view, console=console, refresh_per_second=4, vertical_overflow="visible"), view.following():
         for at, training in enumerate(trainings):
             if at:
                 start_training(training, url, home)
-            try:
-                watch(training, view, tick, kill_at=0.5 if at == 0 else None, url=url, home=home)
-            finally:
-                for process in training.ranks.values():
-                    process.kill()
-
-        def all_ended() -> bool:
-            view.refresh()
-            return all(row["state"] != "running" for row in view.runs)
-
-        wait_for(all_ended, SETTLE_TIMEOUT_SECONDS)
-        live.refresh()
+            watch(training, view, kill_at=0.5 if at == 0 else None, url=url, home=home)
+        wait_for(lambda: view.is_over, SETTLE_TIMEOUT_SECONDS)
+    view.refresh()
 
 
 def _is_settled(query: Query, group: str) -> bool:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from runwire_cli.demo_train import Config, read_progress
 from runwire_cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Sequence
 
     from runwire_cli.live import LiveView
 
@@ -120,9 +121,25 @@ def start_rank(training: Training, rank: int, url: str, home: Path) -> None:
         )
 
 
-def watch(
-    training: Training, view: LiveView, tick: Callable[[], None], *, kill_at: float | None, url: str, home: Path
-) -> None:
+@contextmanager
+def ended_with_us(trainings: Sequence[Training]) -> Iterator[None]:
+    """Whatever ends the demo ends its ranks too."""
+    try:
+        yield
+    finally:
+        for training in trainings:
+            for process in training.ranks.values():
+                process.kill()
+                process.wait()
+
+
+def last_line(log: Path) -> str:
+    """What a process said last, for a sentence."""
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def watch(training: Training, view: LiveView, *, kill_at: float | None, url: str, home: Path) -> None:
     """Wait for all ranks; at the share `kill_at` of the work SIGKILL one of them and start it again.
 
     Raises:
@@ -131,7 +148,6 @@ def watch(
     total = 4 * training.config.steps
     deadline = time.monotonic() + TRAIN_TIMEOUT_SECONDS
     while any(process.poll() is None for process in training.ranks.values()):
-        tick()
         if kill_at is not None and training.progress[KILLED_RANK][1] >= kill_at * total:
             kill_at = None
             victim = training.ranks[KILLED_RANK]
@@ -141,15 +157,14 @@ def watch(
             view.note(
                 f"[bold red]rank {KILLED_RANK} killed -9[/] after {training.killed_at_points:,} points; started again"
             )
-            tick()
             start_rank(training, KILLED_RANK, url, home)
         if time.monotonic() > deadline:
             raise DemoError(f"Training takes longer than {TRAIN_TIMEOUT_SECONDS:.0f} s: see {training.folder}.")
         time.sleep(0.05)
     for rank, process in training.ranks.items():
         if process.returncode:
-            log = (training.folder / f"rank-{rank}.log").read_text(errors="replace")[-800:]
-            raise DemoError(f"Rank {rank} of the demo's training ended with code {process.returncode}:\n{log}")
+            said = last_line(training.folder / f"rank-{rank}.log")
+            raise DemoError(f"Rank {rank} of the demo's training ended with code {process.returncode}: {said}")
 
 
 def start_training(training: Training, url: str, home: Path) -> None:

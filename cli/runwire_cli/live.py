@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 CURVE_COLUMNS = 48
 NOTES_SHOWN = 6
+REFRESH_SECONDS = 0.5
+REFRESH_SECONDS_MAX = 2.0
 _BARS = "▁▂▃▄▅▆▇█"
 _STATE_STYLES = {"running": "cyan", "finished": "green", "preempted": "yellow", "lost": "yellow"}
 
@@ -51,7 +55,7 @@ class _Shown:
 class LiveView:
     """Reads the runs of a group, and is drawn by rich's Live."""
 
-    def __init__(self, query: Query, group: str, steps: int, metrics: Sequence[str]) -> None:
+    def __init__(self, query: Query, group: str, steps: int, metrics: Sequence[str], started: float) -> None:
         """Nothing is read before `refresh`.
 
         Args:
@@ -59,6 +63,7 @@ class LiveView:
             group: Group of the runs.
             steps: Steps of a whole run: the curves' full width.
             metrics: Metrics to draw, in this order.
+            started: `time.monotonic()` at the start, from which the times count.
         """
         self._query = query
         self._group = group
@@ -66,7 +71,9 @@ class LiveView:
         self._metrics = list(metrics)
         self._runs: dict[str, _Shown] = {}
         self._notes: deque[str] = deque(maxlen=NOTES_SHOWN)
-        self._started = time.monotonic()
+        self._started = started
+        self._ended = threading.Event()
+        self.failed: Exception | None = None
         self._counted: deque[tuple[float, int]] = deque(maxlen=8)
         self._fresh_seconds: float | None = None
         self.first_curve_seconds: float | None = None
@@ -74,11 +81,33 @@ class LiveView:
     @property
     def runs(self) -> list[dict[str, Any]]:
         """The rows of `runs` as they were last read."""
-        return [shown.row for shown in self._runs.values()]
+        return [shown.row for shown in list(self._runs.values())]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no run goes on as far as was read, or reading failed."""
+        return self.failed is not None or all(row["state"] != "running" for row in self.runs)
 
     def note(self, text: str) -> None:
         """Say something below the curves, with the time since the start."""
         self._notes.append(f"[dim]{time.monotonic() - self._started:5.1f} s[/]  {text}")
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Read again and again on a thread of its own: what is drawn, and who draws it, never waits for SQL.
+
+        Raises:
+            Exception: What stopped the reading, at the end.
+        """
+        thread = threading.Thread(target=self._follow, name="live-view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+        if self.failed is not None:
+            raise self.failed
 
     def refresh(self) -> None:
         """Read the runs, their curves and how fresh they are."""
@@ -96,14 +125,26 @@ class LiveView:
     def __rich__(self) -> RenderableType:
         """What is drawn."""
         table = Table.grid(padding=(0, 1))
-        for shown in self._runs.values():
+        for shown in list(self._runs.values()):  # a copy: another thread reads on
             table.add_row(*self._head(shown))
             for metric in self._metrics:
                 values = list(shown.curves.get(metric, {}).values())
                 last = f"{values[-1]:.4f}" if values else ""
                 table.add_row(Text(metric, style="dim"), Text(sparkline(values), style="bold"), last)
-        notes = Text.from_markup("\n".join(self._notes))
+        notes = Text.from_markup("\n".join(list(self._notes)))
         return Group(table, Text(self._summary(), style="dim"), notes)
+
+    def _follow(self) -> None:
+        while not self._ended.is_set():
+            began = time.monotonic()
+            try:
+                self.refresh()
+            except Exception as error:  # noqa: BLE001 - raised again where the reading was asked for
+                self.failed = error
+                return
+            # Looking takes at most a third of the time: the cores are there for the training.
+            seconds = time.monotonic() - began
+            self._ended.wait(min(max(REFRESH_SECONDS, 2 * seconds), REFRESH_SECONDS_MAX))
 
     def _head(self, shown: _Shown) -> tuple[Text, Text, Text]:
         row = shown.row

@@ -35,9 +35,9 @@ def test_killed_rank_goes_on_and_every_point_is_in_the_log(tmp_path: Path) -> No
     """What each rank counted itself is what the topic folder holds, the killed rank's two lives together."""
     home, topic = tmp_path / "home", tmp_path / "topic"
     training = prepare(tmp_path / "run", lr=0.1, steps=STEPS, group="g", job="job")
-    view = LiveView(lambda _sql, _params: [], "g", STEPS, [])
+    view = LiveView(lambda _sql, _params: [], "g", STEPS, [], 0.0)
     start_training(training, f"dir:{topic}", home)
-    watch(training, view, lambda: None, kill_at=0.5, url=f"dir:{topic}", home=home)
+    watch(training, view, kill_at=0.5, url=f"dir:{topic}", home=home)
     events = _events(topic)
     assert {event.run_id for event in events} == {events[0].run_id}, "all ranks and lives are one run"
     for rank in range(WORLD_SIZE):

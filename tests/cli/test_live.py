@@ -72,7 +72,7 @@ def test_view_shows_name_state_curve_and_best() -> None:
         {"run_id": "r", "metric": "train/loss", "step": at, "bucket": at, "value": value}
         for at, value in enumerate([2.0, 1.0, 0.5])
     ]
-    view = LiveView(store, "g", 100, ["train/loss"])
+    view = LiveView(store, "g", 100, ["train/loss"], 0.0)
     view.refresh()
     view.note("[bold]rank 2 killed -9[/]")
     drawn = _drawn(view)
@@ -91,7 +91,7 @@ def test_view_shows_name_state_curve_and_best() -> None:
 
 
 def test_view_without_runs_draws_nothing_and_waits() -> None:
-    view = LiveView(_Store(), "g", 100, ["train/loss"])
+    view = LiveView(_Store(), "g", 100, ["train/loss"], 0.0)
     view.refresh()
     assert view.runs == []
     assert view.first_curve_seconds is None
@@ -102,7 +102,7 @@ def test_names_are_text_not_markup() -> None:
     """A run may be called anything; rich's markup in a name stays text."""
     store = _Store()
     store.runs = [_run(name="[bold]x[/] [link=http://evil]")]
-    view = LiveView(store, "g", 100, [])
+    view = LiveView(store, "g", 100, [], 0.0)
     view.refresh()
     assert "[bold]x[/] [link=http://evil]" in _drawn(view)
 
@@ -112,7 +112,7 @@ def test_ended_run_is_read_once() -> None:
     store = _Store()
     store.runs = [_run(state="finished")]
     store.curves = [{"run_id": "r", "metric": "m", "step": 0, "bucket": 0, "value": 1.0}]
-    view = LiveView(store, "g", 100, ["m"])
+    view = LiveView(store, "g", 100, ["m"], 0.0)
     view.refresh()
     store.curves = []
     view.refresh()
@@ -126,7 +126,7 @@ def test_only_what_is_new_is_read_while_a_run_goes_on() -> None:
     store.curves = [
         {"run_id": "r", "metric": "m", "step": 10 * at, "bucket": at, "value": float(at)} for at in (0, 10, 20)
     ]
-    view = LiveView(store, "g", 480, ["m"])
+    view = LiveView(store, "g", 480, ["m"], 0.0)
     view.refresh()
     store.curves[0]["value"], store.curves[2]["value"] = 5.0, 40.0
     view.refresh()
