@@ -105,7 +105,7 @@ def _unready(address: str) -> str:
         answer = httpx.get(f"{address}/readyz", timeout=1.0)
     except httpx.HTTPError:
         return "it doesn't answer."
-    return "" if answer.status_code == httpx.codes.OK else answer.text.strip()
+    return "" if answer.status_code == httpx.codes.OK else str(answer.json().get("error", answer.text))
 
 
 def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
