@@ -37,7 +37,11 @@ STATES = [
     # Emitters, state, reason.
     ([signs()], "running", "1 of 1 ranks"),
     ([signs(0, status="finished", ended_at=ENDED), signs(1)], "running", "1 of 2 ranks"),
-    ([signs(0, status="finished", ended_at=ENDED), signs(1, status="finished", ended_at=ENDED)], "finished", "2 of 2 ranks"),
+    (
+        [signs(0, status="finished", ended_at=ENDED), signs(1, status="finished", ended_at=ENDED)],
+        "finished",
+        "2 of 2 ranks",
+    ),
     ([signs(0, silent=60), signs(1)], "lost", "rank 0 is silent"),
     ([signs(0, silent=12)], "running", "1 of 1 ranks"),
     ([signs(0, silent=12.1)], "lost", "rank 0 is silent"),
