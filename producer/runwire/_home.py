@@ -7,7 +7,7 @@ root, else `./.runwire`. What is made here is the user's own (mode 0700) and kee
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runwire._context.worktree import find_root
@@ -19,9 +19,15 @@ _MODE = 0o700
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where things are inside a home; nothing is made before `create`."""
+    """Where things are inside a home; nothing is made before `create`.
+
+    Attributes:
+        path: The folder.
+        source: What a user sets to choose another: the variable or the argument.
+    """
 
     path: Path
+    source: str = field(default="RUNWIRE_HOME", compare=False)
 
     @property
     def journal(self) -> Path:
@@ -64,21 +70,22 @@ class Home:
         except OSError as error:
             reason = error.strerror or str(error)
             raise SettingsError(
-                f"RUNWIRE_HOME: can't write to the folder {str(error.filename or self.path)!r} ({reason}): "
-                "set RUNWIRE_HOME to a folder on a local disk that you can write to."
+                f"{self.source}: can't write to the folder {str(error.filename or self.path)!r} ({reason}): "
+                f"set {self.source} to a folder on a local disk that you can write to."
             ) from error
         return self
 
 
-def find_home(given: str | None, folder: Path) -> Home:
+def find_home(given: str | None, folder: Path, source: str = "RUNWIRE_HOME") -> Home:
     """The home that a process started in `folder` uses.
 
     Args:
         given: RUNWIRE_HOME or the keyword, which wins; `~` is the user's folder.
         folder: Absolute path of the current folder.
+        source: Where `given` comes from, for errors.
     """
     if given:
-        return Home(folder / Path(given).expanduser())
+        return Home(folder / Path(given).expanduser(), source)
     for parent in (folder, *folder.parents):
         candidate = parent / FOLDER_NAME
         if candidate.is_dir() and os.access(candidate, os.W_OK | os.X_OK):

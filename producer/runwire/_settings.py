@@ -114,7 +114,7 @@ def read_settings(
         return None if chosen is None else chosen.encode("utf-8", "backslashreplace").decode()
 
     given_home = choose("home", os.fspath(home) if isinstance(home, os.PathLike) else home)
-    found = find_home(given_home, here)
+    found = find_home(given_home, here, _source("home", home))
     git_root = find_root(here)
     chosen_mode = (choose("mode", mode) or "on").lower()
     if chosen_mode not in MODES:
@@ -161,7 +161,7 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
 
 
 def _source(argument: str, keyword: object) -> str:
-    return f"RUNWIRE_{argument.upper()}" if keyword is None else argument
+    return argument if keyword else f"RUNWIRE_{argument.upper()}"  # an empty keyword is as good as absent
 
 
 def _current_folder() -> Path:

@@ -10,6 +10,7 @@ import pytest
 
 from runwire._errors import SettingsError
 from runwire._home import Home, find_home
+from runwire._settings import read_settings
 
 
 def test_the_nearest_home_upward_wins(tmp_path: Path) -> None:
@@ -75,3 +76,13 @@ def test_a_home_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     for path in [tmp_path / "file", tmp_path / "file" / "below", Path("/proc/runwire")]:
         with pytest.raises(SettingsError, match=r"^RUNWIRE_HOME: can't write to the folder .*: set RUNWIRE_HOME"):
             Home(path).create()
+
+
+def test_a_home_from_the_keyword_is_named_so(tmp_path: Path) -> None:
+    """The argument, where that chose it; the variable, also where the keyword is empty."""
+    file = tmp_path / "file"
+    file.write_text("")
+    for keyword, source in [(str(file), "home"), (file, "home"), (None, "RUNWIRE_HOME"), ("", "RUNWIRE_HOME")]:
+        settings = read_settings(home=keyword, environ={"RUNWIRE_HOME": str(file)}, folder=tmp_path)
+        with pytest.raises(SettingsError, match=rf"^{source}: can't write to the folder .*: set {source} to"):
+            settings.home.create()
