@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
+    KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -122,9 +123,14 @@ class KafkaTransport:
                 await admin.close()
 
     def _error(self, what: str, error: Exception, *, refused: bool = False) -> TransportError:
-        return TransportError(f"{self._destination} {what}: {_reason(error)}.", refused=refused)
+        reason = _reason(error, ", ".join(self._destination.servers))
+        return TransportError(f"{self._destination} {what}: {reason}.", refused=refused)
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).strip().rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _reason(error: Exception, servers: str) -> str:
+    if isinstance(error, (KafkaConnectionError, ConnectionError)):
+        return f"no broker answers at {servers}"
+    if isinstance(error, TimeoutError):
+        return f"no answer in time from {servers}"
+    name, text = type(error).__name__, str(error).strip().rstrip(".")
+    return text if name in text else f"{name}: {text}" if text else name  # most of aiokafka's texts name the class

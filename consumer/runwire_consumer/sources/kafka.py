@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError
 
 from runwire_consumer.errors import SourceUnreachable
 from runwire_consumer.sources import Message, Position, SourceStatus
@@ -323,7 +323,7 @@ class KafkaSource:
 
     def _away(self, error: BaseException) -> None:
         self._reachable = False
-        self._trouble = f"{self.name} can't be reached: {type(error).__name__} {error}".rstrip() + "."
+        self._trouble = f"{self.name} can't be reached: {_reason(error, ', '.join(self._destination.servers))}."
 
     async def _fail(self, error: BaseException) -> None:
         """Drop the client; a later poll makes another, which goes on where this one was."""
@@ -338,6 +338,17 @@ class KafkaSource:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                     await consumer.stop()
+
+
+def _reason(error: BaseException, servers: str) -> str:
+    if isinstance(error, (KafkaConnectionError, ConnectionError)):
+        return f"no broker answers at {servers}"
+    if isinstance(error, TimeoutError):
+        return f"no answer in time from {servers}"
+    name, text = type(error).__name__, str(error).strip().rstrip(".")
+    if isinstance(error, SourceUnreachable) or name in text:  # most of aiokafka's texts name the class
+        return text
+    return f"{name}: {text}" if text else name
 
 
 def _anchor_of(record: ConsumerRecord) -> str:
