@@ -144,7 +144,7 @@ def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str]
         found = cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone()
     except (duckdb.Error, UnicodeError) as error:
         raise SelectRefused(f"The query can't be parsed: {_one_sentence(error)}") from None
-    check_tree(str(found[0]) if found else "", relations)
+    check_tree(str(found[0]) if found else "", relations, sql)
 
 
 class _Watch:

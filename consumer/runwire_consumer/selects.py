@@ -45,6 +45,8 @@ _OPERATORS = frozenset({
     "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL", "OPERATOR_COALESCE", "OPERATOR_NULLIF", "OPERATOR_TRY",
     "OPERATOR_UNPACK", "COMPARE_IN", "COMPARE_NOT_IN",
 })  # fmt: skip
+_PIVOT_ADVICE = "use conditional aggregates such as max(value) FILTER (WHERE metric = 'loss')."
+_PIVOT = re.compile(r"\b(?:un)?pivot\b", re.IGNORECASE)
 _MODIFIERS = frozenset({"ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER"})
 
 
@@ -72,12 +74,13 @@ class _Scope:
         return _Scope(self.queries, self.elements, max(self.column_bytes, size_bytes))
 
 
-def check_tree(serialized: str, relations: frozenset[str] = RELATIONS) -> None:
+def check_tree(serialized: str, relations: frozenset[str] = RELATIONS, sql: str = "") -> None:
     """Pass one harmless SELECT, refuse everything else.
 
     Args:
         serialized: What `json_serialize_sql` made of the text.
         relations: Names of the tables and views that may be read.
+        sql: The text, for nothing but the advice in a refusal.
 
     Raises:
         SelectRefused: With one sentence: what, and what to do instead.
@@ -87,7 +90,7 @@ def check_tree(serialized: str, relations: frozenset[str] = RELATIONS) -> None:
     try:
         tree = json.loads(serialized)
         if tree["error"]:
-            raise SelectRefused(_unparsable(tree))
+            raise SelectRefused(_unparsable(tree, sql))
         statements = tree["statements"]
         if len(statements) != 1:
             found = "is empty" if not statements else f"has {len(statements)} statements"
@@ -97,15 +100,15 @@ def check_tree(serialized: str, relations: frozenset[str] = RELATIONS) -> None:
         raise SelectRefused("The query is nested too deeply: write it with fewer levels.") from None
 
 
-def _unparsable(tree: Node) -> str:
+def _unparsable(tree: Node, sql: str) -> str:
     message = str(tree.get("error_message", "")).split("\n", 1)[0].strip()
     if tree.get("error_type") == "parser":
         return f"The text is no SQL that DuckDB understands: {message}."
     if "Only SELECT" in message:
-        return (
-            "Only one SELECT is allowed here, and no PIVOT: "
-            "use conditional aggregates such as max(value) FILTER (WHERE metric = 'loss')."
-        )
+        # A PIVOT without a list of values is no single SELECT to DuckDB either.
+        if _PIVOT.search(sql):
+            return f"Only one SELECT is allowed here, and no PIVOT: {_PIVOT_ADVICE}"
+        return "Only one SELECT is allowed here, and nothing that changes data or settings: send a SELECT."
     return f"The query can't be checked, so it isn't run: {message}."
 
 
@@ -177,10 +180,7 @@ class _Walk:
             case "SHOW_REF":
                 return self._describe(node, scope)
             case "PIVOT":
-                raise SelectRefused(
-                    "PIVOT and UNPIVOT aren't allowed here: "
-                    "use conditional aggregates such as max(value) FILTER (WHERE metric = 'loss')."
-                )
+                raise SelectRefused(f"PIVOT and UNPIVOT aren't allowed here: {_PIVOT_ADVICE}")
             case kind:
                 raise SelectRefused(f"A {_words(kind)} isn't allowed in FROM: name a relation or a subquery.")
 

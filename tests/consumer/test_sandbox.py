@@ -251,6 +251,10 @@ STATEMENTS_REFUSED = [
     "SELECT * FROM " + "(SELECT * FROM " * 500 + "runs" + ")" * 500,
     "SELECT '" + "x" * 100_000 + "'",
 ]  # fmt: skip
+ADVICE = [
+    *((sql, False) for sql in ("DELETE FROM runs", "insert into runs values (1)", "UPDATE runs SET name = 'x'", "DROP VIEW runs")),
+    ("PIVOT curves ON metric USING sum(value)", True), ("SELECT * FROM (PIVOT curves ON metric)", True),
+]  # fmt: skip
 AMPLIFIERS = [
     f"SELECT {call}"
     for call in (
@@ -285,6 +289,14 @@ AMPLIFIERS = [
 ]  # fmt: skip
 
 ATTACKS = FILE_READERS + ENGINE_TABLES + RELATIONS_REFUSED + FUNCTIONS_REFUSED + STATEMENTS_REFUSED + AMPLIFIERS
+
+
+@pytest.mark.parametrize(("sql", "pivots"), ADVICE)
+def test_advice_about_pivot_is_for_pivot(sandbox: Sandbox, sql: str, *, pivots: bool) -> None:
+    """Who wanted to change something is told what is allowed."""
+    with pytest.raises(SelectRefused, match=r"^Only one SELECT is allowed here") as refusal:
+        sandbox.run(sql)
+    assert ("PIVOT" in str(refusal.value)) is pivots
 
 
 @pytest.mark.parametrize("sql", ATTACKS, ids=lambda sql: sql[:60])
