@@ -25,7 +25,7 @@ def sync(folder: str | None, to: str | None, home_journal: Path) -> int:
         DestinationError: `to` is no URL that Runwire can send to.
     """
     journals = _journals(folder, home_journal)
-    outcomes = recover_journals(journals, to, _print)
+    outcomes = recover_journals(journals, to, lambda outcome: _print(outcome, to or outcome.url))
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("sent", "alive", "waiting")}
     rows = sum(outcome.rows for outcome in outcomes)
     sys.stdout.write(
@@ -44,12 +44,12 @@ def _journals(folder: str | None, home_journal: Path) -> Path:
     return given / "journal" if (given / "journal").is_dir() else given
 
 
-def _print(outcome: Outcome) -> None:
+def _print(outcome: Outcome, url: str) -> None:
     name = f"{outcome.emitter_id[:8]} of run {outcome.run_id or '?'}"
     match outcome.state:
         case "sent":
             lost = f", {outcome.lost:,} declared lost" if outcome.lost else ""
-            sys.stdout.write(f"{clean(name)}: {outcome.rows:,} rows sent to {clean(mask(outcome.url))}{lost}\n")
+            sys.stdout.write(f"{clean(name)}: {outcome.rows:,} rows sent to {clean(mask(url))}{lost}\n")
         case "waiting":
             sys.stderr.write(f"{clean(name)}: waits: {clean(outcome.error)}\n")
         case _:

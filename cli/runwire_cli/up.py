@@ -13,17 +13,19 @@ import os
 import signal
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from runwire._recovery import Outcome, recover
 from runwire_cli.client import LOCK_WAIT_SECONDS, ServerFile
+from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import clean
 from runwire_consumer.database import Database, EngineOptions
-from runwire_consumer.errors import SourceUnreachable
+from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app, serve
@@ -66,11 +68,16 @@ def serve_once(settings: CommandSettings, output: Output) -> int:
     Raises:
         StoreLocked: Another process holds the database.
         SourceUnreachable: The log couldn't be reached.
+        CommandError: The log is a folder that doesn't exist.
         ConsumerError: The consumer can't go on.
     """
     home = settings.home.create()
     service = _open_service(settings, LOCK_WAIT_SECONDS, ServiceLimits())
     asyncio.run(_once(settings, service, output))
+    if (folder := _missing_folder(settings)) is not None:
+        raise CommandError(
+            f"There is no folder {folder}: nobody has sent there, or the URL (--url, RUNWIRE_URL) is wrong."
+        )
     stats = service.stats
     output.console.print(
         f"{stats.messages:,} messages read: {stats.rows:,} rows, {stats.points:,} points stored, "
@@ -101,6 +108,12 @@ def _open_service(settings: CommandSettings, lock_wait_seconds: float, limits: S
     return Service(store, [source], limits=limits)
 
 
+def _missing_folder(settings: CommandSettings) -> Path | None:
+    """The folder that is to be read and doesn't exist."""
+    folder = Path(settings.destination.path)
+    return folder if settings.destination.kind == "dir" and not folder.exists() else None
+
+
 async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
     registry = make_registry(store.cursor)
     metrics = SelfMetrics(registry, version("runwire"))
@@ -118,12 +131,17 @@ async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if not bound.done():
         store.close()
-        await serving  # raises what kept the port from being bound
+        try:
+            await serving  # raises what kept the port from being bound
+        except PortInUse as error:
+            raise PortInUse(f"{str(error).rstrip('.')} with --port or RUNWIRE_PORT.") from None
     address = ServerFile(settings.host, bound.result(), os.getpid())
     address.write(settings.home.path)
     _log.info(
         "Reading %s into %s; answering at %s.", mask(str(settings.destination)), store.database.path, address.address
     )
+    if (folder := _missing_folder(settings)) is not None:
+        _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     running = asyncio.create_task(service.run(stop))
     told_to_end = asyncio.create_task(told.wait())

@@ -36,11 +36,12 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def train(home: Path, name: str) -> None:
-    """A short training, logged into the home's topic folder."""
+def train(home: Path, name: str, url: str = "", mode: str = "") -> None:
+    """A short training, logged into the home's topic folder where no URL says otherwise."""
     subprocess.run(
         [sys.executable, "-c", TRAIN, name],
-        env=clean_environment(home), cwd=home.parent, check=True, timeout=60, capture_output=True,
+        env={**clean_environment(home), "RUNWIRE_URL": url, "RUNWIRE_MODE": mode},
+        cwd=home.parent, check=True, timeout=60, capture_output=True,
     )  # fmt: skip
 
 
@@ -60,14 +61,14 @@ def free_port() -> int:
 class Consumer:
     """`runwire up` in the home."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *arguments: str) -> None:
         self.port = free_port()
         self.home = home
         home.mkdir(exist_ok=True)
         self.log = home.parent / "up.log"
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
-                [*RUNWIRE, "up", "--port", str(self.port)],
+                [*RUNWIRE, "up", "--port", str(self.port), *arguments],
                 env=clean_environment(home), cwd=home.parent, stdout=file, stderr=file,
             )  # fmt: skip
         wait_until(self.is_ready)
@@ -121,6 +122,40 @@ def test_once_says_what_it_stored(home: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert "101 points stored" in answer.stdout
     assert call(RUNWIRE, home, "up", "--once").stdout.startswith("0 messages read: 0 rows, 0 points")
+
+
+def test_once_of_a_folder_that_is_not_there_says_so(home: Path) -> None:
+    """A mistyped URL is no empty log, and no folder is made there."""
+    folder = home.parent / "mistyped" / "log"
+    answer = call(RUNWIRE, home, "up", "--once", "--url", f"dir:{folder}")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.startswith(f"runwire: There is no folder {folder}: ")
+    assert answer.stderr.count("\n") == 1
+    assert not folder.parent.exists()
+
+
+def test_up_waits_for_a_folder_that_is_not_there(home: Path) -> None:
+    """It says so once, and is ready to read."""
+    folder = home.parent / "later"
+    waiting = Consumer(home, "--url", f"dir:{folder}")
+    try:
+        assert not folder.exists()
+        train(home, "first", f"dir:{folder}")
+        wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101])
+        assert waiting.log.read_text().count(f"There is no folder {folder} yet") == 1
+    finally:
+        waiting.process.kill()
+        waiting.process.wait()
+
+
+def test_sync_says_where_the_rows_went(home: Path) -> None:
+    """Not where they were once meant to go."""
+    train(home, "offline", "kafka://127.0.0.1:1/none", mode="offline")
+    target = f"dir:{home.parent / 'target'}"
+    answer = call(RUNWIRE, home, "sync", "--to", target)
+    assert answer.returncode == 0, answer.stderr
+    assert f"rows sent to {target}\n" in answer.stdout
+    assert "kafka" not in answer.stdout
 
 
 def test_up_serves_and_ends_when_told(home: Path, consumer: Consumer) -> None:
@@ -184,7 +219,8 @@ def test_a_port_in_use_is_one_sentence(home: Path, consumer: Consumer) -> None:
     answer = call(RUNWIRE, other, "up", "--port", str(consumer.port))
     assert answer.returncode == 1
     assert answer.stderr == (
-        f"runwire: Port {consumer.port} on 127.0.0.1 is in use by another program: stop it or choose another port.\n"
+        f"runwire: Port {consumer.port} on 127.0.0.1 is in use by another program: "
+        "stop it or choose another port with --port or RUNWIRE_PORT.\n"
     )
     assert rows(other, "runs") == []
 

@@ -47,6 +47,24 @@ def first_seqs(messages: list[Message]) -> list[int]:
     return [item.envelope.first_seq for item in map(decode, messages) if isinstance(item, Decoded)]
 
 
+def test_a_folder_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
+    """Nothing is made there; one that goes away later is trouble."""
+    folder = tmp_path / "later"
+    found, source = read(folder)
+    assert (found, source.status().at_tail, folder.exists()) == ([], True, False)
+    folder.mkdir()
+    (folder / "s-000000.avro").write_bytes(file_header(SYNC) + block(*batches(1)))
+
+    async def follow() -> None:
+        assert len(await source.poll(1.0)) == 1
+        (folder / "s-000000.avro").unlink()
+        folder.rmdir()
+        assert await source.poll(0.5) == []
+        assert "can't be read" in source.status().trouble
+
+    asyncio.run(follow())
+
+
 def test_blocks_of_all_files_in_order_of_their_names(tmp_path: Path) -> None:
     """Positions are block ends; going on from them hands out nothing twice."""
     one, two, three = batches(3)

@@ -133,10 +133,13 @@ class DirectorySource:
 
     def _scan(self, now: float) -> None:
         """Find new files and the size of each."""
-        if not self._folder.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-        with os.scandir(self._folder) as entries:
-            sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(SUFFIX)}
+        try:
+            with os.scandir(self._folder) as entries:
+                sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(SUFFIX)}
+        except FileNotFoundError:
+            if self._files:
+                raise
+            sizes = {}  # it comes with the first sender; a reader makes no folders
         for name in self._files.keys() - sizes.keys():
             del self._files[name]
         for name, size in sizes.items():
