@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 
 from runwire_cli.commands import COMMANDS
 
@@ -34,7 +35,10 @@ def run_bare(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="runwire",
         description="Stream what training processes do. This is the bare install: it sends, and others read.",
-        epilog="All but sync need: pip install 'runwire[local]'",
+        epilog="All but sync need: pip install 'runwire[local]'; demo needs: pip install 'runwire[demo]'",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"runwire {version('runwire')}", help="print the version"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
@@ -45,7 +49,8 @@ def run_bare(arguments: Sequence[str]) -> int:
             command.add_argument("--home", metavar="DIR", help="the home (RUNWIRE_HOME)")
     known, rest = parser.parse_known_args(list(arguments))
     if known.command != "sync":
-        sys.stderr.write(f"runwire {known.command} needs more than the bare install: pip install 'runwire[local]'\n")
+        extra = "demo" if known.command == "demo" else "local"
+        sys.stderr.write(f"runwire {known.command} needs more than the bare install: pip install 'runwire[{extra}]'\n")
         return EXIT_FAILED
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

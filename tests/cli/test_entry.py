@@ -74,6 +74,8 @@ def test_a_bare_install_helps_and_syncs(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert all(command in answer.stdout for command in COMMANDS)
     assert "pip install 'runwire[local]'" in answer.stdout
+    version = call(bare, tmp_path / "home", "--version")
+    assert (version.returncode, version.stdout) == (0, call(RUNWIRE, tmp_path / "home", "--version").stdout)
     answer = call(bare, tmp_path / "home", "sync")
     assert (answer.returncode, answer.stderr) == (0, "")
     assert "0 journals sent" in answer.stdout
@@ -85,7 +87,7 @@ def test_a_bare_install_names_the_extra(tmp_path: Path, arguments: list[str]) ->
     answer = call([sys.executable, "-c", BARE], tmp_path / "home", *arguments)
     assert answer.returncode == 1
     assert answer.stderr.count("\n") == 1
-    assert "pip install 'runwire[local]'" in answer.stderr
+    assert f"pip install 'runwire[{'demo' if arguments == ['demo'] else 'local'}]'" in answer.stderr
 
 
 @pytest.mark.parametrize(
