@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -68,6 +69,36 @@ def moment(text: str | None, now: datetime) -> str:
     if timedelta(0) <= age < timedelta(days=7):
         return f"{duration(age.total_seconds())} ago"
     return at.strftime("%Y-%m-%d %H:%M")
+
+
+def event_phrase(kind: str, body: str) -> str:
+    """What an event says, in a few words; the body as it is where that isn't known."""
+    try:
+        return _event_phrase(kind, json.loads(body))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return str(body)
+
+
+def _event_phrase(kind: str, body: dict[str, Any]) -> str:
+    match kind:
+        case "RunStarted":
+            return f"started on {body['host']['name']}, pid {body['pid']}"
+        case "ParamsLogged":
+            count = len(body["params"])
+            return f"{count} parameter{'' if count == 1 else 's'}"
+        case "MetricDefined":
+            told = [f"best is {body['best']}" if body["best"] else "", f"in {body['unit']}" if body["unit"] else ""]
+            return f"{body['metric']}: {', '.join(filter(None, told)) or 'neither best nor unit'}"
+        case "RunEnded":
+            code = "" if body["exit_code"] is None else f", exit code {body['exit_code']}"
+            return f"{body['status']}{code}" + (f": {body['error']}" if body["error"] else "")
+        case "AlertRaised":
+            return f"{body['level']}: {body['title']}"
+        case "RowsLost":
+            first, count = body["first_seq"], body["count"]
+            return f"rows {first:,} to {first + count - 1:,} lost: {body['reason']}"
+        case _:
+            return json.dumps(body, ensure_ascii=False)
 
 
 def pairs(values: dict[str, Any], count_max: int = 3) -> str:

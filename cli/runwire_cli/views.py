@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runwire_cli.output import ROWS_SHOWN_MAX, cell, grid
-from runwire_cli.text import clean, duration, moment, number, pairs, short
+from runwire_cli.output import ROWS_SHOWN_MAX, Grid, cell
+from runwire_cli.text import clean, duration, event_phrase, moment, number, pairs, short
 
 if TYPE_CHECKING:
     from runwire_consumer.queries import EmitterReceipt, Receipt
@@ -31,14 +31,16 @@ _RUN_COLUMNS = {
     "run": 0, "id": 0, "project": 120, "state": 0, "started": 70, "took": 140, "points": 160, "commit": 170,
     "params": 100, "best": 0, "last": 130,
 }  # fmt: skip
+_RUN_DROP = ("commit", "points", "took", "last", "project", "params", "started", "best")
 EVENTS_SHOWN_MAX = 15
 COMMIT_CHARACTERS = 8
 
 
-def runs_table(rows: Sequence[Row], now: datetime, width: int) -> Table:
+def runs_table(rows: Sequence[Row], now: datetime, width: int) -> Grid:
     """A line a run, with as many columns as fit; of the parameters those in which the runs differ come first."""
     columns = [name for name, width_min in _RUN_COLUMNS.items() if width >= width_min]
-    table = grid(*columns, right=("took", "points"))
+    drop = [name for name in _RUN_DROP if name in columns]
+    table = Grid(*columns, right=("took", "points"), wrap=("run", "params", "best", "last"), drop=drop)
     differing = _differing_keys(row["params"] for row in rows)
     for row in rows:
         params = {key: row["params"][key] for key in (*differing, *row["params"]) if key in row["params"]}
@@ -59,10 +61,10 @@ def runs_table(rows: Sequence[Row], now: datetime, width: int) -> Table:
     return table
 
 
-def result_table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
+def result_table(columns: Sequence[str], rows: Sequence[Row]) -> Grid:
     """Any query's result; numbers stand right."""
     numeric = [name for name in columns if rows and isinstance(rows[0][name], (int, float))]
-    table = grid(*columns, right=numeric)
+    table = Grid(*columns, right=numeric, wrap=None)
     for row in rows[:ROWS_SHOWN_MAX]:
         table.add_row(*(cell(_value(row[name])) for name in columns))
     return table
@@ -86,10 +88,12 @@ def run_view(run: Row, receipt: Receipt, now: datetime) -> RenderableType:
     return Group(*shown, Text(receipt_line(receipt), style=verdict_style(receipt.verdict)))
 
 
-def receipt_table(receipt: Receipt) -> Table:
+def receipt_table(receipt: Receipt) -> Grid:
     """A line an emitter: what became of its rows."""
     counts = ("sent", "stored", "dead", "lost", "missing", "twice")
-    table = grid("rank", "attempt", "role", "ended", *counts, "verdict", "emitter", right=("rank", "attempt", *counts))
+    columns = ("rank", "attempt", "role", "ended", *counts, "verdict", "emitter")
+    # Whose row it is, rank and attempt say; --json prints the emitters' ids at any width.
+    table = Grid(*columns, right=("rank", "attempt", *counts), drop=("emitter", "role", "ended", "verdict"))
     for emitter in receipt.emitters:
         verdict = "faulty" if emitter.faulty else "open" if emitter.open else "complete"
         table.add_row(
@@ -153,19 +157,22 @@ def _facts(run: Row, now: datetime) -> Table:
     return table
 
 
-def _params(run: Row) -> Table | None:
+def _params(run: Row) -> Grid | None:
     if not run["params"]:
         return None
-    table = grid("parameter", "value", "type", title="parameters")
+    table = Grid("parameter", "value", "type", title="parameters", wrap=("parameter",), prose=("value",))
     for key, value in run["params"].items():
         table.add_row(cell(key), cell("" if value is None else value), cell(run["param_types"].get(key, ""), "dim"))
     return table
 
 
-def _metrics(run: Row, now: datetime) -> Table | None:
+def _metrics(run: Row, now: datetime) -> Grid | None:
     if not run["metrics"]:
         return None
-    table = grid("metric", "last", "best", "step", "ranks", "changed", title="metrics", right=("last", "best", "step"))
+    columns = ("metric", "last", "best", "step", "ranks", "changed")
+    table = Grid(
+        *columns, title="metrics", right=("last", "best", "step"), prose=("metric",), drop=("ranks", "changed")
+    )
     for line in run["metrics"]:
         name = line["metric"]
         table.add_row(
@@ -179,10 +186,10 @@ def _metrics(run: Row, now: datetime) -> Table | None:
     return table
 
 
-def _attempts(run: Row, now: datetime) -> Table | None:
+def _attempts(run: Row, now: datetime) -> Grid | None:
     if len(run["attempt_list"]) < 2:  # noqa: PLR2004 - one attempt is no news
         return None
-    table = grid("attempt", "started", "resumed from step", "ranks", "restart", title="attempts")
+    table = Grid("attempt", "started", "resumed from step", "ranks", "restart", title="attempts", drop=("restart",))
     for line in run["attempt_list"]:
         resumed = "" if line["resumed_from_step"] is None else number(line["resumed_from_step"])
         table.add_row(
@@ -195,10 +202,11 @@ def _attempts(run: Row, now: datetime) -> Table | None:
     return table
 
 
-def _emitters(run: Row, now: datetime) -> Table | None:
+def _emitters(run: Row, now: datetime) -> Grid | None:
     if not run["emitters"]:
         return None
-    table = grid("rank", "attempt", "role", "started", "ended", "last sign of life", "error", title="ranks")
+    columns = ("rank", "attempt", "role", "started", "ended", "last sign of life", "error")
+    table = Grid(*columns, title="ranks", prose=("error",), drop=("role", "started"))
     for line in run["emitters"]:
         style = STATE_STYLES.get(line["ended"] or "running", "")
         table.add_row(
@@ -213,10 +221,10 @@ def _emitters(run: Row, now: datetime) -> Table | None:
     return table
 
 
-def _alerts(run: Row, now: datetime) -> Table | None:
+def _alerts(run: Row, now: datetime) -> Grid | None:
     if not run["alerts"]:
         return None
-    table = grid("time", "level", "title", "text", title="alerts")
+    table = Grid("time", "level", "title", "text", title="alerts", prose=("title", "text"))
     for line in run["alerts"]:
         table.add_row(
             cell(moment(line["time"], now), "dim"),
@@ -227,19 +235,19 @@ def _alerts(run: Row, now: datetime) -> Table | None:
     return table
 
 
-def _events(run: Row, now: datetime) -> Table | None:
+def _events(run: Row, now: datetime) -> Grid | None:
     if not run["events"]:
         return None
     newest = run["events"][-EVENTS_SHOWN_MAX:]
     title = "events" if len(newest) == len(run["events"]) else f"last {len(newest)} events"
-    table = grid("time", "rank", "attempt", "event", "what", title=title)
+    table = Grid("time", "rank", "attempt", "event", "what", title=title, prose=("what",))
     for line in newest:
         table.add_row(
             cell(moment(line["time"], now), "dim"),
             cell(line["rank"]),
             cell("" if line["attempt"] is None else line["attempt"]),
             cell(line["type"]),
-            cell(short(line["body"], 100), "dim"),
+            cell(short(event_phrase(line["type"], line["body"]), 100), "dim"),
         )
     return table
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from runwire_cli.text import clean, clean_lines, duration, moment, number, pairs, short
+from runwire_cli.text import clean, clean_lines, duration, event_phrase, moment, number, pairs, short
 
 SIGN = "\N{REPLACEMENT CHARACTER}"
 NOW = datetime(2025, 1, 10, 12, 0, tzinfo=UTC)
@@ -82,3 +82,26 @@ def test_maps_show_their_first_entries() -> None:
     """And say how many more there are."""
     assert pairs({"lr": 0.1, "a\nb": "x", "c": 3, "d": 4}) == f"lr=0.1 a{SIGN}b=x c=3 +1"
     assert pairs({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "shown"),
+    [
+        ("RunStarted", '{"host": {"name": "node-1"}, "pid": 25374}', "started on node-1, pid 25374"),
+        ("ParamsLogged", '{"params": {"lr": 0.1, "batch": 64}}', "2 parameters"),
+        ("ParamsLogged", '{"params": {"lr": 0.1}}', "1 parameter"),
+        ("MetricDefined", '{"metric": "val/acc", "best": "max", "unit": null}', "val/acc: best is max"),
+        ("MetricDefined", '{"metric": "time", "best": "min", "unit": "s"}', "time: best is min, in s"),
+        ("RunEnded", '{"status": "finished", "exit_code": null, "error": null}', "finished"),
+        ("RunEnded", '{"status": "failed", "exit_code": 1, "error": "OSError"}', "failed, exit code 1: OSError"),
+        ("AlertRaised", '{"level": "error", "title": "loss is NaN"}', "error: loss is NaN"),
+        ("RowsLost", '{"first_seq": 10, "count": 5, "reason": "disk full"}', "rows 10 to 14 lost: disk full"),
+        ("TextLogged", '{"key": "größe"}', '{"key": "größe"}'),
+        ("RunStarted", "{}", "{}"),
+        ("RunStarted", "no JSON", "no JSON"),
+        ("RowsLost", "[1]", "[1]"),
+    ],
+)
+def test_events_are_told_in_a_few_words(kind: str, body: str, shown: str) -> None:
+    """A body that isn't as expected is shown as it is."""
+    assert event_phrase(kind, body) == shown
