@@ -82,7 +82,13 @@ def test_a_home_from_the_keyword_is_named_so(tmp_path: Path) -> None:
     """The argument, where that chose it; the variable, also where the keyword is empty."""
     file = tmp_path / "file"
     file.write_text("")
-    for keyword, source in [(str(file), "home"), (file, "home"), (None, "RUNWIRE_HOME"), ("", "RUNWIRE_HOME")]:
+    cases: list[tuple[str | Path | None, str]] = [
+        (str(file), "home"),
+        (file, "home"),
+        (None, "RUNWIRE_HOME"),
+        ("", "RUNWIRE_HOME"),
+    ]
+    for keyword, source in cases:
         settings = read_settings(home=keyword, environ={"RUNWIRE_HOME": str(file)}, folder=tmp_path)
         with pytest.raises(SettingsError, match=rf"^{source}: can't write to the folder .*: set {source} to"):
             settings.home.create()
