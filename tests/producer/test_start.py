@@ -33,7 +33,7 @@ from runwire_schemas.events import ParamsLogged, RunEnded, RunStarted
         ({"project": 3}, TypeError, "project"),
         ({"url": "ftp://x"}, runwire.SettingsError, "url"),
         ({"mode": "maybe"}, runwire.SettingsError, "mode"),
-        ({"home": "/proc/nowhere"}, runwire.SettingsError, "RUNWIRE_HOME"),
+        ({"home": "/proc/nowhere"}, runwire.SettingsError, "^home: can.t write"),
     ],
 )
 def test_a_wrong_init_names_the_argument_and_changes_nothing(
