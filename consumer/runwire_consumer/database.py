@@ -15,6 +15,7 @@ Laws of this engine that the rest relies on:
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from runwire_consumer.lock import LockFile
 from runwire_consumer.migrations import migrate, migrations
 
 MEMORY = Path(":memory:")
+
+# A COMMIT that finds no room fails as a TransactionException with the text of the write that failed.
+_FULL = ("No space left", "Disk quota", "Could not write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,10 @@ class Database:
         return self._connection.cursor()
 
     def checkpoint(self) -> bool:
-        """Move the WAL into the file; False when a transaction stands in the way (try again later)."""
+        """Move the WAL into the file; False when a transaction or a full disk stands in the way (try again later)."""
+        # A checkpoint that runs out of room may cost the engine its life: it isn't begun.
+        if self.path != MEMORY and shutil.disk_usage(self.path.parent).free < self.wal_bytes:
+            return False
         with translated(), contextlib.closing(self.cursor()) as cursor:
             try:
                 cursor.execute("CHECKPOINT")
@@ -117,14 +124,15 @@ def translated() -> Iterator[None]:
         yield
     except duckdb.FatalException as error:
         raise StoreInvalidated(f"The database engine gave up: {_sentence(error)}") from error
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        text = _sentence(error)
-        if "No space left" in text or "Disk quota" in text:
-            raise StoreFull(f"The disk of the database is full: {text}") from error
-        raise StoreError(f"The database can't be used: {text}") from error
     except duckdb.Error as error:
+        text = _sentence(error)
         if "database has been invalidated" in str(error):
-            raise StoreInvalidated(f"The database engine gave up: {_sentence(error)}") from error
+            raise StoreInvalidated(f"The database engine gave up: {text}") from error
+        cramped = isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException))
+        if (cramped or isinstance(error, duckdb.TransactionException)) and any(words in text for words in _FULL):
+            raise StoreFull(f"The disk of the database is full: {text}") from error
+        if cramped:
+            raise StoreError(f"The database can't be used: {text}") from error
         raise
 
 

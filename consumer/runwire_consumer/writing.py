@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import duckdb
 
 from runwire_consumer.change import Change, Counts
 from runwire_consumer.decode import DeadLetter, Decoded, decode
+from runwire_consumer.errors import StoreFull
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.watch import Watch
@@ -96,5 +98,7 @@ class Writer:
         now = time.monotonic()
         if database.wal_bytes > CHECKPOINT_WAL_BYTES and now >= self._next_checkpoint:
             self._next_checkpoint = now + CHECKPOINT_RETRY_SECONDS
-            if database.checkpoint():
-                self._next_checkpoint = now
+            # The batch is durable already: a full disk is met, and said, by the next one.
+            with contextlib.suppress(StoreFull):
+                if database.checkpoint():
+                    self._next_checkpoint = now

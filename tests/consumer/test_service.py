@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +174,50 @@ def test_a_full_disk_is_waited_for() -> None:
 
     world.play(story)
     assert world.service.stats.points == 10
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few MiB; skips where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if mount is None or umount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    made = subprocess.run([mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no small file system can be mounted here: {made.stderr.decode().strip()}")
+    yield folder
+    subprocess.run([umount, "-l", folder], check=True)
+
+
+def test_a_disk_without_room_for_a_commit_is_waited_for(small_disk: Path) -> None:
+    """The real thing, a COMMIT that finds no room: reads go on, and with more room all arrives once, on disk too."""
+    path = small_disk / "runwire.duckdb"
+    world = World(store=Store.open(path))
+    batches, rows = 60, 2_000
+    run = Emitter("a")
+
+    async def story() -> None:
+        for batch in range(batches):
+            world.append(run.logs({batch * rows + row: {"loss": float(row), "acc": 0.5} for row in range(rows)}))
+        await met(lambda: "No space left" in (world.service.unready() or ""))
+        ((before, distinct),) = world.rows("SELECT count(*), count(DISTINCT seq) FROM store.rows")
+        assert before == distinct
+        assert before < batches * rows
+        mount = shutil.which("mount") or "mount"
+        await asyncio.to_thread(
+            subprocess.run, [mount, "-o", "remount,size=256m", small_disk], check=True, capture_output=True
+        )
+        await world.until("SELECT count(*) FROM store.rows", [(batches * rows,)])
+        await met(lambda: world.service.unready() is None)
+
+    world.play(story)
+    reopened = Store.open(path)
+    counted = "SELECT count(*), count(DISTINCT (metric_key, seq)) FROM store.points"
+    assert reopened.cursor().execute(counted).fetchall() == [(2 * batches * rows, 2 * batches * rows)]
+    assert reopened.cursor().execute("SELECT first_seq, end_seq FROM store.ledger").fetchall() == [(0, batches * rows)]
+    reopened.close()
 
 
 def test_stopping_stores_what_was_polled_and_tells_the_source() -> None:
