@@ -21,6 +21,9 @@ from runwire_consumer.sources import Message
 from runwire_schemas import events
 from runwire_schemas.envelope import Envelope
 
+# No emitter packs more rows into a message: an undecodable one that claims to stand for more isn't believed.
+ROWS_PER_MESSAGE_MAX = 1_000_000
+
 _ALIEN = "Emitter {} already belongs to another run or rank."
 
 
@@ -63,8 +66,8 @@ class Intake:
     def _take(self, item: Decoded) -> None:
         event, message = item.event, item.message
         emitter = self._emitter(item.envelope) or self._new_emitter(item)
-        if emitter.run_key != self._run_key(item.envelope) or emitter.rank != item.envelope.rank:
-            self._bury(DeadLetter(message, None, _ALIEN.format(item.envelope.emitter_id)))
+        if not self._is_its_own(emitter, item.envelope):
+            self._bury(DeadLetter(message, item.envelope, _ALIEN.format(item.envelope.emitter_id)))
             return
         emitter.seen_at = max(emitter.seen_at, self._seen_at(message))
         if isinstance(event, events.MetricBatch):
@@ -131,7 +134,10 @@ class Intake:
             )
 
     def _bury(self, letter: DeadLetter) -> None:
-        """Keep what can't be stored, and account for the rows that its envelope names."""
+        """Keep what can't be stored, and account for the rows of an emitter known already that its envelope names.
+
+        Whoever sends garbage may name anybody: it makes no emitter and no run, and moves nobody to another run.
+        """
         self._dead += 1
         message, envelope = letter.message, letter.envelope
         self._change.add(
@@ -149,9 +155,9 @@ class Intake:
             bytes=len(message.payload),
             head=letter.head,
         )
-        if envelope is not None and envelope.count:
-            emitter = self._emitter(envelope) or self._new_emitter(letter)
-            if emitter.run_key == self._run_key(envelope) and emitter.rank == envelope.rank:
+        if envelope is not None and 0 < envelope.count <= ROWS_PER_MESSAGE_MAX:
+            emitter = self._emitter(envelope)
+            if emitter is not None and self._is_its_own(emitter, envelope):
                 self._ledger(emitter.emitter_key).declare(envelope.first_seq, envelope.count, Disposition.DEAD)
 
     def _seen_at(self, message: Message) -> int:
@@ -164,19 +170,22 @@ class Intake:
             mine = self._change.emitters[envelope.emitter_id] = known.copy()
         return mine
 
-    def _new_emitter(self, item: Decoded | DeadLetter) -> Emitter:
-        envelope = item.envelope
-        assert envelope is not None
+    def _is_its_own(self, emitter: Emitter, envelope: Envelope) -> bool:
+        """Whether an envelope names the run and the rank of its emitter."""
+        mine = self._change.runs.get(envelope.run_id)
+        run_key = mine[0] if mine is not None else self._catalog.run_keys.get(envelope.run_id)
+        return emitter.run_key == run_key and emitter.rank == envelope.rank
+
+    def _new_emitter(self, item: Decoded) -> Emitter:
+        envelope, event = item.envelope, item.event
         seen_at = self._seen_at(item.message)
         role, started_at = TRAIN, seen_at
-        if isinstance(item, Decoded):
-            event = item.event
-            if isinstance(event, events.MetricBatch):
-                started_at = min((int(block.times[0]) for block in event.blocks if len(block.times)), default=seen_at)
-            elif isinstance(event, (events.Lifecycle, events.Signal)):
-                started_at = event.time
-            if isinstance(event, (events.RunEdited, events.RunDeleted)):
-                role = EDIT
+        if isinstance(event, events.MetricBatch):
+            started_at = min((int(block.times[0]) for block in event.blocks if len(block.times)), default=seen_at)
+        elif isinstance(event, (events.Lifecycle, events.Signal)):
+            started_at = event.time
+        if isinstance(event, (events.RunEdited, events.RunDeleted)):
+            role = EDIT
         emitter = Emitter(
             emitter_key=self._catalog.next_emitter_key + self._new_emitters,
             emitter_id=envelope.emitter_id,

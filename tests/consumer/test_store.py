@@ -13,14 +13,23 @@ import duckdb
 import pytest
 
 from runwire_consumer.change import Change
-from runwire_consumer.database import MEMORY, Database, EngineOptions
-from runwire_consumer.errors import Fenced, StoreDamaged, StoreLocked, StoreNewer
+from runwire_consumer.database import MEMORY, Database, EngineOptions, translated
+from runwire_consumer.errors import (
+    Fenced,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreInvalidated,
+    StoreLocked,
+    StoreNewer,
+)
 from runwire_consumer.migrations import Migration, migrate, migrations
 from runwire_consumer.runstate import RunState
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer
 from runwire_schemas import events
-from tests.consumer.telling import DAY_ONE, Emitter, in_log, store_all
+from runwire_schemas.envelope import Envelope
+from tests.consumer.telling import DAY_ONE, RUN, Emitter, in_log, store_all
 
 TABLES = (
     "offsets", "runs", "emitters", "starts", "metrics", "rows", "points", "series", "ledger", "lifecycle", "params",
@@ -97,9 +106,10 @@ def test_a_dead_row_that_comes_readable_is_stored() -> None:
     """Replay moves dead to stored, a late arrival lost to stored."""
     store, run = Store.open(MEMORY), Emitter("a")
     good = run.logs({1: {"loss": 1.0}, 2: {"loss": 2.0}})
-    store_all(store, [replace(good, payload=b"?"), run.says(events.RowsLost, first_seq=0, count=1, reason="")])
+    lost = run.says(events.RowsLost, first_seq=0, count=1, reason="")
+    store_all(store, [lost, replace(good, payload=b"?")])
     ledger = "SELECT first_seq, end_seq, disposition FROM store.ledger ORDER BY 1"
-    assert store.cursor().execute(ledger).fetchall() == [(0, 1, "lost"), (1, 2, "dead"), (2, 3, "stored")]
+    assert store.cursor().execute(ledger).fetchall() == [(0, 2, "dead"), (2, 3, "stored")]
     store_all(store, [good])
     assert store.cursor().execute(ledger).fetchall() == [(0, 3, "stored")]
     assert store.cursor().execute("SELECT count(*) FROM store.points").fetchall() == [(2,)]
@@ -178,7 +188,51 @@ def test_an_emitter_belongs_to_one_run() -> None:
     store_all(store, [Emitter("a").logs({1: {"loss": 1.0}}), Emitter("a", run_id="b" * 16).logs({1: {"loss": 2.0}})])
     store_all(store, [Emitter("a", rank=3, seq=1).logs({1: {"loss": 2.0}})])
     assert contents(store)["ledger"] == [(0, 0, 1, "stored")]
-    assert len(contents(store)["dead_letters"]) == 2
+    assert _letters(store) == [("b" * 16, "a" * 32, 0, 1), (RUN, "a" * 32, 1, 1)]
+    assert [run_id for _, run_id, *_ in contents(store)["runs"]] == [RUN]
+
+
+def _letters(store: Store) -> list[tuple[Any, ...]]:
+    """Whom the dead letters name."""
+    named = 'SELECT run_id, emitter_id, first_seq, "count" FROM store.dead_letters ORDER BY "offset"'
+    return store.cursor().execute(named).fetchall()
+
+
+def test_garbage_makes_nobody_and_takes_nobody_over() -> None:
+    """An undecodable message that names an emitter first, for another run: the true one is stored all the same."""
+    store, honest = Store.open(MEMORY), Emitter("a")
+    store_all(store, [replace(Emitter("a", run_id="b" * 16).logs({1: {"loss": 2.0}}), payload=b"?")])
+    assert (contents(store)["emitters"], contents(store)["runs"], contents(store)["ledger"]) == ([], [], [])
+    assert _letters(store) == [("b" * 16, "a" * 32, 0, 1)]
+    store_all(store, [honest.logs({1: {"loss": 1.0}})])
+    assert contents(store)["ledger"] == [(0, 0, 1, "stored")]
+    assert [run_id for _, run_id, *_ in contents(store)["runs"]] == [RUN]
+    # Of a known emitter, its own rows are accounted for; others' and an absurd number of them are not.
+    lost = replace(honest.logs({2: {"loss": 1.0}}), payload=b"?")
+    foreign = replace(Emitter("a", rank=1, seq=5).logs({2: {"loss": 1.0}}), payload=b"?")
+    absurd = replace(Envelope.from_headers(lost.headers), count=1_000_001).to_headers()  # type: ignore[arg-type]
+    store_all(store, [lost, foreign, replace(lost, headers=absurd)])
+    assert contents(store)["ledger"] == [(0, 0, 1, "stored"), (0, 1, 2, "dead")]
+    assert _letters(store)[1:] == [(RUN, "a" * 32, 1, 1), (RUN, "a" * 32, 5, 1), (RUN, "a" * 32, 1, 1_000_001)]
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (duckdb.TransactionException("Failed to commit: Could not write file: No space left on device"), StoreFull),
+        (duckdb.TransactionException("Failed to commit: Could not write file: Disk quota exceeded"), StoreFull),
+        (duckdb.IOException("Could not write all bytes to file"), StoreFull),
+        (duckdb.IOException("Could not read from file"), StoreError),
+        (duckdb.TransactionException("Failed to commit: database has been invalidated"), StoreInvalidated),
+        (duckdb.FatalException("Failed: No space left on device"), StoreInvalidated),
+        (duckdb.TransactionException("Conflict on update"), duckdb.TransactionException),
+    ],
+)
+def test_the_engines_errors_become_ours(error: duckdb.Error, ours: type[Exception]) -> None:
+    """A full disk is waited for, a dead engine is left, everything else is as it is."""
+    with pytest.raises(Exception, match=r".") as met, translated():
+        raise error
+    assert type(met.value) is ours
 
 
 def test_one_holder_and_the_refusal_names_it(tmp_path: Path) -> None:

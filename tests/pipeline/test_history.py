@@ -53,9 +53,10 @@ class World:
         self.model.update({(letter, seq): "stored" for seq in range(first, first + count)})
 
     def garble(self, letter: str, first: int, count: int) -> None:
-        """The same, undecodable."""
+        """The same, undecodable; of an emitter that nobody has met yet its claims aren't believed."""
         self._append(letter, first, count, garbled=True)
-        self._declare(letter, first, count, "dead")
+        if any(known == letter for known, _ in self.model):
+            self._declare(letter, first, count, "dead")
 
     def lose(self, letter: str, first: int, count: int) -> None:
         """Declare a loss, by a record of its own."""
