@@ -6,7 +6,8 @@
     GET  /metrics                          gauges for Prometheus
     GET  /healthz, /readyz                 the process answers; the store is open and the source is read
 
-Every error is JSON {"error": "one sentence"}. Queries run in a few threads, so the service's loop never waits for one.
+Every error is JSON {"error": "one sentence"}. Queries run in a few threads, so the service's loop never waits for one;
+/metrics has a thread of its own, so it never waits for a query either.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ from runwire_consumer.sandbox import Params, Sandbox
 
 QUERIES_PARALLEL = 4
 QUERIES_WAITING_MAX = 32
+QUERIES_WAIT_SECONDS = 2.0
+SCRAPES_WAITING_MAX = 8
+SCRAPES_WAIT_SECONDS = 10.0
 CONNECTIONS_MAX = 200
 COLUMNS_HEADER = "runwire-columns"
 COLUMNS_HEADER_BYTES_MAX = 8_000
@@ -81,7 +85,8 @@ def build_app(face: Face, door: Door) -> ASGIApp:
 
 
 def _routes(face: Face) -> list[Route]:
-    worker = _Worker()
+    worker = _Worker("runwire-query", QUERIES_PARALLEL, QUERIES_WAITING_MAX, QUERIES_WAIT_SECONDS)
+    scraper = _Worker("runwire-scrape", 1, SCRAPES_WAITING_MAX, SCRAPES_WAIT_SECONDS)
 
     async def sql(request: Request) -> Response:
         text, params = _statement(request, await read_body(request))
@@ -97,7 +102,7 @@ def _routes(face: Face) -> list[Route]:
         return await worker.run(lambda: _json(queries.show_run(face.ask, queries.find_run(face.ask, wanted))))
 
     async def metrics(_: Request) -> Response:
-        body = await worker.run(lambda: generate_latest(face.registry))
+        body = await scraper.run(lambda: generate_latest(face.registry))
         return Response(body, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def healthz(_: Request) -> Response:
@@ -176,22 +181,47 @@ class _Server(uvicorn.Server):
 
 
 class _Worker:
-    """Runs queries in a few threads; what doesn't fit in the queue is refused at once."""
+    """Runs queries in a few threads; what doesn't fit in the queue, or waits there too long, is refused."""
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(QUERIES_PARALLEL, thread_name_prefix="runwire-query")
-        self._inside = 0
+    def __init__(self, name: str, parallel: int, waiting_max: int, wait_seconds: float) -> None:
+        self._threads = ThreadPoolExecutor(parallel, thread_name_prefix=name)
+        self._free = asyncio.Semaphore(parallel)
+        self._waiting = 0
+        self._waiting_max = waiting_max
+        self._wait_seconds = wait_seconds
 
     async def run(self, work: Callable[[], _Made]) -> _Made:
-        if self._inside >= QUERIES_PARALLEL + QUERIES_WAITING_MAX:
-            raise RequestRefused(503, "Too many queries are waiting: try again in a moment.")
-        self._inside += 1
+        await self._enter()
+        loop = asyncio.get_running_loop()
+
+        def leave(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(self._free.release)
+
+        # The thread is taken until the work ends, even where its client has gone.
+        working = self._threads.submit(work)
+        working.add_done_callback(leave)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.wrap_future(working)
         except QueryError as error:
             raise RequestRefused(_status(error), str(error)) from None
+
+    async def _enter(self) -> None:
+        """Wait for a free thread, briefly."""
+        if not self._free.locked():
+            await self._free.acquire()  # at once
+            return
+        if self._waiting >= self._waiting_max:
+            raise RequestRefused(503, "Too many queries are waiting: try again in a moment.")
+        self._waiting += 1
+        try:
+            await asyncio.wait_for(self._free.acquire(), self._wait_seconds)
+        except TimeoutError:
+            raise RequestRefused(
+                503, f"No query ended within {self._wait_seconds:g} s to make room for this one: try again in a moment."
+            ) from None
         finally:
-            self._inside -= 1
+            self._waiting -= 1
 
 
 def _status(error: QueryError) -> int:

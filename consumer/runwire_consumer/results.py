@@ -40,13 +40,15 @@ class Result:
     @property
     def unique_columns(self) -> tuple[str, ...]:
         """Names of the columns where none repeats: a second `loss` is called `loss_1`."""
-        taken: dict[str, None] = {}
+        taken: dict[str, int] = {}  # a name that is given, and the last number tried behind it
         for name in self.columns:
-            count, free = 0, name
+            count, free = taken.get(name, 0), name
             while free in taken:
                 count += 1
                 free = f"{name}_{count}"
-            taken[free] = None
+            if count:
+                taken[name] = count
+            taken[free] = 0
         return tuple(taken)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:

@@ -29,6 +29,7 @@ from runwire_consumer.selects import STATEMENT_CHARACTERS_MAX, check_tree
 Params = Sequence[Any] | Mapping[str, Any] | None
 
 SENTENCE_CHARACTERS_MAX = 500
+COLUMNS_MAX = 2_000
 _BATCH_ROWS = 2_048
 _WATCH_INTERVAL_SECONDS = 0.05
 _PAGE_BYTES = 4_096
@@ -40,6 +41,7 @@ class Limits:
 
     seconds_max: float = 30.0
     rows_max: int = 1_000_000
+    columns_max: int = COLUMNS_MAX
     result_bytes_max: int = 256 * 2**20
     process_growth_bytes_max: int = 2 * 2**30
 
@@ -87,6 +89,10 @@ class Sandbox:
         """
         with self._running(sql, params) as (cursor, watch):
             reader = cursor.to_arrow_reader(_BATCH_ROWS)
+            if len(reader.schema) > self._limits.columns_max:
+                raise QueryTooLarge(
+                    f"The result has more than {self._limits.columns_max:,} columns: select fewer columns."
+                )
             batches: list[pa.RecordBatch] = []
             count = size_bytes = 0
             for batch in reader:

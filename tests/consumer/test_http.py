@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runwire_consumer import guard, http
 from runwire_consumer.database import Database
-from runwire_consumer.errors import FaceError, PortInUse
+from runwire_consumer.errors import FaceError, PortInUse, QueryTimeout
 from runwire_consumer.guard import Door, guarded, is_loopback
 from runwire_consumer.http import Face, build_app, serve
 from runwire_consumer.sandbox import Limits, Sandbox
@@ -278,6 +279,38 @@ async def test_too_many_queries_are_turned_away(face: Face, monkeypatch: pytest.
         slow = "SELECT count(*) FROM range(1000000) a, range(1000000) b"
         answers = await asyncio.gather(*(asking.post("/api/sql", content=slow) for _ in range(3)))
     assert sorted(answer.status_code for answer in answers) == [408, 503, 503]
+
+
+async def test_a_scrape_and_a_small_query_dont_wait_for_heavy_ones(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heavy readers hold every thread of theirs: /metrics answers at once, a further query is soon told to come back."""
+    monkeypatch.setattr(http, "QUERIES_WAIT_SECONDS", 0.1)
+    held, began = threading.Event(), threading.Semaphore(0)
+
+    def hold(*_: Any) -> Any:
+        began.release()
+        held.wait(20)
+        raise QueryTimeout("held")
+
+    monkeypatch.setattr(Sandbox, "run", hold)
+    async with client(build_app(face, door()), **AUTHORIZED) as asking:
+        heavy = [asyncio.create_task(asking.post("/api/sql", content="SELECT 1")) for _ in range(http.QUERIES_PARALLEL)]
+        for _ in heavy:
+            await asyncio.to_thread(began.acquire)
+        try:
+            async with asyncio.timeout(10):
+                assert (await asking.get("/metrics")).status_code == 200
+                assert (await asking.get("/healthz")).status_code == 200
+                refused = await asking.post("/api/sql", content="SELECT 1")
+        finally:
+            held.set()
+        assert (refused.status_code, refused.json()["error"]) == (
+            503,
+            "No query ended within 0.1 s to make room for this one: try again in a moment.",
+        )
+        assert [(await answer).status_code for answer in heavy] == [408] * http.QUERIES_PARALLEL
+        # Every thread is free again.
+        again = await asyncio.gather(*(asking.post("/api/sql", content="SELECT 1") for _ in heavy))
+        assert [answer.status_code for answer in again] == [408] * http.QUERIES_PARALLEL
 
 
 @contextlib.asynccontextmanager

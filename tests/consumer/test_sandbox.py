@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from runwire_consumer.allowlist import FUNCTIONS, RELATIONS
 from runwire_consumer.errors import QueryError, QueryTimeout, QueryTooLarge, SelectRefused
+from runwire_consumer.results import Result
 from runwire_consumer.sandbox import Limits, Sandbox
 
 VIEWS = """
@@ -412,6 +414,18 @@ def test_a_result_above_a_cap_is_refused_not_cut(connection: duckdb.DuckDBPyConn
     size = Sandbox(connection.cursor, Limits(result_bytes_max=2**20))
     with pytest.raises(QueryTooLarge, match="larger than 1 MiB"):
         size.run("SELECT repeat('x', 1000) FROM range(1000000)")
+
+
+def test_a_wide_result_is_refused_and_its_names_are_made_in_linear_time(connection: duckdb.DuckDBPyConnection) -> None:
+    """Thousands of columns of one name end in a sentence, not in minutes of counting."""
+    with pytest.raises(QueryTooLarge, match="more than 2,000 columns"):
+        Sandbox(connection.cursor).run("SELECT " + ", ".join("1" for _ in range(2_001)))
+    wide = Result(pa.schema([("loss", pa.int64())] * 20_000 + [("loss_1", pa.int64()), ("loss", pa.int64())]), ())
+    began = time.process_time()
+    names = wide.unique_columns
+    assert time.process_time() - began < 2
+    assert (names[:3], names[-2:]) == (("loss", "loss_1", "loss_2"), ("loss_1_1", "loss_20000"))
+    assert len(set(names)) == len(names)
 
 
 def test_queries_run_beside_each_other_and_a_writer(connection: duckdb.DuckDBPyConnection) -> None:
