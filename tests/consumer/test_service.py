@@ -205,10 +205,8 @@ def test_a_disk_without_room_for_a_commit_is_waited_for(small_disk: Path) -> Non
         ((before, distinct),) = world.rows("SELECT count(*), count(DISTINCT seq) FROM store.rows")
         assert before == distinct
         assert before < batches * rows
-        mount = shutil.which("mount") or "mount"
-        await asyncio.to_thread(
-            subprocess.run, [mount, "-o", "remount,size=256m", small_disk], check=True, capture_output=True
-        )
+        grow = [shutil.which("mount") or "mount", "-o", "remount,size=256m", str(small_disk)]
+        await asyncio.to_thread(lambda: subprocess.run(grow, check=True))
         await world.until("SELECT count(*) FROM store.rows", [(batches * rows,)])
         await met(lambda: world.service.unready() is None)
 
