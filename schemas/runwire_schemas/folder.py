@@ -29,6 +29,7 @@ SUFFIX = ".avro"
 SYNC_BYTES = 16
 FILE_BYTES_MAX = 64 * 2**20
 BLOCK_BYTES_MAX = 64 * 2**20
+HEADER_BYTES_MAX = 4 * 2**10  # ours is about 500 bytes; a longer file whose header can't be read is damaged
 
 _MAGIC = b"Obj\x01"
 _LONG_BYTES_MAX = 10
@@ -116,8 +117,10 @@ def file_header(sync: bytes) -> bytes:
 def parse_header(data: bytes) -> tuple[bytes, int] | None:
     """(sync marker, length of the header), or None while the header is still being written.
 
+    `data` is the front of the file, HEADER_BYTES_MAX bytes of it where it has as many.
+
     Raises:
-        FolderError: The file is no Avro container of ours.
+        FolderError: The file is no Avro container of ours, or its header is damaged.
     """
     if not _MAGIC.startswith(data[: len(_MAGIC)]):
         raise FolderError("The file doesn't begin like an Avro container: it is none of ours.")
@@ -125,10 +128,13 @@ def parse_header(data: bytes) -> tuple[bytes, int] | None:
     body.seek(len(_MAGIC))
     try:
         header: Any = schemaless_reader(body, _HEADER_SCHEMA)
-    except Exception:  # noqa: BLE001 - fastavro meets a torn header with whatever Python raised
-        return None
-    if len(header["sync"]) < SYNC_BYTES:
-        return None
+    # fastavro meets garbage with whatever Python raised; the first two are what it says at the end of the bytes.
+    except (EOFError, IndexError) as error:
+        if len(data) < HEADER_BYTES_MAX:
+            return None
+        raise FolderError("The file's header doesn't end where it should: it is damaged.") from error
+    except Exception as error:
+        raise FolderError(f"The file's header is damaged: {type(error).__name__}: {error}.") from error
     if header["meta"].get("avro.codec", b"null") != b"null":
         raise FolderError("The file is compressed: it is none of ours.")
     return header["sync"], body.tell()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runwire_consumer.decode import DeadLetter, Decoded, decode
-from runwire_consumer.sources import Message, Position, Source
-from runwire_consumer.sources.directory import DirectorySource
+from runwire_consumer.sources import Message, Position, Source, directory
+from runwire_consumer.sources.directory import TORN_TAIL_SECONDS, DirectorySource
 from runwire_schemas.envelope import Envelope
-from runwire_schemas.folder import encode_block, file_header
+from runwire_schemas.folder import HEADER_BYTES_MAX, encode_block, file_header
 from tests.consumer.telling import DAY_ONE, Emitter
 
 SYNC = b"0123456789abcdef"
@@ -169,3 +175,140 @@ def test_garbage_behind_a_header_never_raises(
     (folder / "s-000000.avro").write_bytes(file_header(SYNC) + tail + marker)
     found, _ = read(folder)
     assert all(isinstance(decode(message), DeadLetter) for message in found)
+
+
+def test_a_damaged_header_is_one_dead_letter(tmp_path: Path) -> None:
+    """One of our own files that can never be read says so; it isn't trouble."""
+    broken = bytearray(file_header(SYNC) + block(*batches(1)))
+    broken[5:7] = b"\xfe\x7f"
+    (tmp_path / "a-000000.avro").write_bytes(bytes(broken) + b"x" * HEADER_BYTES_MAX)
+    (tmp_path / "s-000000.avro").write_bytes(file_header(SYNC) + block(*batches(1)))
+    found, source = read(tmp_path)
+    assert first_seqs(found) == [0]
+    assert len([item for item in map(decode, found) if isinstance(item, DeadLetter)]) == 1
+    assert source.status().at_tail
+    again, _ = read(tmp_path, {message.partition: (message.next_offset, "") for message in found})
+    assert again == []
+
+
+@pytest.mark.parametrize("read_bytes", [len(file_header(SYNC)), 0])
+def test_a_torn_tail_that_stands_still_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, read_bytes: int
+) -> None:
+    """It keeps nobody waiting, and is read when the rest comes after all."""
+    whole = file_header(SYNC) + block(*batches(1))
+    path = tmp_path / "s-000000.avro"
+    path.write_bytes(whole[: read_bytes + 50])
+    late = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late[0], time_ns=time.time_ns)
+    monkeypatch.setattr(directory, "time", clock)
+
+    async def follow() -> None:
+        source = DirectorySource(tmp_path, "dir:x")
+        await source.start({})
+        assert await source.poll(0.0) == []
+        assert (source.status().at_tail, source.status().anomalies, caplog.messages) == (True, {}, [])
+        for _ in range(3):
+            late[0] += TORN_TAIL_SECONDS
+            assert await source.poll(0.0) == []
+            assert source.status().at_tail
+            assert source.status().anomalies == {"torn_tail": 1}
+        assert len(caplog.messages) == 1
+        assert "last 50 bytes" in caplog.text
+        assert path.name in caplog.text
+        path.write_bytes(whole)
+        late[0] += TORN_TAIL_SECONDS
+        assert first_seqs(await source.poll(0.0)) == [0]
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(follow())
+
+
+def _write_nameless(folder: Path) -> None:
+    (folder / os.fsdecode(b"bad\xff.avro")).write_bytes(b"hello")
+
+
+def _link_secret(folder: Path) -> None:
+    (folder.parent / "secret").write_text("hunter2")
+    (folder / "a.avro").symlink_to(folder.parent / "secret")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _write_nameless,
+        _link_secret,
+        lambda folder: (folder / "a.avro").symlink_to("/nonexistent"),
+        lambda folder: (folder / "a.avro").symlink_to("a.avro"),
+        lambda folder: (folder / "a.avro").mkdir(),
+        lambda folder: os.mkfifo(folder / "a.avro"),
+    ],
+    ids=["name", "link", "dangling", "loop", "directory", "fifo"],
+)
+def test_an_odd_entry_is_passed_over_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None]
+) -> None:
+    """Nothing of it is read, and the others are."""
+    topic = tmp_path / "topic"
+    topic.mkdir()
+    try:
+        make(topic)
+    except OSError:
+        pytest.skip("this file system has no such entries")
+    (topic / "s-000000.avro").write_bytes(file_header(SYNC) + block(*batches(1)))
+
+    async def follow() -> None:
+        source = DirectorySource(topic, "dir:x")
+        await source.start({})
+        assert first_seqs(found := await source.poll(0.0)) == [0]
+        assert len(found) == 1
+        assert await source.poll(0.6) == []
+        assert source.status().at_tail
+        assert source.status().anomalies == {"entry_passed_over": 1}
+        assert len(caplog.messages) == 1
+        caplog.text.encode()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(follow())
+
+
+def test_a_file_that_cannot_be_read_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told of once, and read as soon as it can be."""
+    first, second = batches(2)
+    (tmp_path / "a-000000.avro").write_bytes(file_header(SYNC) + block(first))
+    (tmp_path / "s-000000.avro").write_bytes(file_header(SYNC) + block(second))
+    locked = [True]
+    real = directory._open
+
+    def refuse(path: Path) -> io.FileIO:
+        if locked[0] and path.name.startswith("a-"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(directory, "_open", refuse)
+    monkeypatch.setattr(directory, "RETRY_SECONDS", 0.1)
+
+    async def follow() -> None:
+        source = DirectorySource(tmp_path, "dir:x")
+        await source.start({})
+        assert first_seqs(await source.poll(0.0)) == [3]
+        assert await source.poll(0.3) == []
+        assert source.status().at_tail
+        assert source.status().anomalies == {"entry_passed_over": 1}
+        assert len(caplog.messages) == 1
+        locked[0] = False
+        assert first_seqs(await source.poll(1.0)) == [0]
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(follow())
+
+
+def test_what_is_opened_is_a_regular_file(tmp_path: Path) -> None:
+    """Also where the entry was exchanged after the scan."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link", "."):
+        with pytest.raises(OSError, match=r"regular file|symbolic links"):
+            directory._open(tmp_path / name)

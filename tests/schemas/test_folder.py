@@ -38,6 +38,23 @@ def test_header_is_waited_for_at_every_cut() -> None:
     assert folder.parse_header(header + BLOCK) == (SYNC, len(header))
 
 
+@pytest.mark.parametrize("at", [4, 5, 16])
+def test_damaged_header_is_waited_for_only_while_the_file_is_short(at: int) -> None:
+    """A header that says it goes on for ever isn't still being written when the file is longer than any header."""
+    broken = bytearray(folder.file_header(SYNC))
+    broken[at : at + 2] = b"\xfe\x7f"
+    assert len(broken) < folder.HEADER_BYTES_MAX
+    long = bytes(broken) + b"x" * (folder.HEADER_BYTES_MAX - len(broken))
+    with pytest.raises(folder.FolderError, match="damaged"):
+        folder.parse_header(long)
+
+
+def test_garbled_header_is_damaged_at_any_size() -> None:
+    """What no further byte could mend isn't waited for."""
+    with pytest.raises(folder.FolderError, match="damaged"):
+        folder.parse_header(b"Obj\x01\x02\x02\xff\x02x")
+
+
 @pytest.mark.parametrize("data", [b"x", b"PK\3\4zip", b"Obj\x02"])
 def test_foreign_file_is_named(data: bytes) -> None:
     with pytest.raises(folder.FolderError, match="none of ours"):

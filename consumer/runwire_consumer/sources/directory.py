@@ -1,14 +1,21 @@
 """The `dir:` source: takes complete blocks from the files of a topic folder, which may lie on a shared file system.
 
 A partition is a file, its offset the byte where the next block starts; what doesn't stand complete yet is left for
-later, so a torn tail of a dead writer is simply never read. Files that grew lately are looked at on every poll, all
-others at the slower pace of a scan.
+later, so a torn tail of a dead writer is simply never read, and told of once it stands still. Files that grew lately
+are looked at on every poll, all others at the slower pace of a scan.
+
+Only regular files with names in UTF-8 are read, and no link is followed: whoever may write into the folder shall not
+have foreign files read out. An entry that can't be read is told of once and tried again; it keeps nothing waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
+import logging
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +25,7 @@ from pathlib import Path
 from runwire_consumer.sources import Message, Position, SourceStatus
 from runwire_schemas.folder import (
     BLOCK_BYTES_MAX,
+    HEADER_BYTES_MAX,
     SUFFIX,
     Damage,
     FolderError,
@@ -33,8 +41,12 @@ SCAN_SHARE_MAX = 0.05  # of the time, on slow or very full folders
 ACTIVE_SECONDS = 10.0
 READ_BYTES_MAX = 4 * 2**20
 POLL_BYTES_MAX = 16 * 2**20
-HEADER_BYTES_MAX = 64 * 2**10
 HEAD_BYTES_MAX = 1024
+TORN_TAIL_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+
+_PROCESS_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # they say nothing about the file
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -48,13 +60,20 @@ class _File:
     looked_at_size: int = -1  # a look at this size found nothing more to take
     grown_at: float = 0.0
     alien: bool = False
+    retry_at: float = 0.0  # while it can't be read
+    torn_told: bool = False
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that a look may find blocks in; a tail that is known to be torn doesn't count."""
-        if self.alien or self.size == self.looked_at_size:
+        """Bytes that a look may find blocks in; neither a torn tail nor a file that can't be read counts."""
+        if self.alien or self.retry_at or self.size == self.looked_at_size:
             return 0
         return max(self.size - self.offset, 0)
+
+    @property
+    def torn_bytes(self) -> int:
+        """Bytes at the end that are no block yet."""
+        return max(self.size - self.offset, 0) if not self.alien and self.size == self.looked_at_size else 0
 
 
 class DirectorySource:
@@ -69,6 +88,7 @@ class DirectorySource:
         self._next_scan = 0.0
         self._trouble = ""
         self._surveyed = False
+        self._told: set[str] = set()
         self._anomalies: Counter[str] = Counter()
 
     @property
@@ -118,28 +138,38 @@ class DirectorySource:
         budget = POLL_BYTES_MAX
         for name in sorted(self._files):
             file = self._files[name]
+            if file.retry_at and now >= file.retry_at:
+                file.retry_at = 0.0
+            stands_still = now - file.grown_at >= TORN_TAIL_SECONDS and not file.torn_told
+            if stands_still and file.torn_bytes:
+                file.looked_at_size = -1  # a network file system may have shown the size before the bytes
             while file.waiting_bytes and budget > 0:
                 before = file.offset
                 try:
                     found += self._read(name, file)
                 except OSError as error:
-                    self._trouble = f"File {file.path} can't be read: {error.strerror}."
+                    self._unreadable(name, file, error, now)
                     break
                 budget -= file.offset - before
                 if file.offset == before:
                     break
+            if stands_still and file.torn_bytes:
+                self._tell_torn(file)
         self._surveyed = True
         return found
 
     def _scan(self, now: float) -> None:
         """Find new files and the size of each."""
+        sizes: dict[str, int] = {}
         try:
             with os.scandir(self._folder) as entries:
-                sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(SUFFIX)}
+                for entry in entries:
+                    if entry.name.endswith(SUFFIX) and (size := self._size_of(entry)) is not None:
+                        sizes[entry.name] = size
         except FileNotFoundError:
             if self._files:
                 raise
-            sizes = {}  # it comes with the first sender; a reader makes no folders
+            # It comes with the first sender; a reader makes no folders.
         for name in self._files.keys() - sizes.keys():
             del self._files[name]
         for name, size in sizes.items():
@@ -150,11 +180,62 @@ class DirectorySource:
         took_seconds = time.monotonic() - now
         self._next_scan = now + max(SCAN_INTERVAL_SECONDS, took_seconds / SCAN_SHARE_MAX)
 
+    def _size_of(self, entry: os.DirEntry[str]) -> int | None:
+        """Bytes of an entry, or None where it is none that we read."""
+        if not _is_utf8(entry.name):
+            self._pass_over(entry.name, "its name is not UTF-8")
+            return None
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._pass_over(entry.name, f"it can't be looked at: {error.strerror}")
+            known = self._files.get(entry.name)
+            return known.size if known else None
+        if not stat.S_ISREG(status.st_mode):
+            self._pass_over(entry.name, "it is no regular file")
+            return None
+        return status.st_size
+
     def _refresh(self, now: float) -> None:
         """The size of those files that grew lately."""
         for file in self._files.values():
             if now - file.grown_at < ACTIVE_SECONDS:
-                self._grow(file, file.path.stat().st_size, now)
+                try:
+                    size = os.lstat(file.path).st_size
+                except OSError:
+                    self._next_scan = now  # it says whether the file or the folder is gone
+                else:
+                    self._grow(file, size, now)
+
+    def _pass_over(self, name: str, reason: str) -> None:
+        """Tell once per name that an entry isn't read."""
+        if name not in self._told:
+            self._told.add(name)
+            self._anomalies["entry_passed_over"] += 1
+            _log.warning("Entry %a of %s is passed over: %s.", name, self._folder, reason)
+
+    def _unreadable(self, name: str, file: _File, error: OSError, now: float) -> None:
+        """Try a file again later; the others go on."""
+        if error.errno in _PROCESS_ERRORS:
+            self._trouble = f"File {file.path} can't be read: {error.strerror}."
+            return
+        file.retry_at = now + RETRY_SECONDS
+        if not isinstance(error, FileNotFoundError):  # else the next scan leaves it out
+            self._pass_over(name, f"it can't be read: {error.strerror}")
+
+    def _tell_torn(self, file: _File) -> None:
+        """Tell once per file that its end is no block; it is read on when it grows."""
+        file.torn_told = True
+        self._anomalies["torn_tail"] += 1
+        _log.warning(
+            "The last %d bytes of %a are no complete block, and the file hasn't grown for %d s: "
+            "its writer died or the file is damaged. They are left alone unless it grows.",
+            file.torn_bytes,
+            str(file.path),
+            TORN_TAIL_SECONDS,
+        )
 
     def _grow(self, file: _File, size: int, now: float) -> None:
         if size < file.size:
@@ -165,9 +246,11 @@ class DirectorySource:
 
     def _read(self, name: str, file: _File) -> list[Message]:
         """The complete blocks behind the file's offset, as far as one read reaches."""
-        with file.path.open("rb", buffering=0) as stream:
-            if not file.sync and not self._read_header(file, stream.read(HEADER_BYTES_MAX)):
-                return self._alien_message(name, file)
+        with _open(file.path) as stream:
+            if not file.sync:
+                head = _read_all(stream.fileno(), HEADER_BYTES_MAX)
+                if not self._read_header(file, head):
+                    return self._alien_message(name, file, head[:HEAD_BYTES_MAX])
             size = file.size
             data, parts = b"", list[RawBlock | Damage]()
             want = READ_BYTES_MAX
@@ -199,14 +282,15 @@ class DirectorySource:
         file.offset = max(file.offset, header[1])
         return True
 
-    def _alien_message(self, name: str, file: _File) -> list[Message]:
+    def _alien_message(self, name: str, file: _File, head: bytes) -> list[Message]:
         """One dead letter for a file that is none of ours; none while its header is being written."""
-        if not file.alien or file.offset > 0:
+        if not file.alien:
+            return []
+        if file.offset > 0:
+            self._pass_over(name, "it is no topic file, or its header was damaged after a part of it was read")
             return []
         self._anomalies["alien_file"] += 1
         file.offset = max(file.size, 1)
-        with file.path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES_MAX)
         reason = "The file is no topic file of Runwire; it is left alone."
         return [Message(self._name, name, 0, file.offset, 0, {}, head, damage=reason)]
 
@@ -236,6 +320,24 @@ class DirectorySource:
             )
             for number, record in enumerate(records)
         ]
+
+
+def _open(path: Path) -> io.FileIO:
+    """A regular file, to be read; neither a link is followed nor a pipe waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return io.FileIO(descriptor)
+
+
+def _is_utf8(name: str) -> bool:
+    """Python reads other bytes in a name as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_all(descriptor: int, count: int) -> bytes:
