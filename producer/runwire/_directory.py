@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import time
@@ -52,6 +53,7 @@ class DirectoryTransport:
             )
             self._write(block)
             self._blocks += 1
+            self._check_place()
         except OSError as error:
             if self._fd is not None and not self._blocks:  # a full disk leaves no heap of empty files
                 with contextlib.suppress(OSError):
@@ -78,6 +80,11 @@ class DirectoryTransport:
         self._size_bytes = 0
         self._sync = secrets.token_bytes(SYNC_BYTES)
         self._write(file_header(self._sync))
+
+    def _check_place(self) -> None:
+        """What is written into a deleted or replaced file reaches nobody: it isn't acknowledged, and goes again."""
+        if self._fd is None or not os.path.samestat(os.fstat(self._fd), self._path.stat()):
+            raise OSError(errno.ESTALE, "the file was replaced")
 
     def _write(self, data: bytes) -> None:
         if self._fd is None:

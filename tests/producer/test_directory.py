@@ -137,3 +137,31 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "topic").write_text("")
     with pytest.raises(TransportError, match="topic"):
         send(transport(tmp_path / "topic"))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_deleted_folder_takes_nothing_more(tmp_path: Path, *, replaced: bool) -> None:
+    """What would go into a file that nobody finds is not acknowledged, and goes again into a new one."""
+    made = batches(tmp_path, 3)
+    topic = tmp_path / "topic"
+    sender = transport(topic)
+
+    async def run() -> None:
+        await sender.open()
+        await sender.send(made[:1])
+        (file,) = topic.iterdir()
+        file.unlink()
+        if replaced:
+            file.write_bytes(b"")
+        else:
+            topic.rmdir()
+        with pytest.raises(TransportError) as caught:
+            await sender.send(made[1:])
+        assert caught.value.retriable
+        assert file.exists() == replaced
+        await sender.open()
+        await sender.send(made[1:])
+        await sender.close()
+
+    asyncio.run(run())
+    assert [seq for seq, _ in stored(topic)] == [1, 2]
