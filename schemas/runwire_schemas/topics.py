@@ -22,6 +22,7 @@ TOPIC_REPLICAS_MAX = 3
 TOPIC_CONFIG = {"message.timestamp.type": "LogAppendTime"}
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _KNOWN = "kafka://HOST:PORT/TOPIC or dir:PATH"
 
 
@@ -68,7 +69,7 @@ def _parse_kafka(url: str, rest: str) -> Destination:
     if not rest.startswith("//"):
         raise DestinationError(f"Destination {mask(url)!r} lacks '//': expected kafka://HOST:PORT/TOPIC.")
     authority, _, topic = rest[2:].partition("/")
-    if "@" in authority:
+    if "@" in rest:  # no topic has one
         raise DestinationError(
             f"Destination {mask(url)!r} has a user or password: this version speaks to Kafka without them."
         )
@@ -90,7 +91,11 @@ def _server(url: str, part: str) -> str:
 
 def mask(url: str) -> str:
     """The URL without its user and password, to be shown."""
-    return re.sub(r"//[^/@]*@", "//***@", url)
+    if url.startswith("dir:") and not url.startswith("dir://"):
+        return url  # a folder may have an @
+    head, at, tail = url.rpartition("@")  # the last one: a password may have it too
+    scheme = _SCHEME.match(head)
+    return f"{scheme[0] if scheme else ''}***@{tail}" if at else url
 
 
 def message_key(run_id: str) -> bytes:

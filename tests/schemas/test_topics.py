@@ -53,7 +53,14 @@ def test_wrong_url_is_a_sentence(url: str, words: str) -> None:
 
 
 def test_mask_hides_user_and_password() -> None:
-    assert mask("kafka://user:secret@b/t") == "kafka://***@b/t"
+    """A password may hold what ends one elsewhere; a folder's name is no password."""
+    for url in ("kafka://user:secret@b/t", "kafka://user:se@cr/et@b/t", "kafka://us/er:secret@b/t"):
+        assert mask(url) == "kafka://***@b/t"
+        with pytest.raises(DestinationError) as caught:
+            parse_url(url)
+        assert "et@" not in str(caught.value)
+    assert mask("user:secret@b") == "***@b"
+    assert mask("dir:/data/me@here") == "dir:/data/me@here"
 
 
 def test_key_is_the_run() -> None:
