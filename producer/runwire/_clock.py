@@ -9,8 +9,8 @@ CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def wall_time_us() -> int:
-    """Microseconds since the epoch, by the wall clock."""
-    return time.time_ns() // 1000
+    """Microseconds since the epoch, by the wall clock; never negative, which no consumer takes."""
+    return max(0, time.time_ns() // 1000)
 
 
 def wall_anchor_ns() -> int:

@@ -26,6 +26,7 @@ from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project
 from runwire._context.worktree import find_root
 from runwire._errors import SettingsError, UsageTypeError
 from runwire._home import Home, find_home
+from runwire._values import utf8
 from runwire_schemas.errors import DestinationError
 from runwire_schemas.topics import Destination, mask, parse_url
 
@@ -100,7 +101,7 @@ def read_settings(
         SettingsError: A keyword or variable that can't be used; the sentence names it and what to do.
     """
     variables = dict(os.environ if environ is None else environ)
-    here = _current_folder() if folder is None else folder
+    here = folder or _current_folder()
 
     def choose(argument: str, keyword: object, characters_max: int = NAME_CHARACTERS_MAX) -> str | None:
         """The keyword, else the variable, else None."""
@@ -111,40 +112,52 @@ def read_settings(
             raise SettingsError(
                 f"{_source(argument, keyword)} has {len(chosen):,} characters, at most {characters_max:,} are taken."
             )
-        return None if chosen is None else chosen.encode("utf-8", "backslashreplace").decode()
+        if chosen is not None and "\0" in chosen and argument in {"home", "url"}:
+            raise SettingsError(f"{_source(argument, keyword)} holds a NUL character, which no folder's name can.")
+        return utf8(chosen)  # type: ignore[no-any-return]
 
     given_home = choose("home", os.fspath(home) if isinstance(home, os.PathLike) else home)
-    found = find_home(given_home, here, _source("home", home))
-    git_root = find_root(here)
+    found = find_home(given_home, here or _in(given_home or ""), _source("home", home))
+    git_root = None if here is None else find_root(here)
     chosen_mode = (choose("mode", mode) or "on").lower()
     if chosen_mode not in MODES:
         raise SettingsError(f"{_source('mode', mode)} must be one of {', '.join(MODES)}, not {chosen_mode!r}.")
     return Settings(
         destination=_destination(choose("url", url), _source("url", url), found, here),
         home=found,
-        project=choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here),
+        project=choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/")),
         git_root=git_root,
         run_id=choose("run_id", run_id),
         name=choose("name", name),
         group=choose("group", group),
         tags=_tags(tags, variables),
-        user=choose("user", user) or user_name(variables),
+        user=choose("user", user) or utf8(user_name(variables)),
         mode=chosen_mode,
         limits=limits or Limits(),
         environ=variables,
     )
 
 
-def _destination(url: str | None, source: str, home: Home, folder: Path) -> Destination:
+def _destination(url: str | None, source: str, home: Home, folder: Path | None) -> Destination:
     if url is None:
-        return Destination("dir", path=str(home.topic))
+        return _written(Destination("dir", path=str(home.topic)), home.source)
     try:
         destination = parse_url(url)
     except DestinationError as error:
         raise SettingsError(f"{source}: {error}") from error
     if destination.kind == "dir":
         # Absolute, or a training that changes its folder would send elsewhere after a restart.
-        return Destination("dir", path=str(folder / Path(destination.path).expanduser()))
+        path = (folder or _in(destination.path)) / Path(destination.path).expanduser()
+        return _written(Destination("dir", path=str(path)), source)
+    return destination
+
+
+def _written(destination: Destination, source: str) -> Destination:
+    """The destination, when the journal can keep its URL."""
+    if utf8(destination.path) != destination.path:
+        raise SettingsError(
+            f"{source}: the folder {utf8(destination.path)!r} has a name that isn't UTF-8: set {source} to another."
+        )
     return destination
 
 
@@ -154,7 +167,7 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
         keyword = [tag.strip() for tag in variables.get("RUNWIRE_TAGS", "").split(",")]
     elif not isinstance(keyword, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) for tag in keyword):
         raise UsageTypeError("tags", f"must be a list of strings, not {keyword!r:.80}")
-    tags = tuple(dict.fromkeys(tag for tag in keyword if tag))
+    tags = tuple(dict.fromkeys(utf8(tag) for tag in keyword if tag))
     if len(tags) > TAGS_MAX:
         raise SettingsError(f"tags: {len(tags):,} are given, at most {TAGS_MAX} are taken.")
     return tags
@@ -164,10 +177,16 @@ def _source(argument: str, keyword: object) -> str:
     return argument if keyword else f"RUNWIRE_{argument.upper()}"  # an empty keyword is as good as absent
 
 
-def _current_folder() -> Path:
+def _current_folder() -> Path | None:
+    """Where this process is; None where that folder was deleted."""
     try:
         return Path.cwd()
-    except OSError as error:
-        raise SettingsError(
-            "The current folder no longer exists: change to one that does, then start again."
-        ) from error
+    except OSError:
+        return None
+
+
+def _in(path: str) -> Path:
+    """What a path begins at when the current folder was deleted: nothing but an absolute one can be used then."""
+    if Path(path).expanduser().is_absolute():
+        return Path("/")
+    raise SettingsError("The current folder no longer exists: change to one that does, then start again.")

@@ -18,6 +18,7 @@ from runwire._context.ranks import Launch, detect
 from runwire._errors import UsageTypeError, UsageValueError
 from runwire._run import Run, check_choice, flat_params
 from runwire._settings import Settings, read_settings
+from runwire._values import utf8
 from runwire._version import __version__
 
 if TYPE_CHECKING:
@@ -150,7 +151,10 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
     """The run of these settings, its emitter open."""
     from runwire._context.host import parent_identity  # noqa: PLC0415 - needed once
 
-    command = (os.getcwd(), *sys.argv)  # noqa: PTH109 - a string is wanted
+    folder = ""
+    with contextlib.suppress(OSError):  # it may be deleted
+        folder = os.getcwd()  # noqa: PTH109 - a string is wanted
+    command = (folder, *sys.argv)
     launch = detect(settings.environ, agent=parent_identity, command=command)
     identifier = run_id(
         settings.project,
@@ -231,8 +235,7 @@ class _EmitterMaker:
         from runwire_schemas.events import Host, RunStarted  # noqa: PLC0415 - as above
 
         settings, launch = self._settings, self._launch
-        emitter.record(
-            RunStarted,
+        said = dict(
             project=settings.project,
             name=self._name,
             attempt=emitter.attempt,
@@ -253,6 +256,7 @@ class _EmitterMaker:
             sdk_version=__version__,
             **self._described,
         )
+        emitter.record(RunStarted, **utf8(said))  # arguments, variables and names of files may be any bytes
 
     def _elsewhere(self, url: str) -> None:
         _log.warning(
@@ -270,7 +274,8 @@ def _checked_text(argument: str, text: object) -> str | None:
         raise UsageTypeError(argument, f"must be a string, not {type(text).__name__}")
     if len(text) > TEXT_CHARACTERS_MAX:
         raise UsageValueError(argument, f"has {len(text):,} characters, at most {TEXT_CHARACTERS_MAX:,} are taken")
-    return str.__str__(text).encode("utf-8", "backslashreplace").decode()
+    checked: str = utf8(text)
+    return checked
 
 
 def _checked_step(step: object) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runwire._errors import UsageTypeError, UsageValueError
@@ -96,6 +97,19 @@ def checked_key(key: object, argument: str = "metrics") -> str:
             f"has a key of {len(encoded):,} bytes ({shown(key)}): at most {KEY_BYTES_MAX:,} are taken",
         )
     return key if len(encoded) == len(key) else encoded.decode()
+
+
+def utf8(value: Any) -> Any:
+    """Texts that UTF-8 can carry, also inside of others; lone surrogates are escaped with a backslash."""
+    if isinstance(value, str):
+        return str.__str__(value).encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {utf8(key): utf8(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(utf8(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: utf8(getattr(value, field.name)) for field in fields(value)})
+    return value
 
 
 def rounded(value: Any) -> float:

@@ -128,3 +128,11 @@ def test_the_environment_is_read_once() -> None:
     settings = read(environ)
     environ["RANK"] = "2"
     assert settings.environ["RANK"] == "1"
+
+
+def test_a_folder_that_no_url_can_name_is_an_error() -> None:
+    """Its name is no UTF-8, or holds a NUL."""
+    with pytest.raises(SettingsError, match="isn't UTF-8"):
+        read_settings(environ={}, folder=Path("/nowhere/x\udcff"))
+    with pytest.raises(SettingsError, match="NUL"):
+        read_settings(home="a\0b", environ={}, folder=Path("/nowhere"))

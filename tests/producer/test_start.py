@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import runwire
+from runwire._clock import wall_time_us
 from runwire.testing import capture
 from runwire_schemas.events import ParamsLogged, RunEnded, RunStarted
 
@@ -122,3 +123,39 @@ def test_off_takes_every_call_and_still_checks_it(tmp_path: Path) -> None:
     assert run.finish()
     assert runwire.current_run() is None
     assert not (tmp_path / "home").exists()
+
+
+def test_any_bytes_around_a_run_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments, variables, hosts and tags that aren't UTF-8 stop no run."""
+    odd, escaped = "x\udcff", "x\\udcff"
+    monkeypatch.setattr("sys.argv", [odd, f"--data={odd}"])
+    for variable in ("LOGNAME", "SLURMD_NODENAME", "RUNWIRE_TAGS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(variable, odd)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with capture() as captured:
+        runwire.init(odd, name=odd, group=odd, notes=odd, url=captured.url, home=tmp_path).finish()
+        started = next(event for event in captured.events() if isinstance(event, RunStarted))
+        assert (started.project, started.name, started.group, started.notes) == (escaped,) * 4
+        assert (started.user, started.host.name, list(started.tags)) == (escaped, escaped, [escaped])
+        assert list(started.command)[1:] == [escaped, f"--data={escaped}"]
+        assert started.attempt == f"torchrun:{escaped}#0"
+
+
+def test_a_deleted_current_folder_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where home and destination are given, nothing asks where the process is."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with capture() as captured:
+        runwire.init(url=captured.url, home=tmp_path).finish()
+        assert any(isinstance(event, RunEnded) for event in captured.events())
+    with pytest.raises(runwire.SettingsError, match="current folder no longer exists"):
+        runwire.init(home="relative")
+
+
+def test_a_clock_before_1970_gives_no_negative_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer sets such records aside."""
+    monkeypatch.setattr("time.time_ns", lambda: -(10**18))
+    assert wall_time_us() == 0

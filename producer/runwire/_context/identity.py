@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from runwire._context.words import ADJECTIVES, NOUNS
 from runwire._errors import SettingsError
+from runwire._values import utf8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +56,7 @@ def attempt_token(launch: Launch, *, explicit: str | None, emitter_id: str) -> s
         named = explicit  # several ranks that only this id unites are one attempt
     if named is None:
         return emitter_id
-    token = f"{named}#{launch.restart_count}"
+    token: str = utf8(f"{named}#{launch.restart_count}")
     return token if len(token) <= TOKEN_CHARACTERS_MAX else f"{_digest(named)}#{launch.restart_count}"
 
 
@@ -69,7 +70,7 @@ def run_name(identifier: str) -> str:
 
 def default_project(git_root: Path | None, folder: Path) -> str:
     """The repository's name, else the folder's."""
-    name = (git_root or folder).name.encode("utf-8", "backslashreplace").decode()
+    name: str = utf8((git_root or folder).name)
     return name[:PROJECT_CHARACTERS_MAX] or "default"
 
 
