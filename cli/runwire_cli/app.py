@@ -60,9 +60,9 @@ def run_whole(arguments: Sequence[str]) -> int:
 
 def _print_version(*, value: bool) -> None:
     if value:
-        from importlib.metadata import version  # noqa: PLC0415 - only here
+        from runwire._version import __version__  # noqa: PLC0415 - only here
 
-        sys.stdout.write(f"runwire {version('runwire')}\n")
+        sys.stdout.write(f"runwire {__version__}\n")
         raise typer.Exit
 
 

@@ -6,8 +6,8 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
+from runwire._version import __version__
 from runwire_cli.commands import COMMANDS
 
 NEEDED = ("typer", "rich", "httpx", "duckdb", "pyarrow", "starlette", "uvicorn", "prometheus_client")
@@ -37,9 +37,7 @@ def run_bare(arguments: Sequence[str]) -> int:
         description="Stream what training processes do. This is the bare install: it sends, and others read.",
         epilog="All but sync need: pip install 'runwire[local]'; demo needs: pip install 'runwire[demo]'",
     )
-    parser.add_argument(
-        "--version", action="version", version=f"runwire {version('runwire')}", help="print the version"
-    )
+    parser.add_argument("--version", action="version", version=f"runwire {__version__}", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, add_help=name == "sync")

@@ -12,13 +12,13 @@ import logging
 import os
 import signal
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from runwire._recovery import Outcome, recover
+from runwire._version import __version__
 from runwire_cli.client import LOCK_WAIT_SECONDS, ServerFile
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
@@ -116,7 +116,7 @@ def _missing_folder(settings: CommandSettings) -> Path | None:
 
 async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
     registry = make_registry(store.cursor)
-    metrics = SelfMetrics(registry, version("runwire"))
+    metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     face = Face(Sandbox(store.cursor), registry, service.unready)
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
