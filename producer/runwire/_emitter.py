@@ -13,7 +13,7 @@ from runwire._clock import wall_time_us
 from runwire._journal import Journal
 from runwire._recovery import recover
 from runwire._segments import SegmentHeader
-from runwire._sender import Sender
+from runwire._sender import Sender, import_all
 from runwire_schemas.codec import encode
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Emitter:
         elif self._describe is None:
             self._described.set()
         else:
-            threading.Thread(target=self.describe, name="runwire-describe", daemon=True).start()
+            threading.Thread(target=self._describe_alone, name="runwire-describe", daemon=True).start()
 
     def wait_until_described(self, timeout_seconds: float) -> None:
         """Before the end: a run too short for git to answer in has a commit too."""
@@ -130,6 +130,10 @@ class Emitter:
             _log.warning("What this process runs on couldn't be found out: %r.", problem)
         finally:
             self._described.set()
+
+    def _describe_alone(self) -> None:
+        import_all("none")
+        self.describe()
 
     def _lost_payload(self, seq: int, first_seq: int, count: int, reason: str) -> bytes:
         return _signals.rows_lost(self.header, wall_time_us(), seq, first_seq, count, reason)

@@ -1,11 +1,18 @@
-"""The sender: the one thread of an emitter that touches the network; reads the journal, sends, trims."""
+"""The sender: the one thread of an emitter that touches the network; reads the journal, sends, trims.
+
+A child that is forked while another thread imports inherits a module's lock that nobody will ever give back: its own
+import of that module would hang. So what this thread needs is imported at once when it starts, under a lock that a
+fork waits for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread  # noqa: F401 - by whoever imports it first; while Python ends that is an error
 import contextlib
+import importlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -34,9 +41,56 @@ RECONNECT_SECONDS_MIN = 0.2
 RECONNECT_SECONDS_MAX = 5.0
 WARNING_INTERVAL_SECONDS = 60.0
 STARTS_MAX = 3
+FORK_WAIT_SECONDS = 10.0  # a fork inside of an import that the sender waits for must not wait forever
 BESIDE_SECONDS = 2.0  # how long the end of a run waits for the recovery of others
 
+# What would be imported on the way, by the libraries too.
+_MODULES = (
+    *("encodings.idna", "ssl", "subprocess", "importlib.metadata", "platform", "glob", "multiprocessing.process"),
+    *("numpy", "runwire_schemas.columns", "runwire_schemas.codec"),
+    *("runwire._context.git", "runwire._context.host", "runwire._context.packages", "runwire._context.redaction"),
+)
+_TRANSPORTS = {
+    "kafka": ("lz4.frame", "aiokafka.codec", "aiokafka.record.default_records", "runwire._kafka"),
+    "dir": ("runwire._directory",),
+    "memory": ("runwire._memory",),
+}
+
 _log = logging.getLogger("runwire")
+
+
+class _Importing:
+    """The lock that a fork waits for."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def before_fork(self) -> None:
+        self.lock.acquire(timeout=FORK_WAIT_SECONDS)
+
+    def after_in_parent(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it took too long, and the lock isn't ours
+            self.lock.release()
+
+    def after_in_child(self) -> None:
+        self.lock = threading.RLock()
+
+
+_importing = _Importing()
+os.register_at_fork(
+    before=_importing.before_fork,
+    after_in_parent=_importing.after_in_parent,
+    after_in_child=_importing.after_in_child,
+)
+
+
+def import_all(kind: str) -> None:
+    """Import what a thread of ours needs for a destination of this kind; a fork waits until that is done."""
+    with _importing.lock:
+        for name in (*_MODULES, *_TRANSPORTS.get(kind, ())):
+            # What is missing is said by whoever needs it.
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
 
 class Speaker(Protocol):
@@ -97,6 +151,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """The thread's whole life."""
+        import_all(self._destination.kind)
         try:
             self._speaker.describe()
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process

@@ -46,6 +46,30 @@ if __name__ == "__main__":
     for process in processes: process.join()
     print([process.exitcode for process in processes])
 """
+EARLY = """
+import os, signal, time
+run = runwire.init()
+run.log({"a": 1.0})
+children = []
+for number in range(30):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        import numpy
+        numpy.zeros(3).sum()
+        os._exit(0)
+    children.append(child)
+    time.sleep(0.017)
+print([os.waitpid(child, 0)[1] for child in children])
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("url", [None, "kafka://127.0.0.1:1/t"])
+def test_children_forked_right_after_init_import_what_they_like(tmp_path: Path, url: str | None) -> None:
+    """The sender imports numpy just then: no child may inherit the lock of a module that is half imported."""
+    done = Program(tmp_path, EARLY, url=url).run()
+    assert done.stdout == f"{[0] * 30}\n", done.stderr
 
 
 @pytest.mark.parametrize("end", ["sys.exit(0)", "run.finish(); os._exit(0)"])
