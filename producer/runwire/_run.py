@@ -402,7 +402,10 @@ class Run:
         rest = f"all sent to {self.url}"
         if not delivered:
             waiting = emitter.journal.next_seq - (emitter.sender.acknowledged_seq if emitter.sender else 0)
+            waiting = max(0, waiting - cost.rows_dropped)
             rest = f"{waiting:,} rows wait in {emitter.journal.folder}: `runwire sync` sends them"
+        if cost.rows_dropped:
+            rest += f"; {cost.rows_dropped:,} rows are lost, for the journal couldn't be written"
         _say(
             f"runwire: {self.name} ({self.id}) {cost.points:,} points, {rest}; "
             f"tracking cost {100 * share:.2f} % of {cost.wall_seconds:.1f} s"
