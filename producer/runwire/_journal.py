@@ -9,10 +9,12 @@
    counted, and declared lost by a `RowsLost` record as soon as there is room; a lifecycle record waits for that room.
 4. At `journal_bytes_max` the oldest full segment goes: its rows are declared lost, its lifecycle records are written
    again with new numbers. What the sender has already read of it may still arrive, and is stored then.
-5. `seal` ends it: what is appended later is not kept, so the number of rows is final before the sender says it.
+5. `seal` ends it: what is appended later is not kept, so the number of rows is final before the sender says it. What
+   found no room until then is named in the lock file, whose blocks are there from the start: recovery declares it.
 6. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
 
-Promised: records survive SIGKILL of the process. Not promised: power loss (nothing is fsynced).
+Promised: records survive SIGKILL of the process. Not promised: power loss (nothing is fsynced); a count of the rows
+that a full disk cost a process which then died without `seal`.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from typing import TYPE_CHECKING
 from runwire._errors import JournalError
 from runwire._filesystem import is_mappable
 from runwire._journal_files import (
+    REST_AT,
     SegmentFile,
     allocate,
     holders,
@@ -42,7 +45,7 @@ from runwire._journal_files import (
     remove_journal,
     write_all,
 )
-from runwire._losses import Loss, Losses
+from runwire._losses import Loss, Losses, pack_rest
 from runwire._segments import (
     COMMIT,
     COMMIT_BYTES,
@@ -328,9 +331,19 @@ class Journal:
             except OSError:
                 pass  # `take_rest` has it still
             finally:
+                self._keep_rest()
                 self._sealed = True
                 self._close_segment()
                 self._busy = False
+
+    def _keep_rest(self) -> None:
+        """Name what found no room where there is always some, in case nobody takes it before the process ends."""
+        count = len(self._held) + len(self._lost)
+        if count and self._owner >= 0 and len(self.header.to_bytes()) <= REST_AT:
+            # Numbers that `take_rest` would give: lost too, unless they arrive.
+            losses = [*self._lost, Loss(self._next_seq, count, "records for which there was no room")]
+            with contextlib.suppress(OSError):
+                write_all(self._owner, pack_rest(self._next_seq + count, losses), REST_AT)
 
     def take_rest(self) -> list[StoredEvent]:
         """After `seal`: the records for which there was no room, numbered, to be sent as they are."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SENT = ".sent"
+# The lock file holds the header's copy and, behind it, room that is there also when the disk is full.
+REST_AT = 4_096
+OWNER_BYTES = 8_192
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 _POPULATE_BYTES = 2**18
 # Folders that this process writes or recovers, by name, with their holders.
@@ -59,7 +62,7 @@ def make_folder(folder: Path, head: bytes, holder: object) -> int:
     owner = os.open(newborn / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_all(owner, head, 0)
+        write_all(owner, head.ljust(OWNER_BYTES, b"\0"), 0)
         newborn.rename(folder)
     except BaseException:
         os.close(owner)

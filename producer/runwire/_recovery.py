@@ -22,7 +22,8 @@ from runwire._batch import Message, event_message, messages
 from runwire._clock import wall_time_us
 from runwire._delivery import Delivery
 from runwire._errors import JournalError, TransportError
-from runwire._journal_files import SENT, claim, release, remove_journal
+from runwire._journal_files import REST_AT, SENT, claim, release, remove_journal
+from runwire._losses import REST_BYTES, unpack_rest
 from runwire._segments import (
     OWNER,
     SegmentHeader,
@@ -133,7 +134,7 @@ async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcom
             return _without_header(folder)
         if only is not None and header.url != only:
             return replace(_outcome(header), state="elsewhere")
-        dead = DeadJournal(folder, header)
+        dead = DeadJournal(folder, header, os.pread(owner, REST_BYTES, REST_AT))
         error = await _deliver(dead, to or header.url)
         if error:
             return replace(_outcome(header), error=error)
@@ -148,8 +149,10 @@ async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcom
 class DeadJournal:
     """The messages that a dead emitter's journal still holds, in order, each call of `found` from the start."""
 
-    def __init__(self, folder: Path, header: SegmentHeader) -> None:
+    def __init__(self, folder: Path, header: SegmentHeader, rest: bytes = b"") -> None:
+        """`rest` is what the lock file holds of rows that found no room (`_losses.pack_rest`)."""
         self._folder = folder
+        self._rest = rest
         self.header = header
         self._losses: list[tuple[int, int, str]] = []
         self._declared: list[tuple[int, int]] = []
@@ -210,7 +213,11 @@ class DeadJournal:
                 self._has_ended |= reader.has_ended
             finally:
                 reader.close()
-        self._next_seq = next_seq or 0
+        known_seq, losses = unpack_rest(self._rest)
+        self._next_seq = max(next_seq or 0, known_seq)
+        for loss in losses:
+            self.declare_loss(loss.first_seq, loss.count, loss.reason)
+            self._declared.append((loss.first_seq, loss.first_seq + loss.count))
         for first, end in jumps:
             if end > first:
                 self.declare_loss(first, end - first, "the journal is damaged there")

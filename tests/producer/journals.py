@@ -11,8 +11,10 @@ from typing import Any
 from runwire import _signals
 from runwire._batch import Message
 from runwire._journal import Journal
+from runwire._journal_files import REST_AT
+from runwire._losses import REST_BYTES
 from runwire._recovery import DeadJournal
-from runwire._segments import SegmentHeader
+from runwire._segments import OWNER, SegmentHeader
 from runwire_schemas.codec import decode, encode
 from runwire_schemas.events import EmitterEnded, Heartbeat, Lifecycle, MetricBatch, RowsLost, TextLogged
 
@@ -119,7 +121,8 @@ def tell(messages: Iterable[Message]) -> Story:
 
 def recovered(folder: Path, header: SegmentHeader | None = None) -> Story:
     """What recovery would send of the journal in `folder`."""
-    dead = DeadJournal(folder, header or HEADER)
+    kept = (folder / OWNER).read_bytes()[REST_AT : REST_AT + REST_BYTES] if (folder / OWNER).exists() else b""
+    dead = DeadJournal(folder, header or HEADER, kept)
     return tell([*dead.found(), *dead.closing()])
 
 
