@@ -28,7 +28,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,9 @@ from runwire._errors import JournalError
 from runwire._filesystem import is_mappable
 from runwire._journal_files import (
     REST_AT,
+    FullSegment,
+    KeySet,
+    OpenSegment,
     SegmentFile,
     allocate,
     holders,
@@ -74,15 +77,6 @@ _SPARE, _FRESH = "spare", "fresh"
 _CRC = struct.Struct("=I")
 
 
-@dataclass(slots=True)
-class KeySet:
-    """A tuple of keys as one segment knows it."""
-
-    kind: int
-    pack: Callable[..., bytes]
-    length: int
-
-
 @dataclass(frozen=True, slots=True)
 class Published:
     """How far the journal is whole: byte `offset` of segment `number`."""
@@ -90,29 +84,6 @@ class Published:
     number: int
     offset: int
     next_seq: int
-
-
-@dataclass(slots=True)
-class _Segment(SegmentFile):
-    """The segment that is being written."""
-
-    number: int
-    size_bytes: int
-    begin: int
-    at: int
-    key_sets: dict[tuple[str, ...], KeySet] = field(default_factory=dict)
-    events: list[tuple[int, int]] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Full:
-    """A segment that waits for its acknowledgements: its end, its first row, where its lifecycle records lie."""
-
-    end: int
-    first_seq: int
-    events: list[tuple[int, int]]
-    losses: list[Loss]
 
 
 class Journal:
@@ -152,9 +123,9 @@ class Journal:
         self._side: deque[Callable[[], None]] = deque()
         self._next_seq = 0
         self._first_seq = 0
-        self._segment: _Segment | None = None
+        self._segment: OpenSegment | None = None
         self._number = -1
-        self._full: dict[int, _Full] = {}
+        self._full: dict[int, FullSegment] = {}
         self._spare: SegmentFile | None = None
         self._spares = itertools.count()
         self._owner = -1
@@ -392,7 +363,7 @@ class Journal:
         except (OSError, ValueError) as error:
             self._fail(error)
 
-    def _write(self, segment: _Segment, kind: int, seq: int, payload: bytes) -> None:
+    def _write(self, segment: OpenSegment, kind: int, seq: int, payload: bytes) -> None:
         body = struct.pack("<IIqqq", len(payload), kind, seq, 0, 0) + payload
         record = _CRC.pack(zlib.crc32(body)) + body + bytes(-len(payload) % 8)
         at, end = segment.at, segment.at + COMMIT_WORD.size + len(record)
@@ -406,7 +377,7 @@ class Journal:
         if seq >= 0:
             self._next_seq = seq + 1
 
-    def _make_room(self, keys: tuple[str, ...]) -> tuple[_Segment | None, KeySet | None]:
+    def _make_room(self, keys: tuple[str, ...]) -> tuple[OpenSegment | None, KeySet | None]:
         """A segment with room for the next row, and its key set; (None, None) counts the row as lost."""
         if self._sealed:
             return None, None
@@ -431,7 +402,7 @@ class Journal:
         self._reason = f"a record of {need} bytes fits no segment of {self._segment_bytes} bytes"
         return True
 
-    def _segment_for(self, need: int) -> _Segment | None:
+    def _segment_for(self, need: int) -> OpenSegment | None:
         """A segment with so much room, or None when none can be made now."""
         segment = self._segment
         if segment is not None and segment.at + need <= segment.size_bytes:
@@ -444,7 +415,7 @@ class Journal:
             self._fail(error)
             return None
 
-    def _open_segment(self) -> _Segment:
+    def _open_segment(self) -> OpenSegment:
         """Begin the next segment; the one before stays on disk until it is trimmed.
 
         Raises:
@@ -471,13 +442,13 @@ class Journal:
             raise
         self._number, self._first_seq = number, self._next_seq
         begin = len(head)
-        self._segment = _Segment(path, file.fd, file.map, number, self._segment_bytes, begin, begin)
+        self._segment = OpenSegment(path, file.fd, file.map, number, self._segment_bytes, begin, begin)
         return self._segment
 
     def _close_segment(self) -> None:
         segment = self._segment
         if segment is not None:
-            self._full[segment.number] = _Full(segment.at, self._first_seq, segment.events, segment.losses)
+            self._full[segment.number] = FullSegment(segment.at, self._first_seq, segment.events, segment.losses)
             self._segment = None
             segment.close()
 
@@ -551,7 +522,7 @@ class Journal:
             except OSError as error:
                 self._fail(error)
 
-    def _settle(self, segment: _Segment, need: int) -> None:
+    def _settle(self, segment: OpenSegment, need: int) -> None:
         """Write what waits for room, as far as so much room is left.
 
         Raises:

@@ -13,13 +13,16 @@ import fcntl
 import mmap
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runwire._segments import OWNER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from runwire._losses import Loss
 
 SENT = ".sent"
 # The lock file holds the header's copy and, behind it, room that is there also when the disk is full.
@@ -49,6 +52,38 @@ class SegmentFile:
                 mapped.close()
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+@dataclass(slots=True)
+class KeySet:
+    """A tuple of keys as one segment knows it."""
+
+    kind: int
+    pack: Callable[..., bytes]
+    length: int
+
+
+@dataclass(slots=True)
+class OpenSegment(SegmentFile):
+    """The segment that is being written."""
+
+    number: int
+    size_bytes: int
+    begin: int
+    at: int
+    key_sets: dict[tuple[str, ...], KeySet] = field(default_factory=dict)
+    events: list[tuple[int, int]] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class FullSegment:
+    """A segment that waits for its acknowledgements: its end, its first row, where its lifecycle records lie."""
+
+    end: int
+    first_seq: int
+    events: list[tuple[int, int]]
+    losses: list[Loss]
 
 
 def make_folder(folder: Path, head: bytes, holder: object) -> int:
