@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from runwire._emitter import Emitter
 
+FINISH_TIMEOUT_SECONDS = 10.0
 ROW_KEYS_MAX = 1_000
 ROW_NAMES_BYTES_MAX = 256 * 2**10
 PARAMS_BYTES_MAX = 256 * 2**10

@@ -40,21 +40,6 @@ NAME_CHARACTERS_MAX = 1_024
 TAGS_MAX = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Every limit of the producer, its unit last."""
-
-    segment_bytes: int = 8 * 2**20
-    journal_bytes_max: int = 2**30
-    batch_rows_max: int = 1_000  # bounds how long the sender holds the interpreter
-    batch_bytes_max: int = 512 * 2**10
-    message_bytes_max: int = 900_000  # Kafka's brokers take 1,048,576 by default, envelope and framing included
-    row_keys_max: int = 1_000
-    flush_interval_seconds: float = 0.05
-    heartbeat_interval_seconds: float = 5.0
-    finish_timeout_seconds: float = 10.0
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Settings:
     """What a run is configured with; `repr` shows no secret."""
@@ -69,7 +54,6 @@ class Settings:
     tags: tuple[str, ...] = ()
     user: str | None = None
     mode: Mode = "on"
-    limits: Limits = field(default_factory=Limits)
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -90,7 +74,6 @@ def read_settings(
     tags: Sequence[str] | None = None,
     user: str | None = None,
     mode: str | None = None,
-    limits: Limits | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -133,7 +116,6 @@ def read_settings(
         tags=_tags(tags, variables),
         user=choose("user", user) or utf8(user_name(variables)),
         mode=chosen_mode,
-        limits=limits or Limits(),
         environ=variables,
     )
 

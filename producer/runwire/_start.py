@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runwire._context.identity import attempt_token, run_id, run_name
 from runwire._context.ranks import Launch, detect
 from runwire._errors import UsageTypeError, UsageValueError
-from runwire._run import Run, check_choice, flat_params
+from runwire._run import FINISH_TIMEOUT_SECONDS, Run, check_choice, flat_params
 from runwire._settings import Settings, read_settings
 from runwire._values import utf8
 from runwire._version import __version__
@@ -172,7 +172,7 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         rank=launch.rank,
         url=str(settings.destination),
         make_emitter=None if settings.mode == "off" else maker,
-        finish_timeout_seconds=settings.limits.finish_timeout_seconds,
+        finish_timeout_seconds=FINISH_TIMEOUT_SECONDS,
         on_end=_forget,
     )
 

@@ -9,7 +9,7 @@ import pytest
 
 from runwire import _settings
 from runwire._errors import RunwireError, SettingsError, UsageTypeError
-from runwire._settings import Limits, Settings, read_settings
+from runwire._settings import Settings, read_settings
 from runwire_schemas.topics import Destination
 
 HERE = Path("/home/ada/digits")
@@ -27,7 +27,6 @@ def test_without_anything_there_are_defaults() -> None:
     assert settings.home.path == HERE / ".runwire"
     assert (settings.project, settings.name, settings.run_id) == ("digits", None, None)
     assert (settings.group, settings.tags, settings.user, settings.mode) == (None, (), "ada", "on")
-    assert settings.limits == Limits()
 
 
 PRECEDENCE = [
