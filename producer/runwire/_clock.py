@@ -14,5 +14,5 @@ def wall_time_us() -> int:
 
 
 def wall_anchor_ns() -> int:
-    """What, added to `time.clock_gettime_ns(CLOCK)`, gives nanoseconds since the epoch."""
-    return time.time_ns() - time.clock_gettime_ns(CLOCK)
+    """What, added to `time.clock_gettime_ns(CLOCK)`, gives nanoseconds since the epoch; never negative ones."""
+    return max(0, time.time_ns()) - time.clock_gettime_ns(CLOCK)

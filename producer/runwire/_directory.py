@@ -26,7 +26,7 @@ class DirectoryTransport:
     def __init__(self, destination: Destination) -> None:
         self._folder = Path(destination.path)
         # Time first: the files of a folder list in the order in which their senders began.
-        self._sender = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+        self._sender = f"{time.time_ns() // 1_000:014x}{secrets.token_hex(8)}"
         self._path = self._folder
         self._number = 0
         self._blocks = 0

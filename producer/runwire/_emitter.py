@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runwire import _signals
-from runwire._clock import wall_time_us
+from runwire._clock import wall_anchor_ns, wall_time_us
 from runwire._journal import Journal
 from runwire._recovery import recover
 from runwire._segments import SegmentHeader
@@ -75,7 +75,15 @@ class Emitter:
         self._described = threading.Event()
         self.sender: Sender | None = None
         self.header = SegmentHeader(
-            identity.project, identity.run_id, self.id, self.attempt, identity.rank, str(destination), 0, 0
+            identity.project,
+            identity.run_id,
+            self.id,
+            self.attempt,
+            identity.rank,
+            str(destination),
+            number=0,
+            first_seq=0,
+            anchor_ns=wall_anchor_ns(),
         )
         self.journal = Journal(journals / self.id, self.header)
         self.journal.on_loss(self._lost_payload, _signals.renumbered)

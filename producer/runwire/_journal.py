@@ -75,6 +75,7 @@ JOURNAL_BYTES_MAX = 8 * 2**30
 RETRY_SECONDS = 1.0
 _SPARE, _FRESH = "spare", "fresh"
 _CRC = struct.Struct("=I")
+_crc32 = zlib.crc32  # looked up once: `append_row` runs millions of times
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,45 +175,51 @@ class Journal:
         """Whether `take_rest` has something."""
         return bool(self._lost or self._held)
 
-    def append_row(
-        self, keys: tuple[str, ...], step: int, time_us: int, values: tuple[float, ...] | list[float]
-    ) -> None:
+    def append_row(self, keys: tuple[str, ...], step: int, time: int, values: tuple[float, ...] | list[float]) -> None:
         """Keep one row; its values must be floats, ints or bools.
 
+        Args:
+            keys: K names.
+            step: Any int64.
+            time: A reading of `CLOCK` in nanoseconds (microseconds since the epoch where the header has no anchor).
+            values: K values.
+
         Raises:
-            OverflowError: An int is beyond float64's range (nothing was written).
+            OverflowError: An int is beyond float64's range, or the step beyond 64 bits (nothing was written).
         """
         # `with`, because nothing can come between taking the lock and giving it back, not even KeyboardInterrupt.
         with self._lock:
             if self._busy:
                 # No closure: its variables would be slow ones in every call.
-                self._side.append(partial(self.append_row, keys, step, time_us, values))
+                self._side.append(partial(self.append_row, keys, step, time, values))
                 return
             self._busy = True
             try:
                 segment = self._segment
-                key_set = None if segment is None else segment.key_sets.get(keys)
-                if (
-                    segment is None
-                    or key_set is None
-                    or segment.at + RECORD_BYTES + key_set.length > segment.size_bytes
-                ):
+                if segment is not None and keys is segment.last_keys:  # hashing them costs more than writing the row
+                    key_set = segment.last_key_set
+                else:
+                    key_set = None if segment is None else segment.key_sets.get(keys)
+                if key_set is None or segment is None or segment.at + key_set.record_bytes > segment.size_bytes:
                     segment, key_set = self._make_room(keys)
                     if segment is None or key_set is None:
                         return
                 seq = self._next_seq
-                body = key_set.pack(key_set.length, key_set.kind, seq, step, time_us, *values)
+                body = key_set.pack(key_set.length, key_set.kind, seq, step, time, *values)
                 at = segment.at
                 end = at + CRC_AT + len(body)
                 mapped = segment.map
                 if mapped is not None:
                     mapped[at + CRC_AT : end] = body
-                    _CRC.pack_into(mapped, at + COMMIT_WORD.size, zlib.crc32(body))
-                    COMMIT_WORD.pack_into(mapped, at, COMMIT)
+                    words = segment.words
+                    word = at >> 2
+                    words[word + 1] = _crc32(body)
+                    words[word] = COMMIT
                 else:
-                    write_all(segment.fd, COMMIT_BYTES + _CRC.pack(zlib.crc32(body)) + body, at)
+                    write_all(segment.fd, COMMIT_BYTES + _CRC.pack(_crc32(body)) + body, at)
                 segment.at = end
                 self._next_seq = seq + 1
+                segment.last_keys, segment.last_key_set = keys, key_set
             except struct.error as error:
                 raise OverflowError("a value is beyond float64") from error
             except (OSError, ValueError) as error:  # ValueError: a handler that interrupted us has closed the map
@@ -365,7 +372,7 @@ class Journal:
 
     def _write(self, segment: OpenSegment, kind: int, seq: int, payload: bytes) -> None:
         body = struct.pack("<IIqqq", len(payload), kind, seq, 0, 0) + payload
-        record = _CRC.pack(zlib.crc32(body)) + body + bytes(-len(payload) % 8)
+        record = _CRC.pack(_crc32(body)) + body + bytes(-len(payload) % 8)
         at, end = segment.at, segment.at + COMMIT_WORD.size + len(record)
         mapped = segment.map
         if mapped is not None:
@@ -392,7 +399,7 @@ class Journal:
         if key_set is None:
             kind = ROW | len(segment.key_sets) << 8
             self._write(segment, KEYS | kind & ~0xFF, -1, definition)
-            key_set = KeySet(kind, struct.Struct(f"<IIqqq{len(keys)}d").pack, 8 * len(keys))
+            key_set = KeySet.of(kind, len(keys))
             segment.key_sets[keys] = key_set
         return segment, key_set
 
@@ -442,7 +449,9 @@ class Journal:
             raise
         self._number, self._first_seq = number, self._next_seq
         begin = len(head)
-        self._segment = OpenSegment(path, file.fd, file.map, number, self._segment_bytes, begin, begin)
+        self._segment = OpenSegment(
+            path, file.fd, file.map, number=number, size_bytes=self._segment_bytes, begin=begin, at=begin
+        )
         return self._segment
 
     def _close_segment(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from runwire._run import Section
 from runwire._start import current_run
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def define(metric: str, *, unit: str | None = None, best: str | None = None) -> 
         run.define(metric, unit=unit, best=best)
 
 
+def time(name: str) -> Section:
+    """`Run.time` of the current run: `with runwire.time("data"): ...`; without one nothing is kept."""
+    run = _current()
+    return Section(name, _drop) if run is None else run.time(name)
+
+
 def alert(title: str, text: str = "", *, level: str = "warning", step: int | None = None) -> None:
     """`Run.alert` of the current run; `level` is "info", "warning" or "error"."""
     run = _current()
@@ -48,6 +55,10 @@ def finish(status: str = "finished", *, exit_code: int | None = None, error: str
     """`Run.finish` of the current run: whether everything was delivered within 10 seconds; True without a run."""
     run = current_run()
     return True if run is None else run.finish(status, exit_code=exit_code, error=error)
+
+
+def _drop(_name: str, _taken_ns: int) -> None:
+    """Keep nothing."""
 
 
 def _current() -> Run | None:

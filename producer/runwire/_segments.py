@@ -8,6 +8,8 @@ A segment is `SegmentHeader` (magic, length, CRC-32, JSON) padded to 8 bytes, th
 
     commit u32 | crc u32 | length u32 | kind u32 | seq i64 | step i64 | time i64 | payload, padded to 8 bytes
 
+    time          of the clock that no one sets, nanoseconds, to be added to the header's anchor; microseconds since the
+                  epoch where there is none
     kind & 0xFF   ROW: float64 values of key set (kind >> 8); KEYS: JSON list that defines key set (kind >> 8);
                   EVENT: a lifecycle record, Avro single-object; END: empty, the emitter ended by itself
     length        bytes of payload without padding; seq is -1 for KEYS and END, which take no sequence number
@@ -72,6 +74,7 @@ class SegmentHeader:
     number: int
     first_seq: int
     size_bytes: int = 0  # of a preallocated file; 0 where it grows with each record
+    anchor_ns: int | None = None  # see `_clock.py`: what makes a row's time nanoseconds since the epoch
 
     def to_bytes(self) -> bytes:
         """The segment's first bytes, a multiple of 8."""
@@ -232,7 +235,9 @@ class SegmentReader:
             rows = _same_rows(data, at, length, kind, rows_max)
             end = at + rows.nbytes
             if keys is not None:  # else its definition was damaged: a loss, like the numbers of a damaged record
-                return Rows(keys, seq, rows["step"], rows["time"], rows["values"]), end
+                times, anchor_ns = rows["time"], self.header.anchor_ns
+                times = times if anchor_ns is None else (times + anchor_ns) // 1000
+                return Rows(keys, seq, rows["step"], times, rows["values"]), end
         return None, end
 
 

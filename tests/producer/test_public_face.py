@@ -14,8 +14,9 @@ HEAVY = ("numpy", "aiokafka", "duckdb", "asyncio", "fastavro", "multiprocessing"
 PUBLIC = [
     "JournalError", "Run", "RunwireError", "SettingsError", "TransportError", "UsageError", "UsageTypeError",
     "UsageValueError", "__version__", "alert", "current_run", "define", "finish", "init", "log", "log_params",
+    "time",
 ]  # fmt: skip
-METHODS = {"alert", "define", "fail", "finish", "log", "log_params", "step"}
+METHODS = {"alert", "define", "fail", "finish", "log", "log_params", "step", "time"}
 # Between our own modules, not in the documentation.
 INTERNAL = {"after_fork_in_child", "calls", "has_emitter", "log_flat_params"}
 

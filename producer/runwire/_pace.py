@@ -1,0 +1,69 @@
+"""Pace: what a step and the timed sections take, as metrics beside those that are logged.
+
+    time/step                seconds a step, over the last interval
+    time/steps_per_second    its inverse
+    time/NAME                seconds in `run.time(NAME)` since the `log()` before
+
+Nothing runs in the background for it: `log()` asks when a moment is due, and knows step and clock anyway.
+"""
+
+from __future__ import annotations
+
+PACE_INTERVAL_SECONDS = 5.0
+STEP, STEPS_PER_SECOND = "time/step", "time/steps_per_second"
+NEVER_NS = 2**63
+_INTERVAL_NS = int(PACE_INTERVAL_SECONDS * 1e9)
+
+
+class Pace:
+    """One process's pace; clock readings are arguments, in nanoseconds.
+
+    Attributes:
+        due_ns: From when on `take` is to be called with the next step.
+    """
+
+    def __init__(self, *, is_automatic: bool) -> None:
+        """Without `is_automatic` only sections are timed."""
+        self._is_automatic = is_automatic
+        self._sections: dict[str, int] = {}
+        self._from: tuple[int, int] | None = None  # a step, and when it was
+        self.due_ns = 0 if is_automatic else NEVER_NS
+
+    def add(self, name: str, taken_ns: int) -> None:
+        """A section has ended: its time belongs to the next step that is logged."""
+        self._sections[name] = self._sections.get(name, 0) + taken_ns
+        self.due_ns = 0
+
+    def take(self, step: int, now_ns: int, *, is_last: bool = False) -> dict[str, float]:
+        """Metrics that are due at this step, names to values; often none.
+
+        Args:
+            step: The step that was just logged.
+            now_ns: When.
+            is_last: No other step follows: an interval that has begun counts as it is.
+        """
+        sections, self._sections = self._sections, {}
+        found = self._pace(step, now_ns, is_last=is_last) if self._is_automatic else {}
+        found |= {f"time/{name}": taken_ns / 1e9 for name, taken_ns in sections.items()}
+        self.due_ns = NEVER_NS if self._from is None else self._from[1] + _INTERVAL_NS
+        return found
+
+    def _pace(self, step: int, now_ns: int, *, is_last: bool) -> dict[str, float]:
+        if self._from is None:
+            self._from = step, now_ns
+            return {}
+        from_step, from_ns = self._from
+        if not is_last and now_ns < from_ns + _INTERVAL_NS:
+            return {}
+        if step == from_step:  # a long one: it isn't over
+            return {}
+        self._from = step, now_ns
+        if step < from_step or now_ns <= from_ns:  # counted anew
+            return {}
+        seconds = (now_ns - from_ns) / 1e9 / (step - from_step)
+        return {STEP: seconds, STEPS_PER_SECOND: 1 / seconds}
+
+
+def unit_of(metric: str) -> str:
+    """The unit of one of these metrics."""
+    return "1/s" if metric == STEPS_PER_SECOND else "s"
