@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runwire import _signals
+from runwire._arrivals import Arrivals
 from runwire._clock import wall_anchor_ns, wall_time_us
+from runwire._device import Copies, Remote, copy_all
 from runwire._journal import Journal
 from runwire._recovery import recover
 from runwire._segments import SegmentHeader
@@ -17,7 +20,7 @@ from runwire._sender import Sender, import_all
 from runwire_schemas.codec import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from runwire._batch import Message
@@ -86,6 +89,7 @@ class Emitter:
             anchor_ns=wall_anchor_ns(),
         )
         self.journal = Journal(journals / self.id, self.header)
+        self.arrivals = Arrivals(self.journal)
         self.journal.on_loss(self._lost_payload, _signals.renumbered)
 
     def start(self, *, deliver: bool) -> None:
@@ -118,10 +122,39 @@ class Emitter:
 
     def finish(self, timeout_seconds: float) -> bool:
         """Deliver and close; False when the journal keeps a rest for `runwire sync`. Later calls keep nothing."""
+        ends_at = time.monotonic() + timeout_seconds
+        self.arrivals.finish(timeout_seconds / 2)
         self.journal.seal()
-        delivered = self.sender is not None and self.sender.finish(timeout_seconds)
+        delivered = self.sender is not None and self.sender.finish(max(0.0, ends_at - time.monotonic()))
         self.journal.close(delete=delivered)
         return delivered
+
+    def arrive(self) -> None:
+        """Take up values that have come from devices (the sender asks for it)."""
+        self.arrivals.settle(may_wait=True)
+
+    def append_row(self, keys: tuple[str, ...], step: int, time_ns: int, values: Sequence[float | Remote]) -> None:
+        """`Journal.append_row` of a row of which some values may be on a device."""
+        here = [value for value in values if not isinstance(value, Remote)]
+        if len(here) < len(values):
+            try:
+                copies = copy_all(values)
+            except Exception as problem:  # noqa: BLE001 - the device's framework's, of any kind
+                self.arrivals.warn("They couldn't be copied", problem)
+                keys = tuple(key for key, value in zip(keys, values, strict=True) if not isinstance(value, Remote))
+            else:
+                self._append_remote(keys, step, time_ns, values, copies)
+                return
+        if here:
+            self.journal.append_row(keys, step, time_ns, here)
+
+    def _append_remote(
+        self, keys: tuple[str, ...], step: int, time_ns: int, values: Sequence[float | Remote], copies: Copies
+    ) -> None:
+        known = [None if isinstance(value, Remote) else value for value in values]
+        self.arrivals.add(keys, step, time_ns, known, copies)
+        if self.sender is None:  # nobody else looks
+            self.arrivals.settle(may_wait=False)
 
     async def _beside(self) -> None:
         """Next to the deliveries: send what dead emitters of this home left for the same destination."""

@@ -11,7 +11,9 @@
    again with new numbers. What the sender has already read of it may still arrive, and is stored then.
 5. `seal` ends it: what is appended later is not kept, so the number of rows is final before the sender says it. What
    found no room until then is named in the lock file, whose blocks are there from the start: recovery declares it.
-6. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
+6. `reserve_row` gives a row its place and number before its values are there; `published` stops at the first such
+   place until `fill_row` or `abandon_row`, which declares it lost, as `seal` and a recovery do.
+7. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
 
 Promised: records survive SIGKILL of the process. Not promised: power loss (nothing is fsynced); a count of the rows
 that a full disk cost a process which then died without `seal`.
@@ -39,6 +41,7 @@ from runwire._journal_files import (
     FullSegment,
     KeySet,
     OpenSegment,
+    Reservation,
     SegmentFile,
     allocate,
     holders,
@@ -57,6 +60,7 @@ from runwire._segments import (
     END,
     EVENT,
     KEYS,
+    PENDING,
     RECORD_BYTES,
     ROW,
     SegmentHeader,
@@ -67,7 +71,7 @@ from runwire._segments import (
 from runwire_schemas.errors import SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SEGMENT_BYTES = 8 * 2**20
@@ -131,6 +135,7 @@ class Journal:
         self._spares = itertools.count()
         self._owner = -1
         self._lost = Losses()
+        self._reserved: dict[int, Reservation] = {}
         self._held: deque[Callable[[int], bytes]] = deque()
         self._retry_at = 0.0
         self._reason = ""
@@ -164,6 +169,10 @@ class Journal:
     @property
     def published(self) -> Published:
         """How far the sender may read."""
+        if self._reserved:
+            with self._lock:
+                for place in self._reserved.values():
+                    return Published(place.number, place.at, self._next_seq)
         segment = self._segment
         if segment is None:
             full = self._full.get(self._number)
@@ -229,6 +238,50 @@ class Journal:
                 self._busy = False
         if self._side:
             self._drain_side()
+
+    def reserve_row(self, keys: tuple[str, ...], step: int, time: int) -> Reservation | None:
+        """Number a row whose values come later; None where that can't be now: append it when they are there."""
+        with self._lock:
+            if self._busy or self._sealed:
+                return None
+            self._busy = True
+            try:
+                segment, key_set = self._make_room(keys, or_lose=False)
+                if segment is None or key_set is None:
+                    return None
+                kind = PENDING | key_set.kind & ~0xFF
+                at, seq = segment.at, self._next_seq
+                self._write(segment, kind, seq, bytes(key_set.length))
+                place = Reservation(segment.number, at, seq, step, time, key_set)
+                self._reserved[seq] = place
+            except OSError as error:
+                self._fail(error)
+                return None
+            finally:
+                self._busy = False
+        if self._side:
+            self._drain_side()
+        return place
+
+    def fill_row(self, place: Reservation, values: Sequence[float]) -> None:
+        """The values of a reserved row; from now on it is one like any other."""
+        body = place.body(values)
+        with self._lock:
+            if place.seq not in self._reserved:
+                return  # dropped or sealed, and declared
+            try:
+                self._overwrite(place, body)
+            except (OSError, ValueError) as error:
+                self._fail(error)
+                self._abandon(place, self._reason)
+            self._reserved.pop(place.seq, None)
+
+    def abandon_row(self, place: Reservation, reason: str) -> None:
+        """The values of a reserved row will never come: it is declared lost."""
+        with self._lock:
+            if self._reserved.pop(place.seq, None) is not None:
+                self._abandon(place, reason)
+                self._settle_now()
 
     def append_event(self, make_payload: Callable[[int], bytes]) -> None:
         """Keep one lifecycle record; `make_payload` gets its sequence number, perhaps more than once."""
@@ -299,6 +352,9 @@ class Journal:
                 return
             self._busy = True
             try:
+                for place in self._reserved.values():
+                    self._abandon(place, "its values hadn't come from the device")
+                self._reserved.clear()
                 segment = self._segment
                 if segment is None and self.has_rest:
                     segment = self._open_segment()
@@ -384,15 +440,33 @@ class Journal:
         if seq >= 0:
             self._next_seq = seq + 1
 
-    def _make_room(self, keys: tuple[str, ...]) -> tuple[OpenSegment | None, KeySet | None]:
-        """A segment with room for the next row, and its key set; (None, None) counts the row as lost."""
+    def _overwrite(self, place: Reservation, body: bytes) -> None:
+        """Make a reserved place a row; half done, its CRC is wrong."""
+        segment, start, end = self._segment, place.at + CRC_AT, place.at + CRC_AT + len(body)
+        if segment is not None and segment.number == place.number and segment.map is not None:
+            segment.map[start:end] = body
+            segment.words[(place.at >> 2) + 1] = _crc32(body)
+            return
+        fd = os.open(segment_path(self.folder, place.number), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            write_all(fd, _CRC.pack(_crc32(body)) + body, place.at + COMMIT_WORD.size)
+        finally:
+            os.close(fd)
+
+    def _abandon(self, place: Reservation, reason: str) -> None:
+        self._lost.add(Loss(place.seq, 1, reason))
+        self.rows_lost += 1
+
+    def _make_room(self, keys: tuple[str, ...], *, or_lose: bool = True) -> tuple[OpenSegment | None, KeySet | None]:
+        """A segment with room for the next row, and its key set; (None, None) counts the row as lost, or doesn't."""
         if self._sealed:
             return None, None
         definition = json.dumps(keys).encode()
         need = 2 * RECORD_BYTES + len(definition) + 8 + 8 * len(keys)
         segment = None if self._oversize(need) else self._segment_for(need)
         if segment is None:
-            self._lose()
+            if or_lose:
+                self._lose()
             return None, None
         self._settle(segment, need)
         key_set = segment.key_sets.get(keys)
@@ -469,6 +543,8 @@ class Journal:
         later = [other.first_seq for other in self._full.values() if other.first_seq > full.first_seq]
         if self._segment is not None:
             later.append(self._first_seq)
+        for place in [place for place in self._reserved.values() if place.number == number]:
+            del self._reserved[place.seq]
         path = segment_path(self.folder, number)
         with contextlib.suppress(OSError):
             with path.open("rb", buffering=0) as file:
@@ -567,6 +643,7 @@ class Journal:
         self._side.clear()
         self._held.clear()
         self._lost.clear()
+        self._reserved.clear()
         segment, self._segment = self._segment, None
         spare, self._spare = self._spare, None
         for file in (segment, spare):

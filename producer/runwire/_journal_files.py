@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from runwire._segments import OWNER, RECORD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from runwire._losses import Loss
@@ -76,6 +76,23 @@ class KeySet:
         """The key set `kind` of so many keys."""
         # As with "<" there is no padding, but native floats are packed in a third of the time.
         return cls(kind, struct.Struct(f"@IIqqq{keys}d").pack, 8 * keys, RECORD_BYTES + 8 * keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A row's place in the journal, numbered, whose values are still to come: byte `at` of segment `number`."""
+
+    number: int
+    at: int
+    seq: int
+    step: int
+    time: int
+    key_set: KeySet
+
+    def body(self, values: Sequence[float]) -> bytes:
+        """What the CRC covers, with these values."""
+        key_set = self.key_set
+        return key_set.pack(key_set.length, key_set.kind, self.seq, self.step, self.time, *values)
 
 
 @dataclass(slots=True)

@@ -193,6 +193,7 @@ class DeadJournal:
     def _read(self) -> Iterator[Rows | StoredEvent]:
         next_seq: int | None = None
         jumps: list[tuple[int, int]] = []
+        pending: list[int] = []
         for number in segment_numbers(self._folder):
             reader = SegmentReader(segment_path(self._folder, number), otherwise=self.header)
             try:
@@ -210,6 +211,7 @@ class DeadJournal:
                     yield item
                 jumps.append((next_seq, reader.next_seq))
                 next_seq = max(next_seq, reader.next_seq)
+                pending += reader.pending
                 self._has_ended |= reader.has_ended
             finally:
                 reader.close()
@@ -218,6 +220,9 @@ class DeadJournal:
         for loss in losses:
             self.declare_loss(loss.first_seq, loss.count, loss.reason)
             self._declared.append((loss.first_seq, loss.first_seq + loss.count))
+        for seq in pending:
+            self.declare_loss(seq, 1, "its values hadn't come from the device")
+            self._declared.append((seq, seq + 1))
         for first, end in jumps:
             if end > first:
                 self.declare_loss(first, end - first, "the journal is damaged there")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from runwire._clock import CLOCK
 from runwire._context.redaction import redact_params, redact_text
+from runwire._device import Remote
 from runwire._errors import UsageError, UsageTypeError, UsageValueError
 from runwire._pace import Pace, unit_of
 from runwire._params import flatten_params, printable
@@ -333,7 +334,7 @@ class Run:
         def write(emitter: Emitter) -> None:
             # A call is one row, unsplittable, unless it has more keys than a row may have.
             for part in _slices(keys):
-                emitter.journal.append_row(keys[part], step, now_ns, values[part])
+                emitter.append_row(keys[part], step, now_ns, values[part])
             self._points += len(keys)
 
         if not self._keep(write):
@@ -341,7 +342,7 @@ class Run:
         self._last_step = step
         if now_ns >= self._pace_due_ns:
             self._log_pace(step, now_ns)
-        is_plain = type(metrics) is dict and keys == tuple(metrics)
+        is_plain = type(metrics) is dict and keys == tuple(metrics) and Remote not in map(type, values)
         if is_plain and len(keys) <= ROW_KEYS_MAX and not _is_long(keys) and not self._ended:
             if len(self._known_keys) >= KEY_SETS_MAX:
                 self._known_keys.clear()

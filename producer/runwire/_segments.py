@@ -11,7 +11,8 @@ A segment is `SegmentHeader` (magic, length, CRC-32, JSON) padded to 8 bytes, th
     time          of the clock that no one sets, nanoseconds, to be added to the header's anchor; microseconds since the
                   epoch where there is none
     kind & 0xFF   ROW: float64 values of key set (kind >> 8); KEYS: JSON list that defines key set (kind >> 8);
-                  EVENT: a lifecycle record, Avro single-object; END: empty, the emitter ended by itself
+                  EVENT: a lifecycle record, Avro single-object; END: empty, the emitter ended by itself;
+                  PENDING: as ROW, but its values are still to come: then it becomes one in place
     length        bytes of payload without padding; seq is -1 for KEYS and END, which take no sequence number
     crc           CRC-32 of everything behind it, padding left out
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ROW, KEYS, EVENT, END = 1, 2, 3, 4
+ROW, KEYS, EVENT, END, PENDING = 1, 2, 3, 4, 5
 SUFFIX = ".seg"
 OWNER = "owner"
 
@@ -141,6 +142,7 @@ class SegmentReader:
         header: The segment's own, or `otherwise` where that is damaged.
         has_header: Whether the segment's own could be read.
         next_seq: Number behind the last record that `recover` passed over or handed out.
+        pending: Numbers of rows whose values never came, as far as read.
         has_ended: Whether `recover` met the record that ends a journal.
 
     Raises:
@@ -159,6 +161,7 @@ class SegmentReader:
         self._size = os.fstat(self._fd).st_size
         self._keys: dict[int, tuple[str, ...]] = {}
         self.next_seq = 0
+        self.pending: list[int] = []
         self.has_ended = False
 
     @property
@@ -230,6 +233,8 @@ class SegmentReader:
             return StoredEvent(seq, data[payload_at : payload_at + length]), end
         elif kind & 0xFF == END:
             self.has_ended = True
+        elif kind & 0xFF == PENDING:
+            self.pending.append(seq)
         elif kind & 0xFF == ROW:
             keys = self._keys.get(kind >> 8)
             rows = _same_rows(data, at, length, kind, rows_max)

@@ -105,6 +105,9 @@ class Speaker(Protocol):
     def ended(self, next_seq: int, how: str) -> Message:
         """No row comes after `next_seq`."""
 
+    def arrive(self) -> None:
+        """Take up values that have come from devices; called often."""
+
 
 class Sender(threading.Thread):
     """Delivers one journal until it is told to finish, and all is acknowledged."""
@@ -177,6 +180,7 @@ class Sender(threading.Thread):
 
         self._wake = wake
         loop.getaddrinfo = _getaddrinfo  # type: ignore[method-assign]
+        arriving = asyncio.ensure_future(self._arrive())
         beside = asyncio.ensure_future(self._beside()) if self._beside else None
         self._beside = None
         pause_seconds = RECONNECT_SECONDS_MIN
@@ -197,11 +201,19 @@ class Sender(threading.Thread):
                     pause_seconds = min(2 * pause_seconds, RECONNECT_SECONDS_MAX)
             finally:
                 await transport.close()
+        arriving.cancel()
+        await asyncio.gather(arriving, return_exceptions=True)
         if beside is not None:
             # A run shorter than a recovery would leave the dead where they are, every time.
             await asyncio.wait({beside}, timeout=0 if self._abandoned else BESIDE_SECONDS)
             beside.cancel()
             await asyncio.gather(beside, return_exceptions=True)
+
+    async def _arrive(self) -> None:
+        """Also while the log is away: a value that has come from a device survives the process only then."""
+        while True:
+            self._speaker.arrive()
+            await asyncio.sleep(FLUSH_INTERVAL_SECONDS)
 
     async def _deliver(self, transport: Transport, changed: asyncio.Event) -> None:
         """Read, send, trim, until the emitter has ended and everything is acknowledged."""

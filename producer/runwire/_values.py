@@ -3,7 +3,8 @@
 1. A number stays what it is: NaN, infinities and -0.0 are kept; an integer or fraction beyond the range of
    float64 becomes the infinity of its sign, which is its IEEE 754 rounding.
 2. No `__float__` of a foreign object is called (it may wait for a device): exact types, then `.item()` of
-   numpy, torch and jax, `.numpy()` of TensorFlow. No such library is imported.
+   numpy, torch and jax, `.numpy()` of TensorFlow. No such library is imported. What is on a device is not read at all
+   but handed on as `Remote` (`_device.py`).
 3. Keys stay verbatim, NUL and right-to-left text included; only lone surrogates, which no UTF-8 can carry,
    are escaped with a backslash. Nested mappings become `outer/inner`.
 """
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from runwire._device import Remote, remote
 from runwire._errors import UsageTypeError, UsageValueError
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _SHOWN_CHARACTERS = 40
 PLAIN_TYPES: frozenset[type] = frozenset({float, int, bool})  # a caller may pack these without `scalar`
 
 
-def metric_row(metrics: object) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def metric_row(metrics: object) -> tuple[tuple[str, ...], tuple[float | Remote, ...]]:
     """Keys and values of one `log()` call, of equal length.
 
     Raises:
@@ -35,7 +37,20 @@ def metric_row(metrics: object) -> tuple[tuple[str, ...], tuple[float, ...]]:
         UsageValueError: An empty, overlong or repeated key; nesting deeper than DEPTH_MAX.
     """
     flat = flatten(metrics)
-    return tuple(flat), tuple(scalar(value, key) for key, value in flat.items())
+    return tuple(flat), tuple(_remote_or_scalar(value, key) for key, value in flat.items())
+
+
+def _remote_or_scalar(value: Any, key: str) -> float | Remote:
+    if type(value) is float:
+        return value
+    try:
+        found = remote(value)
+        is_one = found is None or (math.prod(value.shape) == 1 and "complex" not in str(value.dtype))
+    except Exception as error:
+        raise _no_number(value, key) from error
+    if not is_one:
+        raise _no_number(value, key)
+    return found or scalar(value, key)
 
 
 def scalar(value: Any, key: str = "") -> float:

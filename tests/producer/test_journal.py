@@ -24,47 +24,17 @@ from runwire._batch import messages
 from runwire._errors import JournalError
 from runwire._journal import Journal
 from runwire._segments import OWNER, RECORD, RECORD_BYTES
-from runwire._sender import Sender
-from runwire_schemas.topics import parse_url
-from tests.producer.journals import EMITTER, URL, Story, died, log_text, open_journal, recovered, tell
+from tests.producer.journals import EMITTER, Reader, Story, died, log_text, open_journal, recovered, tell
 from tests.services.process import wait_until
 
 KEYS = ("loss", "acc")
 TINY_SEGMENT_BYTES = 2048
 
 
-class Silent:
-    """A speaker that has nothing to say."""
-
-    def describe(self) -> None: ...
-
-    def heartbeat(self, *_: object) -> object: ...
-
-    def ended(self, *_: object) -> object: ...
-
-
 def rest(journal: Journal) -> Story:
     """What waited for room."""
     journal.seal()
     return tell(messages(journal.take_rest(), journal.header, 10, 2**20))
-
-
-class Reader:
-    """Reads a journal as its sender does, and tells what it read."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._sender = Sender(journal, parse_url(URL), Silent())  # type: ignore[arg-type]
-
-    def read(self) -> Story:
-        """What is new."""
-        published = self._journal.published
-        found = self._sender._read(published.number, published.offset)
-        return tell(messages(found, self._journal.header, 7, 2**20))
-
-    def close(self) -> None:
-        """Give the files back."""
-        self._sender._close_readers()
 
 
 def log(journal: Journal, step: int, keys: tuple[str, ...] = KEYS) -> None:

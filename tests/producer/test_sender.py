@@ -44,6 +44,8 @@ class Speaker:
     def ended(self, next_seq: int, how: str) -> Message:
         return _signals.ended(self._header, 0, next_seq, how)
 
+    def arrive(self) -> None: ...
+
 
 class Pipe:
     """A journal, its sender and where it sends to."""

@@ -1,0 +1,186 @@
+"""Scalars on an accelerator: logged without a wait, true to the moment of the call, in the order of the calls."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import runwire
+from runwire._arrivals import WAITING_ROWS_MAX, Arrivals
+from runwire._recovery import sync
+from runwire.testing import Captured, capture
+from runwire_schemas.events import RowsLost
+from tests.producer import fake_torch
+from tests.producer.fake_torch import STREAM, on_device
+from tests.producer.journals import open_journal
+
+
+@pytest.fixture(autouse=True)
+def torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The fake in place of torch, its stream empty."""
+    monkeypatch.setitem(sys.modules, "torch", fake_torch.module())
+    STREAM.queue.clear()
+    yield
+    STREAM.queue.clear()
+
+
+@pytest.fixture
+def captured() -> Iterator[Captured]:
+    """An in-memory destination."""
+    with capture() as destination:
+        yield destination
+
+
+@pytest.fixture
+def run(captured: Captured, tmp_path: Path) -> Iterator[runwire.Run]:
+    """A run that sends there and doesn't wait long at its end."""
+    opened = runwire.init(project="p", url=captured.url, home=tmp_path)
+    opened._finish_timeout_seconds = 2.0
+    yield opened
+    STREAM.run()
+    opened.finish()
+
+
+def lost(captured: Captured) -> list[tuple[int, str]]:
+    return [(event.count, event.reason) for event in captured.events() if isinstance(event, RowsLost)]
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_nobody_waits_and_the_value_is_that_of_the_call(run: runwire.Run, captured: Captured, kind: str) -> None:
+    """The device hasn't begun when `log` returns; afterwards the tensor is changed in place."""
+    loss = on_device(1.0, kind)
+    for step in range(3):
+        run.log({"loss": loss}, step=step)
+        loss.fill_(step + 2.0)
+    if kind == "cuda":
+        assert captured.points() == []
+    STREAM.run()
+    run.finish()
+    assert captured.points() == [("loss", 0, 1.0), ("loss", 1, 2.0), ("loss", 2, 3.0)]
+    assert lost(captured) == []
+
+
+def test_rows_keep_the_order_of_their_calls(run: runwire.Run, captured: Captured) -> None:
+    """A plain row behind one that waits is sent after it; a mixed row stays one row."""
+    run.log({"a": 1.0}, step=0)
+    run.log({"loss": on_device(0.5), "lr": 0.1, "acc": on_device(0.25), "n": on_device(3, dtype="int64")}, step=1)
+    run.log({"loss": 7.0}, step=1)
+    STREAM.run()
+    run.finish()
+    assert captured.points() == [
+        ("a", 0, 1.0), ("loss", 1, 0.5), ("lr", 1, 0.1), ("acc", 1, 0.25), ("n", 1, 3.0), ("loss", 1, 7.0),
+    ]  # fmt: skip
+
+
+def test_a_wide_row_is_split_like_any_other(run: runwire.Run, captured: Captured) -> None:
+    """Of 1,001 keys, in two rows of the same step."""
+    run.log({f"m/{i}": on_device(i) for i in range(1001)}, step=5)
+    STREAM.run()
+    run.finish()
+    assert captured.points() == [(f"m/{i}", 5, float(i)) for i in range(1001)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2,), "float32"), ((2, 3), "float32"), ((0,), "float32"), ((), "complex64")]
+)
+def test_what_is_no_number_is_refused_at_once(run: runwire.Run, shape: tuple[int, ...], dtype: str) -> None:
+    """By shape and type, which are known without a wait."""
+    with pytest.raises(runwire.UsageTypeError, match="loss"):
+        run.log({"loss": on_device(1, shape=shape, dtype=dtype)})
+
+
+def test_a_device_that_never_answers_costs_its_rows_and_not_the_end(captured: Captured, tmp_path: Path) -> None:
+    """finish() is bounded; the row is declared lost, the others are there."""
+    run = runwire.init(project="p", url=captured.url, home=tmp_path)
+    run._finish_timeout_seconds = 0.5
+    run.log({"a": 1.0}, step=0)
+    run.log({"loss": on_device(1.0)}, step=1)
+    run.log({"a": 2.0}, step=2)
+    run.finish()
+    assert captured.points() == [("a", 0, 1.0), ("a", 2, 2.0)]
+    assert lost(captured) == [(1, "its values didn't come from the device")]
+
+
+def test_a_value_that_cannot_be_read_is_left_out(
+    run: runwire.Run, captured: Captured, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failed device is said once; what else the row holds is kept, its place is declared lost."""
+
+    def fail(_tensor: object) -> None:
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(fake_torch.Tensor, "tolist", fail)
+    for step in range(3):
+        run.log({"loss": on_device(1.0), "lr": 0.1}, step=step)
+    STREAM.run()
+    run.finish()
+    assert captured.points() == [("lr", step, 0.1) for step in range(3)]
+    assert sum(count for count, _ in lost(captured)) == 3
+    assert caplog.text.count("device-side assert") == 1
+
+
+def test_a_value_that_cannot_be_copied_is_left_out(
+    run: runwire.Run, captured: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training doesn't see the framework's error."""
+    loss = on_device(1.0)
+    monkeypatch.delattr(fake_torch.Tensor, "detach")
+    run.log({"loss": loss, "lr": 0.1}, step=0)
+    run.log({"loss": loss}, step=1)
+    run.finish()
+    assert captured.points() == [("lr", 0, 0.1)]
+
+
+def test_without_a_sender_the_next_call_takes_them_up(captured: Captured, tmp_path: Path) -> None:
+    """Mode offline: what has come is in the journal before the end."""
+    run = runwire.init(project="p", url=captured.url, home=tmp_path, mode="offline")
+    run.log({"loss": on_device(1.0)}, step=0)
+    STREAM.run()
+    run.log({"loss": on_device(2.0)}, step=1)
+    assert run._emitter is not None
+    assert len(run._emitter.arrivals) == 1
+    STREAM.run()
+    run.finish()
+    sync(tmp_path / "journal")
+    assert captured.points() == [("loss", 0, 1.0), ("loss", 1, 2.0)]
+
+
+def test_rows_that_wait_are_bounded(tmp_path: Path) -> None:
+    """A device that hangs takes no memory without end: what is too much is declared lost."""
+    journal = open_journal(tmp_path / ("e" * 32))
+    arrivals = Arrivals(journal)
+
+    class Never:
+        def has_arrived(self) -> bool:
+            return False
+
+        def read(self) -> list[float]:
+            raise AssertionError
+
+    for step in range(WAITING_ROWS_MAX + 5):
+        arrivals.add(("a",), step, 0, [None], [(Never(), [0])])
+    assert (len(arrivals), journal.rows_lost) == (WAITING_ROWS_MAX, 5)
+    journal.close(delete=True)
+
+
+def test_many_threads_log_tensors(run: runwire.Run, captured: Captured) -> None:
+    """Each value arrives once, while the sender takes them up."""
+    lock = threading.Lock()  # the fake's queue has none
+
+    def log(thread: int) -> None:
+        for step in range(50):
+            with lock:
+                run.log({f"t{thread}": on_device(step)}, step=step)
+                STREAM.run()
+
+    threads = [threading.Thread(target=log, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run.finish()
+    assert sorted(captured.points()) == sorted((f"t{t}", s, float(s)) for t in range(4) for s in range(50))
