@@ -120,4 +120,3 @@ class Arrivals:
         if values:
             keys = tuple(key for key, value in zip(row.keys, row.values, strict=True) if value is not None)
             self._journal.append_row(keys, row.step, row.time, values)
-
