@@ -30,9 +30,10 @@ WARM_UP_CALLS = 100
 
 
 def make_rows(keys: int) -> list[Row]:
-    """Rows of random floats under names as trainers choose them; each call logs another one."""
+    """Rows of random floats under names as trainers choose them, the same objects as a program's constants are."""
     numbers = random.Random(7)
-    return [{f"train/metric_{key:03d}": numbers.random() for key in range(keys)} for _ in range(ROWS_DIFFERENT)]
+    names = [f"train/metric_{key:03d}" for key in range(keys)]
+    return [{name: numbers.random() for name in names} for _ in range(ROWS_DIFFERENT)]
 
 
 def main(arguments: list[str]) -> None:
