@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import runwire
@@ -17,6 +19,7 @@ from runwire_schemas.events import RowsLost
 from tests.producer import fake_torch
 from tests.producer.fake_torch import STREAM, on_device
 from tests.producer.journals import open_journal
+from tests.services.process import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +187,74 @@ def test_many_threads_log_tensors(run: runwire.Run, captured: Captured) -> None:
         thread.join()
     run.finish()
     assert sorted(captured.points()) == sorted((f"t{t}", s, float(s)) for t in range(4) for s in range(50))
+
+
+class ArrayImpl:
+    """An array of jax, as far as `_device.py` looks at it; the real one is tried in the long tier."""
+
+    __module__ = "jaxlib._jax"
+    shape, dtype = (), "float32"
+
+    def __init__(self, value: float, platform: str = "cpu", *, is_ready: bool = False) -> None:
+        self._value, self._platform, self.ready = value, platform, is_ready
+        self.is_deleted = False
+        self.copies_begun = 0
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def devices(self) -> list[types.SimpleNamespace]:
+        return [types.SimpleNamespace(platform=self._platform)]
+
+    def copy_to_host_async(self) -> None:
+        self.copies_begun += 1
+
+    def item(self) -> float:
+        assert self.ready, "a wait for the computation"
+        if self.is_deleted:
+            raise RuntimeError("Array has been deleted")
+        return self._value
+
+
+class EagerTensor:
+    """A tensor of tensorflow, as far as `_device.py` looks at it."""
+
+    __module__ = "tensorflow.python.framework.ops"
+    shape, dtype = (), "float32"
+
+    def __init__(self, value: float, device: str) -> None:
+        self._value, self.device = value, device
+        self.readers: list[str] = []
+
+    def numpy(self) -> np.float32:
+        self.readers.append(threading.current_thread().name)
+        return np.float32(self._value)
+
+
+def test_an_array_that_is_still_being_computed_is_not_waited_for(run: runwire.Run, captured: Captured) -> None:
+    """On jax's CPU too, where calls return before they are computed; what is there is taken at once."""
+    busy, done, far = ArrayImpl(1.0), ArrayImpl(2.0, is_ready=True), ArrayImpl(3.0, "gpu", is_ready=True)
+    run.log({"busy": busy, "done": done, "far": far}, step=0)
+    assert (busy.copies_begun, done.copies_begun, far.copies_begun) == (1, 0, 1)
+    busy.ready = True
+    run.finish()
+    assert captured.points() == [("busy", 0, 1.0), ("done", 0, 2.0), ("far", 0, 3.0)]
+
+
+def test_an_array_that_was_given_away_is_left_out(run: runwire.Run, captured: Captured) -> None:
+    """A donated buffer is something else's by then: what else the row holds is kept."""
+    donated = ArrayImpl(1.0)
+    run.log({"loss": donated, "lr": 0.5}, step=0)
+    donated.ready = donated.is_deleted = True
+    run.finish()
+    assert captured.points() == [("lr", 0, 0.5)]
+
+
+def test_an_eager_tensor_on_a_device_is_read_by_the_sender(run: runwire.Run, captured: Captured) -> None:
+    """Where nobody can tell whether it has come, the training thread doesn't ask."""
+    far, near = (EagerTensor(0.5, f"/job:localhost/replica:0/task:0/device:{kind}:0") for kind in ("GPU", "CPU"))
+    run.log({"far": far, "near": near}, step=0)
+    expected = [("far", 0, 0.5), ("near", 0, 0.5)]
+    wait_until(lambda: captured.points() == expected, timeout_seconds=20, what="the row to arrive")
+    assert far.readers == ["runwire-sender"]
+    assert near.readers == [threading.current_thread().name]
