@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from runwire._emitter import Emitter
+    from runwire._system import Sampler
 
 FINISH_TIMEOUT_SECONDS = 10.0
 ROW_KEYS_MAX = 1_000
@@ -32,6 +33,7 @@ PARAMS_BYTES_MAX = 256 * 2**10
 KEY_SETS_MAX = 10_000
 COST_SAMPLE = 64  # one call in so many is timed
 EXIT_CODE_MAX = 2**31 - 1
+_NO_STEP = -(2**63) - 1
 
 _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
@@ -93,10 +95,12 @@ class Run:
     def _begin(self) -> None:
         """What each process has for itself: at the start, and again in a forked child."""
         self._emitter: Emitter | None = None
+        self._sampler: Sampler | None = None
         self._append: Callable[..., None] = _nothing
         self._is_off = False
         self._calls = 0
         self._points = 0
+        self._highest_step = _NO_STEP
         self._sampled = self._sampled_ns = self._first_ns = 0
         # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted).
         self._known_keys: set[tuple[str, ...]] = set()
@@ -133,6 +137,8 @@ class Run:
             step = calls if self._step is None else self._step
         elif type(step) is not int or not -(2**63) <= step < 2**63:
             step = _checked_step(step)
+        if step > self._highest_step:  # noqa: PLR1730 - max() takes three times as long
+            self._highest_step = step
         if type(metrics) is dict:
             keys = tuple(metrics)
             values = tuple(metrics.values())
@@ -277,6 +283,41 @@ class Run:
         return self._calls
 
     @property
+    def highest_step(self) -> int | None:
+        """The highest step of all `log()` calls so far, else the one that was set; None before both."""
+        return self._step if self._highest_step == _NO_STEP else self._highest_step
+
+    def log_automatic(self, metrics: Mapping[str, float], step: int, units: Mapping[str, str | None]) -> None:
+        """Keep a row that we measured ourselves: no call of `log`, and nothing after the end.
+
+        Args:
+            metrics: Good keys, at most ROW_KEYS_MAX of them, to floats.
+            step: Where it belongs.
+            units: Metrics to be defined, with their units.
+        """
+        from runwire_schemas.events import MetricDefined  # noqa: PLC0415 - fastavro: not at import time
+
+        emitter = self._emitter
+        if emitter is None or self._ended or self._is_off:
+            return
+        now = (self._anchor_ns + _clock_gettime_ns(CLOCK)) // 1000
+        try:
+            for metric, unit in units.items():
+                emitter.record(MetricDefined, metric=metric, unit=unit, best=None)
+            emitter.journal.append_row(tuple(metrics), step, now, tuple(metrics.values()))
+            self._points += len(metrics)
+        except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
+            self._switch_off(problem)
+
+    def accompany(self, sampler: Sampler) -> None:
+        """Start the thread that measures the machine; it ends with the run, and no child has it."""
+        try:
+            sampler.start()
+            self._sampler = sampler
+        except RuntimeError as problem:  # no thread can be started
+            self._warn_once(f"System metrics are off: {problem}.")
+
+    @property
     def has_emitter(self) -> bool:
         """Whether this process has kept anything yet: a forked child begins without."""
         return self._emitter is not None
@@ -373,7 +414,10 @@ class Run:
     def _finish(self, status: str, exit_code: int | None, error: str | None) -> bool:
         from runwire_schemas.events import Cost, RunEnded  # noqa: PLC0415 - fastavro: not at import time
 
-        emitter = self._emitter
+        emitter, sampler = self._emitter, self._sampler
+        if sampler is not None:
+            sampler.stop()
+            self._sampler = None
         if emitter is None:
             return True
         ends_at = time.monotonic() + self._finish_timeout_seconds
@@ -383,7 +427,7 @@ class Run:
         cost = Cost(
             wall_seconds=time.monotonic() - self._started_at,
             log_seconds=1e-9 * (self._first_ns + (self._sampled_ns * others / self._sampled if self._sampled else 0)),
-            sender_cpu_seconds=sender.cpu_seconds if sender else 0.0,
+            sender_cpu_seconds=sum(thread.cpu_seconds for thread in (sender, sampler) if thread),
             rows=self._calls,
             points=self._points,
             rows_dropped=emitter.journal.rows_lost,
