@@ -48,7 +48,7 @@ class Runwire:
 
     def open(self, data: Path, url: str) -> LogRow:
         runwire = importlib.import_module("runwire")
-        run = runwire.init(project=PROJECT, name=RUN, url=url, home=data / "home")
+        run = runwire.init(project=PROJECT, name=RUN, url=url, home=data / "home", auto_metrics=False)
         self._finish = run.finish
         log = run.log
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ import pytest
 from tests.tiers import describe_missing
 
 _SERVICES = Path(__file__).parent / "services"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_automatic_metrics() -> Iterator[None]:
+    """Tests compare every row: what nobody logged is there only where a test asks for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNWIRE_AUTO_METRICS", "off")
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,6 +34,7 @@ _RUN_COLUMNS = {
 _RUN_DROP = ("commit", "points", "took", "last", "project", "params", "started", "best")
 EVENTS_SHOWN_MAX = 15
 COMMIT_CHARACTERS = 8
+_SYSTEM = "system/"
 
 
 def runs_table(rows: Sequence[Row], now: datetime, width: int) -> Grid:
@@ -55,7 +56,7 @@ def runs_table(rows: Sequence[Row], now: datetime, width: int) -> Grid:
             "commit": cell(_commit(row)),
             "params": cell(pairs(params)),
             "best": cell(pairs(row["best"])),
-            "last": cell(pairs({key: value for key, value in row["last"].items() if key not in row["best"]})),
+            "last": cell(pairs({key: row["last"][key] for key in _own_first(row["last"]) if key not in row["best"]})),
         }
         table.add_row(*(cells[name] for name in columns))
     return table
@@ -173,8 +174,9 @@ def _metrics(run: Row, now: datetime) -> Grid | None:
     table = Grid(
         *columns, title="metrics", right=("last", "best", "step"), prose=("metric",), drop=("ranks", "changed")
     )
-    for line in run["metrics"]:
-        name = line["metric"]
+    lines = {line["metric"]: line for line in run["metrics"]}
+    for name in _own_first(lines):
+        line = lines[name]
         table.add_row(
             cell(name),
             cell(number(run["last"].get(name, ""))),
@@ -238,8 +240,10 @@ def _alerts(run: Row, now: datetime) -> Grid | None:
 def _events(run: Row, now: datetime) -> Grid | None:
     if not run["events"]:
         return None
-    newest = run["events"][-EVENTS_SHOWN_MAX:]
-    title = "events" if len(newest) == len(run["events"]) else f"last {len(newest)} events"
+    # The units of system metrics, dozens at once, would stand for all that happened.
+    told = [line for line in run["events"] if not (line["type"] == "MetricDefined" and _SYSTEM in line["body"])]
+    newest = told[-EVENTS_SHOWN_MAX:]
+    title = "events" if len(newest) == len(told) else f"last {len(newest)} events"
     table = Grid("time", "rank", "attempt", "event", "what", title=title, prose=("what",))
     for line in newest:
         table.add_row(
@@ -250,6 +254,11 @@ def _events(run: Row, now: datetime) -> Grid | None:
             cell(short(event_phrase(line["type"], line["body"]), 100), "dim"),
         )
     return table
+
+
+def _own_first(metrics: Iterable[str]) -> list[str]:
+    """What the training logged stands before what is measured anyway."""
+    return sorted(metrics, key=lambda metric: metric.startswith(_SYSTEM))
 
 
 def _commit(row: Row) -> str:

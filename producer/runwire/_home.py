@@ -50,6 +50,11 @@ class Home:
         return self.path / "runwire.duckdb"
 
     @property
+    def sampling(self) -> Path:
+        """Lock file of the processes that sample system metrics."""
+        return self.path / "sampling.lock"
+
+    @property
     def token(self) -> Path:
         """File with the local consumer's token."""
         return self.path / "token"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from runwire._emitter import Emitter
+    from runwire._system import Sampler
 
 FINISH_TIMEOUT_SECONDS = 10.0
 ROW_KEYS_MAX = 1_000
@@ -34,6 +35,7 @@ PARAMS_BYTES_MAX = 256 * 2**10
 KEY_SETS_MAX = 10_000
 COST_SAMPLE = 64  # one call in so many is timed
 EXIT_CODE_MAX = 2**31 - 1
+_NO_STEP = -(2**63) - 1
 
 _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
@@ -95,14 +97,15 @@ class Run:
     def _begin(self) -> None:
         """What each process has for itself: at the start, and again in a forked child."""
         self._emitter: Emitter | None = None
+        self._sampler: Sampler | None = None
         self._append: Callable[..., None] = _nothing
         self._is_off = False
         self._calls = 0
-        self._last_step = 0
         self._pace = Pace(is_automatic=self._auto_metrics and not self._is_worker)
         self._pace_due_ns = self._pace.due_ns
         self._defined: set[str] = set()
         self._points = 0
+        self._highest_step = _NO_STEP
         self._sampled = self._sampled_ns = self._first_ns = 0
         # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted); each
         # stands for its equals, so that the journal knows it by identity.
@@ -157,7 +160,8 @@ class Run:
                 now_ns = _clock_gettime_ns(CLOCK)
                 self._append(known, step, now_ns, values)
                 self._points += len(values)
-                self._last_step = step
+                if step > self._highest_step:  # noqa: PLR1730 - max() takes three times as long
+                    self._highest_step = step
                 if now_ns >= self._pace_due_ns:
                     self._log_pace(step, now_ns)
             else:
@@ -309,6 +313,30 @@ class Run:
         return self._calls
 
     @property
+    def highest_step(self) -> int | None:
+        """The highest step of all `log()` calls so far, else the one that was set; None before both."""
+        return self._step if self._highest_step == _NO_STEP else self._highest_step
+
+    def log_automatic(self, metrics: Mapping[str, float], step: int, units: Mapping[str, str | None]) -> None:
+        """Keep a row that we measured ourselves: no call of `log`, and nothing after the end.
+
+        Args:
+            metrics: Good keys, at most ROW_KEYS_MAX of them, to floats.
+            step: Where it belongs.
+            units: Metrics to be defined, with their units.
+        """
+        if not self._ended:
+            self._log_measured(metrics, step, _clock_gettime_ns(CLOCK), units)
+
+    def accompany(self, sampler: Sampler) -> None:
+        """Start the thread that measures the machine; it ends with the run, and no child has it."""
+        try:
+            sampler.start()
+            self._sampler = sampler
+        except RuntimeError as problem:  # no thread can be started
+            self._warn_once(f"System metrics are off: {problem}.")
+
+    @property
     def has_emitter(self) -> bool:
         """Whether this process has kept anything yet: a forked child begins without."""
         return self._emitter is not None
@@ -339,7 +367,7 @@ class Run:
 
         if not self._keep(write):
             return
-        self._last_step = step
+        self._highest_step = max(self._highest_step, step)
         if now_ns >= self._pace_due_ns:
             self._log_pace(step, now_ns)
         is_plain = type(metrics) is dict and keys == tuple(metrics) and Remote not in map(type, values)
@@ -359,19 +387,26 @@ class Run:
         """What a step and the sections took, as a row beside the one that was just logged."""
         found = self._pace.take(step, now_ns, is_last=is_last)
         self._pace_due_ns = self._pace.due_ns
-        if not found:
-            return
-
-        def write(emitter: Emitter) -> None:
-            for name in found.keys() - self._defined:
-                emitter.record(MetricDefined, metric=name, unit=unit_of(name), best=None)
+        if found:
+            units = {name: unit_of(name) for name in found.keys() - self._defined}
             self._defined |= found.keys()
-            emitter.journal.append_row(tuple(found), step, now_ns, tuple(found.values()))
-            self._points += len(found)
+            self._log_measured(found, step, now_ns, units)
 
+    def _log_measured(
+        self, metrics: Mapping[str, float], step: int, now_ns: int, units: Mapping[str, str | None]
+    ) -> None:
         from runwire_schemas.events import MetricDefined  # noqa: PLC0415 - fastavro: not at import time
 
-        self._keep(write)
+        emitter = self._emitter
+        if emitter is None or self._is_off:
+            return
+        try:
+            for metric, unit in units.items():
+                emitter.record(MetricDefined, metric=metric, unit=unit, best=None)
+            emitter.journal.append_row(tuple(metrics), step, now_ns, tuple(metrics.values()))
+            self._points += len(metrics)
+        except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
+            self._switch_off(problem)
 
     def _leave_fast_path(self) -> None:
         """From now on each call looks first whether there is somebody to keep it."""
@@ -436,9 +471,14 @@ class Run:
     def _finish(self, status: str, exit_code: int | None, error: str | None) -> bool:
         from runwire_schemas.events import Cost, RunEnded  # noqa: PLC0415 - fastavro: not at import time
 
-        emitter = self._emitter
+        emitter, sampler = self._emitter, self._sampler
+        if sampler is not None:
+            sampler.stop()
+            self._sampler = None
         if emitter is None:
             return True
+        if self._highest_step != _NO_STEP:
+            self._log_pace(self._highest_step, _clock_gettime_ns(CLOCK), is_last=True)
         ends_at = time.monotonic() + self._finish_timeout_seconds
         emitter.wait_until_described(self._finish_timeout_seconds / 2)
         sender = emitter.sender
@@ -446,7 +486,7 @@ class Run:
         cost = Cost(
             wall_seconds=time.monotonic() - self._started_at,
             log_seconds=1e-9 * (self._first_ns + (self._sampled_ns * others / self._sampled if self._sampled else 0)),
-            sender_cpu_seconds=sender.cpu_seconds if sender else 0.0,
+            sender_cpu_seconds=sum(thread.cpu_seconds for thread in (sender, sampler) if thread),
             rows=self._calls,
             points=self._points,
             rows_dropped=emitter.journal.rows_lost,

@@ -2,7 +2,7 @@
 
 A child that is forked while another thread imports inherits a module's lock that nobody will ever give back: its own
 import of that module would hang. So what this thread needs is imported at once when it starts, under a lock that a
-fork waits for.
+fork waits for (`_forks.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import concurrent.futures.thread  # noqa: F401 - by whoever imports it first; wh
 import contextlib
 import importlib
 import logging
-import os
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runwire._batch import Message, messages
 from runwire._delivery import Delivery
 from runwire._errors import JournalError, TransportError
+from runwire._forks import ForkLock
 from runwire._segments import SegmentReader, segment_path
 from runwire._transport import make_transport
 
@@ -59,34 +59,12 @@ _TRANSPORTS = {
 _log = logging.getLogger("runwire")
 
 
-class _Importing:
-    """The lock that a fork waits for."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-
-    def before_fork(self) -> None:
-        self.lock.acquire(timeout=FORK_WAIT_SECONDS)
-
-    def after_in_parent(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it took too long, and the lock isn't ours
-            self.lock.release()
-
-    def after_in_child(self) -> None:
-        self.lock = threading.RLock()
-
-
-_importing = _Importing()
-os.register_at_fork(
-    before=_importing.before_fork,
-    after_in_parent=_importing.after_in_parent,
-    after_in_child=_importing.after_in_child,
-)
+_importing = ForkLock(FORK_WAIT_SECONDS)
 
 
 def import_all(kind: str) -> None:
     """Import what a thread of ours needs for a destination of this kind; a fork waits until that is done."""
-    with _importing.lock:
+    with _importing:
         for name in (*_MODULES, *_TRANSPORTS.get(kind, ())):
             # What is missing is said by whoever needs it.
             with contextlib.suppress(Exception):

@@ -9,6 +9,7 @@
     RUNWIRE_TAGS     tags, separated by commas
     RUNWIRE_USER     who runs this (default: the login name)
     RUNWIRE_MODE     on, offline (journal only, to be sent later) or off (nothing is kept)
+    RUNWIRE_AUTO_METRICS  on or off: metrics that nobody logs, `system/...` (default: on; off for `memory:`)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 Mode = Literal["on", "offline", "off"]
 
 MODES: tuple[Mode, ...] = ("on", "offline", "off")
+_SWITCH = {"on": True, "off": False}
 NAME_CHARACTERS_MAX = 1_024
 TAGS_MAX = 100
 
@@ -54,6 +56,7 @@ class Settings:
     tags: tuple[str, ...] = ()
     user: str | None = None
     mode: Mode = "on"
+    auto_metrics: bool = True
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -74,6 +77,7 @@ def read_settings(
     tags: Sequence[str] | None = None,
     user: str | None = None,
     mode: str | None = None,
+    auto_metrics: bool | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -105,8 +109,9 @@ def read_settings(
     chosen_mode = (choose("mode", mode) or "on").lower()
     if chosen_mode not in MODES:
         raise SettingsError(f"{_source('mode', mode)} must be one of {', '.join(MODES)}, not {chosen_mode!r}.")
+    destination = _destination(choose("url", url), _source("url", url), found, here)
     return Settings(
-        destination=_destination(choose("url", url), _source("url", url), found, here),
+        destination=destination,
         home=found,
         project=choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/")),
         git_root=git_root,
@@ -116,6 +121,7 @@ def read_settings(
         tags=_tags(tags, variables),
         user=choose("user", user) or utf8(user_name(variables)),
         mode=chosen_mode,
+        auto_metrics=_auto_metrics(auto_metrics, variables, destination),
         environ=variables,
     )
 
@@ -153,6 +159,18 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
     if len(tags) > TAGS_MAX:
         raise SettingsError(f"tags: {len(tags):,} are given, at most {TAGS_MAX} are taken.")
     return tags
+
+
+def _auto_metrics(keyword: object, variables: Mapping[str, str], destination: Destination) -> bool:
+    """Whether there are any; a test that captures finds what it logged and nothing else."""
+    if keyword is not None:
+        if not isinstance(keyword, bool):
+            raise UsageTypeError("auto_metrics", f"must be True or False, not {keyword!r:.80}")
+        return keyword
+    chosen = (variables.get("RUNWIRE_AUTO_METRICS") or ("off" if destination.kind == "memory" else "on")).lower()
+    if chosen not in _SWITCH:
+        raise SettingsError(f"RUNWIRE_AUTO_METRICS must be one of {', '.join(_SWITCH)}, not {chosen!r}.")
+    return _SWITCH[chosen]
 
 
 def _source(argument: str, keyword: object) -> str:

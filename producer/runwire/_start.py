@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from runwire._emitter import Emitter
+    from runwire._system import Sampler
 
 TEXT_CHARACTERS_MAX = 65_536
 # Last of all finalizers of a multiprocessing child: those of queues and locks have -5 at the lowest.
@@ -74,6 +75,7 @@ def init(
     url: str | None = None,
     home: str | os.PathLike[str] | None = None,
     mode: str | None = None,
+    auto_metrics: bool | None = None,
 ) -> Run:
     """Start tracking this process's part of a run.
 
@@ -98,6 +100,8 @@ def init(
         url: `kafka://HOST:PORT/TOPIC` or `dir:PATH`; by default a folder in the home.
         home: Folder of journal, topic folder and database; by default the nearest `.runwire` upward.
         mode: "on", "offline" (journal only; `runwire sync` sends it) or "off" (nothing is kept).
+        auto_metrics: Whether there are metrics that nobody logs: `system/...`, of one process a node, every 5 s. On by
+            default, but for tests that capture.
 
     Returns:
         The run, also usable as a context manager. A run that was current before is finished, with a notice.
@@ -120,7 +124,16 @@ def init(
         "forked_from": _checked_text("forked_from", forked_from),
     }
     settings = read_settings(
-        url=url, home=home, run_id=run_id, project=project, name=name, group=group, tags=tags, user=user, mode=mode
+        url=url,
+        home=home,
+        run_id=run_id,
+        project=project,
+        name=name,
+        group=group,
+        tags=tags,
+        user=user,
+        mode=mode,
+        auto_metrics=auto_metrics,
     )
     with _process.lock:
         finish_current("a new one begins")
@@ -165,7 +178,7 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
     )
     name = settings.name or run_name(identifier)
     maker = _EmitterMaker(settings, launch, identifier, name, role=role, described=described)
-    return Run(
+    run = Run(
         run_id=identifier,
         name=name,
         project=settings.project,
@@ -174,6 +187,27 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         make_emitter=None if settings.mode == "off" else maker,
         finish_timeout_seconds=FINISH_TIMEOUT_SECONDS,
         on_end=_forget,
+        auto_metrics=settings.auto_metrics,
+    )
+    if settings.auto_metrics and settings.mode != "off" and role == "train" and launch.local_rank == 0:
+        run.accompany(_sampler(run, settings, launch, resumed_from_step=described["resumed_from_step"]))
+    return run
+
+
+def _sampler(run: Run, settings: Settings, launch: Launch, *, resumed_from_step: int | None) -> Sampler:
+    """The thread that measures this node for the run."""
+    from runwire._context.host import host_name  # noqa: PLC0415 - needed once
+    from runwire._system import Sampler, Turn  # noqa: PLC0415 - not at import time
+
+    # What nothing names has never been started before.
+    is_new = settings.run_id is None and launch.job is None
+    return Sampler(
+        run,
+        Turn(settings.home.sampling, run.id, host_name(settings.environ)),
+        folder=settings.home.path,
+        visible_gpus=settings.environ.get("CUDA_VISIBLE_DEVICES"),
+        ranks=launch.local_world_size,
+        first_step=0 if is_new and resumed_from_step is None else resumed_from_step,
     )
 
 

@@ -41,7 +41,7 @@ main()
 def clean_environment(home: Path) -> dict[str, str]:
     """This process's environment without Runwire's own variables."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNWIRE_")}
-    return {**inherited, "RUNWIRE_HOME": str(home), "COLUMNS": "200"}
+    return {**inherited, "RUNWIRE_HOME": str(home), "RUNWIRE_AUTO_METRICS": "off", "COLUMNS": "200"}
 
 
 def call(command: list[str], home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

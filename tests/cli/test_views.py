@@ -71,6 +71,23 @@ def test_runs_break_nothing(width: int) -> None:
     assert width < 80 or "train/loss=0.00256273" in text.split()
 
 
+def test_what_the_training_logged_comes_first() -> None:
+    """System metrics stand behind, and their units are no events."""
+    last = {"a/b": 1.0, "system/cpu_percent": 2.0, "train/loss": 3.0}
+    text = printed(views.runs_table([{**RUNS[0], "best": {}, "last": last}], NOW, 500), 500)
+    assert text.index("train/loss=3") < text.index("system/cpu_percent=2")
+    lines = [{"metric": name, "last_step": 1, "ranks": 1, "last_time": "2025-01-10T11:52:51Z"} for name in last]
+    table = views._metrics({"metrics": lines, "last": last, "best": {}}, NOW)
+    assert table is not None
+    text = printed(table, 200)
+    assert text.index("a/b") < text.index("train/loss") < text.index("system/cpu_percent")
+    event = {"time": "2025-01-10T11:52:51Z", "rank": 0, "attempt": 1, "type": "MetricDefined"}
+    bodies = [f'{{"metric": "{name}", "unit": "x", "best": null}}' for name in last]
+    table = views._events({"events": [{**event, "body": body} for body in bodies]}, NOW)
+    assert table is not None
+    assert [name in printed(table, 200) for name in last] == [True, False, True]
+
+
 def test_a_row_too_wide_for_any_table_is_printed_as_lines() -> None:
     """Nothing of an answer to SQL is left out."""
     columns = [f"column_{at}" for at in range(20)]

@@ -40,6 +40,7 @@ class Program:
             "RUNWIRE_HOME": str(self.home),
             "RUNWIRE_URL": url or f"dir:{self.topic}",
             "RUNWIRE_PROJECT": "programs",
+            "RUNWIRE_AUTO_METRICS": "off",
         }
 
     def run(self, *, shell: str = "", **variables: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,20 @@ import pytest
 
 import runwire
 
-HEAVY = ("numpy", "aiokafka", "duckdb", "asyncio", "fastavro", "multiprocessing", "concurrent", "subprocess", "mmap")
+HEAVY = (
+    "numpy",
+    "aiokafka",
+    "duckdb",
+    "asyncio",
+    "fastavro",
+    "multiprocessing",
+    "concurrent",
+    "subprocess",
+    "mmap",
+    "psutil",
+    "pynvml",
+    "ctypes",
+)
 PUBLIC = [
     "JournalError", "Run", "RunwireError", "SettingsError", "TransportError", "UsageError", "UsageTypeError",
     "UsageValueError", "__version__", "alert", "current_run", "define", "finish", "init", "log", "log_params",
@@ -18,7 +31,15 @@ PUBLIC = [
 ]  # fmt: skip
 METHODS = {"alert", "define", "fail", "finish", "log", "log_params", "step", "time"}
 # Between our own modules, not in the documentation.
-INTERNAL = {"after_fork_in_child", "calls", "has_emitter", "log_flat_params"}
+INTERNAL = {
+    "accompany",
+    "after_fork_in_child",
+    "calls",
+    "has_emitter",
+    "highest_step",
+    "log_automatic",
+    "log_flat_params",
+}
 
 
 def test_the_list_is_the_face() -> None:

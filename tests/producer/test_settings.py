@@ -50,7 +50,13 @@ def test_keyword_beats_environment_beats_default(argument: str, variable: str, f
 
 def test_every_variable_is_documented() -> None:
     """The module's own list is the manual."""
-    for _, variable, *_ in [*PRECEDENCE, ("", "RUNWIRE_URL"), ("", "RUNWIRE_HOME"), ("", "RUNWIRE_TAGS")]:
+    for _, variable, *_ in [
+        *PRECEDENCE,
+        ("", "RUNWIRE_URL"),
+        ("", "RUNWIRE_HOME"),
+        ("", "RUNWIRE_TAGS"),
+        ("", "RUNWIRE_AUTO_METRICS"),
+    ]:
         assert f"    {variable} " in str(_settings.__doc__)
 
 
@@ -82,7 +88,27 @@ def test_tags_are_a_list_without_repetition() -> None:
     assert read({"RUNWIRE_TAGS": "base"}, tags=[]).tags == ()
 
 
+@pytest.mark.parametrize(
+    ("url", "variable", "keyword", "chosen"),
+    [
+        ("dir:topic", "", None, True),
+        ("kafka://broker/team", "", None, True),
+        ("memory:test", "", None, False),  # a test that captures finds what it logged and nothing else
+        ("memory:test", "on", None, True),
+        ("dir:topic", "OFF", None, False),
+        ("dir:topic", "off", True, True),
+        ("dir:topic", "on", False, False),
+        ("memory:test", "", True, True),
+    ],
+)
+def test_automatic_metrics_are_on_but_for_tests(url: str, variable: str, keyword: bool | None, chosen: bool) -> None:  # noqa: FBT001 - a table's columns
+    settings = read({"RUNWIRE_AUTO_METRICS": variable}, url=url, auto_metrics=keyword)
+    assert settings.auto_metrics is chosen
+
+
 WRONG = [
+    ({"RUNWIRE_AUTO_METRICS": "1"}, {}, SettingsError, "RUNWIRE_AUTO_METRICS must be one of on, off, not '1'."),
+    ({}, {"auto_metrics": "on"}, UsageTypeError, "auto_metrics: must be True or False, not 'on'"),
     ({"RUNWIRE_URL": "http://host"}, {}, SettingsError, "RUNWIRE_URL: "),
     ({}, {"url": "ftp://host"}, SettingsError, "url: "),
     ({}, {"url": 3}, UsageTypeError, "url: must be a string, not int"),

@@ -19,6 +19,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "fastavro": ("schemas/runwire_schemas/",),
     "httpx": (CLI,),
     "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
+    "psutil": ("producer/runwire/_system_host.py",),
+    "pynvml": ("producer/runwire/_system_gpus.py",),
     "prometheus_client": (f"{CONSUMER}gauges.py", f"{CONSUMER}http.py", f"{CONSUMER}self_metrics.py"),
     "pyarrow": (CONSUMER,),
     "rich": (CLI,),

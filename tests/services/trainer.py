@@ -96,7 +96,8 @@ def trainer_environment(home: Path, url: str) -> dict[str, str]:
     """The environment of a process that uses Runwire, and only as said here."""
     launchers = ("RUNWIRE_", "TORCHELASTIC_", "SLURM_", "OMPI_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
-    return {**inherited, "PYTHONPATH": str(REPOSITORY), "RUNWIRE_HOME": str(home), "RUNWIRE_URL": url}
+    own = {"RUNWIRE_HOME": str(home), "RUNWIRE_URL": url, "RUNWIRE_AUTO_METRICS": "off"}
+    return {**inherited, "PYTHONPATH": str(REPOSITORY), **own}
 
 
 def torchrun_environment(launch: str, rank: int, world_size: int) -> dict[str, str]:
