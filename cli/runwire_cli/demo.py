@@ -175,7 +175,9 @@ def _proof(query: Query, training: Training, *, settled: bool) -> str:
     sql = """
         SELECT count(*) AS stored, count(*) - count(DISTINCT (emitter_id, metric, seq)) AS twice,
                count(DISTINCT emitter_id) AS lives
-        FROM metrics WHERE "rank" = $rank AND run_id IN (
+        FROM metrics
+        WHERE "rank" = $rank AND split_part(metric, '/', 1) NOT IN ('system', 'time')  -- these came by themselves
+          AND run_id IN (
             SELECT run_id FROM events WHERE type = 'RunStarted' AND (body->>'launch_id') = $job
         )
     """
