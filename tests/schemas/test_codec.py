@@ -1,4 +1,4 @@
-"""Every event survives the wire, every version decodes for ever, and bad bytes are a DecodeError, never anything else."""
+"""Every event survives the wire, every version decodes for ever, and bad bytes are a DecodeError, nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.schemas.samples import SAMPLES
 GOLDEN = Path(__file__).parent / "golden"
 IDS = [f"{at}-{type(sample).__name__}" for at, sample in enumerate(SAMPLES)]
 # What each version's files hold is that version's part of the sample: what came later is at its default.
-UNKNOWN_THEN = {"v1": {"Heartbeat": ("overdue_seconds",)}, "v2": {}}
+UNKNOWN_THEN: dict[str, dict[str, tuple[str, ...]]] = {"v1": {"Heartbeat": ("overdue_seconds",)}, "v2": {}}
 GOLDEN_FILES = sorted(GOLDEN.glob("*/*.avro"))
 
 
@@ -36,7 +36,7 @@ def test_every_version_decodes_for_ever(path: Path) -> None:
     """The bytes that each version wrote are in the repository; today's code reads the same events in them."""
     event = SAMPLES[int(path.stem.partition("-")[0])]
     unknown = UNKNOWN_THEN[path.parent.name].get(type(event).__name__, ())
-    defaults = {field.name: field.default for field in fields(event) if field.name in unknown}
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(event) if field.name in unknown}
     assert codec.decode(path.read_bytes()) == _with_lists(replace(event, **defaults))
 
 
