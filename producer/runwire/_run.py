@@ -17,11 +17,12 @@ from runwire._clock import CLOCK, wall_anchor_ns
 from runwire._context.redaction import redact_params, redact_text
 from runwire._errors import UsageError, UsageTypeError, UsageValueError
 from runwire._params import flatten_params, printable
+from runwire._progress import Progress, checked_promise
 from runwire._values import PLAIN_TYPES, checked_key, metric_row, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
+    from types import EllipsisType, TracebackType
 
     from runwire._emitter import Emitter
 
@@ -100,6 +101,7 @@ class Run:
         self._sampled = self._sampled_ns = self._first_ns = 0
         # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted).
         self._known_keys: set[tuple[str, ...]] = set()
+        self._progress = Progress(self)
         self._lock = threading.RLock()
         self._is_opening = False
         self._later: deque[Callable[[Emitter], None]] = deque()
@@ -210,6 +212,21 @@ class Run:
         at = self.step if step is None else _checked_step(step)
         self._record(AlertRaised, title=_text(title) or "", text=_text(text) or "", level=level, step=at)
 
+    def progress(self, *, expect_next_in: float | EllipsisType | None = ...) -> None:
+        """Say that the loop is alive, and when to expect the next sign of it: a `log()` or another `progress()`.
+
+        A run whose process lives, but whose promise is overdue, is shown as stuck until its loop goes on. The promise
+        holds from call to call; without one a run is never stuck.
+
+        Args:
+            expect_next_in: Seconds; None takes the promise back; by default it stays as it is.
+
+        Raises:
+            UsageTypeError: `expect_next_in` is no number.
+            UsageValueError: `expect_next_in` is not above 0, or not finite.
+        """
+        self._progress.say(expect_next_in if expect_next_in is ... else checked_promise(expect_next_in))
+
     def finish(self, status: str = "finished", *, exit_code: int | None = None, error: str | None = None) -> bool:
         """End this process's part of the run; waits at most 10 seconds for delivery.
 
@@ -283,6 +300,7 @@ class Run:
 
     def _attach(self, emitter: Emitter) -> None:
         self._emitter = emitter
+        emitter.progress = self._progress
         self._append = emitter.journal.append_row
 
     def _log_slowly(self, metrics: object, step: int) -> None:
