@@ -52,7 +52,7 @@ def progress(*, expect_next_in: float | EllipsisType | None = ...) -> None:
         run.progress(expect_next_in=expect_next_in)
 
 
-def finish(status: str = "finished", *, exit_code: int | None = None, error: str | None = None) -> bool:
+def finish(status: str | None = None, *, exit_code: int | None = None, error: str | None = None) -> bool:
     """`Run.finish` of the current run: whether everything was delivered within 10 seconds; True without a run."""
     run = current_run()
     return True if run is None else run.finish(status, exit_code=exit_code, error=error)

@@ -17,6 +17,7 @@ from runwire._clock import CLOCK, wall_anchor_ns
 from runwire._context.redaction import redact_params, redact_text
 from runwire._errors import UsageError, UsageTypeError, UsageValueError
 from runwire._params import flatten_params, printable
+from runwire._preemption import PREEMPTION
 from runwire._progress import Progress, checked_promise
 from runwire._values import PLAIN_TYPES, checked_key, metric_row, shown
 
@@ -42,6 +43,10 @@ _count_of = operator.countOf
 _are_plain = PLAIN_TYPES.issuperset
 _clock_gettime_ns = time.clock_gettime_ns
 _perf_counter_ns = time.perf_counter_ns
+
+
+def _nothing(*_: object) -> None:
+    """Keep nothing, do nothing."""
 
 
 class Run:
@@ -70,6 +75,7 @@ class Run:
         make_emitter: Callable[[], Emitter] | None,
         finish_timeout_seconds: float,
         on_end: Callable[[Run], None],
+        on_finished: Callable[[Run], None] = _nothing,
     ) -> None:
         """Use `runwire.init`; without `make_emitter` every call is taken and nothing is kept (mode off)."""
         self.id = run_id
@@ -80,6 +86,7 @@ class Run:
         self._make_emitter = make_emitter
         self._finish_timeout_seconds = finish_timeout_seconds
         self._on_end = on_end
+        self._on_finished = on_finished
         self._anchor_ns = wall_anchor_ns()
         self._started_at = time.monotonic()
         self._step: int | None = None
@@ -102,6 +109,7 @@ class Run:
         # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted).
         self._known_keys: set[tuple[str, ...]] = set()
         self._progress = Progress(self)
+        self._has_finished = threading.Event()
         self._lock = threading.RLock()
         self._is_opening = False
         self._later: deque[Callable[[Emitter], None]] = deque()
@@ -227,11 +235,12 @@ class Run:
         """
         self._progress.say(expect_next_in if expect_next_in is ... else checked_promise(expect_next_in))
 
-    def finish(self, status: str = "finished", *, exit_code: int | None = None, error: str | None = None) -> bool:
+    def finish(self, status: str | None = None, *, exit_code: int | None = None, error: str | None = None) -> bool:
         """End this process's part of the run; waits at most 10 seconds for delivery.
 
         Args:
-            status: "finished", "failed" or "preempted".
+            status: "finished", "failed" or "preempted"; by default finished, or preempted where a signal said that the
+                job ends (SIGTERM; inside SLURM also SIGUSR1 and SIGUSR2).
             exit_code: Of the process, where it is known.
             error: What went wrong; secrets that can be recognised in it are masked.
 
@@ -243,26 +252,47 @@ class Run:
             UsageValueError: `status` is something else.
             UsageTypeError: `exit_code` is no int.
         """
-        check_choice("status", status, _STATUSES)
+        if status is not None:
+            check_choice("status", status, _STATUSES)
         code = None if exit_code is None else _checked_exit_code(exit_code)
+        return self._end(status or _unless_preempted("finished"), code, None if error is None else _safe_text(error))
+
+    def fail(self, error: BaseException) -> bool:
+        """Finish as failed, with the exception's type and text; as preempted where a signal said that the job ends.
+
+        Returns what `finish` does.
+        """
+        return self.finish(_unless_preempted("failed"), exit_code=_exit_code(error), error=_error_text(error))
+
+    def end_by_signal(self, signum: int) -> None:
+        """Finish as preempted, in a thread of ours, before the process dies of a signal; done within 12 seconds.
+
+        A row whose `log()` returns is kept: calls that are under way are waited for, later ones are held.
+        """
+        self._end("preempted", 128 + signum, None, before=lambda: PREEMPTION.wait_until_left(__name__))
+        self._has_finished.wait(self._finish_timeout_seconds)  # where another thread had begun to
+
+    def _end(
+        self, status: str, exit_code: int | None, error: str | None, before: Callable[[], None] = lambda: None
+    ) -> bool:
         # No call stands between: of two threads one goes on.
         if self._ended:
+            PREEMPTION.hold()
             return self._delivered
         self._ended = True
         self._known_keys = set()
         self._delivered = False
         self._on_end(self)
         try:
-            self._delivered = self._finish(status, code, None if error is None else _safe_text(error))
+            before()
+            self._delivered = self._finish(status, exit_code, error)
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._warn_once(f"Ending run {self.name} failed, its journal is kept: {problem!r}.")
         finally:
             self._emitter = None
+            self._has_finished.set()
+            self._on_finished(self)
         return self._delivered
-
-    def fail(self, error: BaseException) -> bool:
-        """Finish as failed, with the exception's type and text; returns what `finish` does."""
-        return self.finish("failed", exit_code=_exit_code(error), error=_error_text(error))
 
     def __enter__(self) -> Self:
         """The run itself."""
@@ -352,6 +382,7 @@ class Run:
         if self._is_off:
             return False
         if self._ended:
+            PREEMPTION.hold()
             self._warn_once(f"Run {self.name} has ended: what is logged now is not kept.")
             return False
         if self._make_emitter is None:
@@ -437,10 +468,6 @@ class Run:
                 _log.warning(text)
 
 
-def _nothing(*_: object) -> None:
-    """Keep nothing."""
-
-
 def _say(line: str) -> None:
     """One line for people, to standard error; broken or closed it is no reason to fail training."""
     stream, original = sys.stderr, sys.__stderr__
@@ -451,6 +478,10 @@ def _say(line: str) -> None:
             os.write(original.fileno(), f"{line}\n".encode())
         elif stream is not None:  # a notebook's, a test's
             stream.write(f"{line}\n")
+
+
+def _unless_preempted(status: str) -> str:
+    return status if PREEMPTION.noted() is None else "preempted"
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:

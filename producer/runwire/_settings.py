@@ -9,6 +9,8 @@
     RUNWIRE_TAGS     tags, separated by commas
     RUNWIRE_USER     who runs this (default: the login name)
     RUNWIRE_MODE     on, offline (journal only, to be sent later) or off (nothing is kept)
+    RUNWIRE_PREEMPT_SIGNALS  signals that end the job, separated by commas, or none (default: TERM; inside a SLURM job
+                     TERM,USR1,USR2)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -17,6 +19,7 @@ those that read other programs' variables take `Settings.environ`.
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +41,7 @@ Mode = Literal["on", "offline", "off"]
 MODES: tuple[Mode, ...] = ("on", "offline", "off")
 NAME_CHARACTERS_MAX = 1_024
 TAGS_MAX = 100
+_NEVER_CAUGHT = frozenset({"KILL", "STOP", "SEGV", "FPE", "ABRT", "BUS", "ILL"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,6 +58,7 @@ class Settings:
     tags: tuple[str, ...] = ()
     user: str | None = None
     mode: Mode = "on"
+    preempt_signals: tuple[int, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -116,6 +121,7 @@ def read_settings(
         tags=_tags(tags, variables),
         user=choose("user", user) or utf8(user_name(variables)),
         mode=chosen_mode,
+        preempt_signals=_preempt_signals(variables),
         environ=variables,
     )
 
@@ -153,6 +159,19 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
     if len(tags) > TAGS_MAX:
         raise SettingsError(f"tags: {len(tags):,} are given, at most {TAGS_MAX} are taken.")
     return tags
+
+
+def _preempt_signals(variables: Mapping[str, str]) -> tuple[int, ...]:
+    """Numbers of the signals that say that the job ends."""
+    default = "TERM,USR1,USR2" if variables.get("SLURM_JOB_ID") else "TERM"
+    words = (variables.get("RUNWIRE_PREEMPT_SIGNALS") or default).upper().replace(" ", "").split(",")
+    if words == ["NONE"]:
+        return ()
+    names = [word.removeprefix("SIG") for word in words if word]
+    wrong = [name for name in names if f"SIG{name}" not in signal.Signals.__members__ or name in _NEVER_CAUGHT]
+    if wrong:
+        raise SettingsError(f"RUNWIRE_PREEMPT_SIGNALS must be signals such as TERM,USR1, or none, not {wrong[0]!r}.")
+    return tuple(dict.fromkeys(int(signal.Signals[f"SIG{name}"]) for name in names))
 
 
 def _source(argument: str, keyword: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import itertools
 import logging
@@ -16,20 +15,19 @@ from typing import TYPE_CHECKING, Any
 from runwire._context.identity import attempt_token, run_id, run_name
 from runwire._context.ranks import Launch, detect
 from runwire._errors import UsageTypeError, UsageValueError
+from runwire._exit import after_fork_in_child, unwatch_exit, watch_end_of_child, watch_exit
+from runwire._preemption import PREEMPTION
 from runwire._run import FINISH_TIMEOUT_SECONDS, Run, check_choice, flat_params
 from runwire._settings import Settings, read_settings
 from runwire._values import utf8
 from runwire._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import NoReturn
+    from collections.abc import Mapping, Sequence
 
     from runwire._emitter import Emitter
 
 TEXT_CHARACTERS_MAX = 65_536
-# Last of all finalizers of a multiprocessing child: those of queues and locks have -5 at the lowest.
-_LAST = -100
 _ROLES = ("train", "eval")
 _log = logging.getLogger("runwire")
 
@@ -39,16 +37,14 @@ class _Process:
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.ending: Run | None = None
         self.lock = threading.RLock()
         self.nth_init = itertools.count(1)
-        self.at_exit_set = False
-        self.exit: Callable[..., NoReturn] = sys.exit
-        self.exit_called: tuple[Any, int] | None = None  # with what, and after how many `log` calls
 
     def after_fork_in_child(self) -> None:
         """The lock may be held by a thread that the child doesn't have."""
         self.lock = threading.RLock()
-        self.exit_called = None
+        after_fork_in_child()
         if self.run is not None:
             self.run.after_fork_in_child()
 
@@ -124,9 +120,14 @@ def init(
     )
     with _process.lock:
         finish_current("a new one begins")
-        run = _open(settings, role, described)
-        _process.run = run
-        _watch_exit()
+        if settings.mode != "off":
+            PREEMPTION.begin(settings.preempt_signals, _end_by_signal)
+        try:
+            _process.run = run = _open(settings, role, described)
+        except BaseException:
+            PREEMPTION.stop()
+            raise
+        watch_exit(current_run)
     for part in flat:
         run.log_flat_params(part)
     return run
@@ -174,6 +175,7 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         make_emitter=None if settings.mode == "off" else maker,
         finish_timeout_seconds=FINISH_TIMEOUT_SECONDS,
         on_end=_forget,
+        on_finished=_let_go,
     )
 
 
@@ -219,7 +221,7 @@ class _EmitterMaker:
         except BaseException:
             emitter.finish(0)
             raise
-        _watch_end_of_child()
+        watch_end_of_child()
         return emitter
 
     @property
@@ -290,60 +292,22 @@ def _checked_step(step: object) -> int:
 
 def _forget(run: Run) -> None:
     if _process.run is run:
-        _process.run = None
-        if sys.exit is _exit:
-            sys.exit = _process.exit
+        _process.run, _process.ending = None, run
+        unwatch_exit()
 
 
-def _watch_exit() -> None:
-    """At the process's end the run ends too: failed after an uncaught exception or `sys.exit(3)`, else finished."""
-    if not _process.at_exit_set:
-        _process.at_exit_set = True
-        atexit.register(_at_exit)
-    if sys.exit is not _exit:
-        _process.exit, sys.exit = sys.exit, _exit
+def _let_go(run: Run) -> None:
+    if _process.ending is run:
+        _process.ending = None
+        PREEMPTION.stop()
 
 
-def _watch_end_of_child() -> None:
-    """Children of multiprocessing end by `os._exit`, after finalizers of multiprocessing's own and no others."""
-    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
-    if process is not None and util is not None and process.parent_process() is not None:
-        util.Finalize(None, _at_exit, exitpriority=_LAST)
-
-
-def _exit(status: Any = None, /) -> NoReturn:
-    """`sys.exit` while a run is tracked: Python tells nobody else with what it was called."""
-    run = _process.run
-    _process.exit_called = None if run is None else (status, run.calls)
-    _process.exit(status)
-
-
-def _at_exit() -> None:
-    run = _process.run
-    if run is None:
-        return
-    error = _uncaught(run)
-    if error is None:
-        run.finish()
-    else:
-        run.fail(error)
-    if type(error) is KeyboardInterrupt:
-        # Python dies of SIGINT, as a shell expects, when the code it ran last ended so; what was imported since
-        # (dataclasses run code they make) was run last, and would make that exit code 1.
-        with contextlib.suppress(KeyboardInterrupt):
-            exec("raise KeyboardInterrupt")  # noqa: S102 - see above
-
-
-def _uncaught(run: Run) -> BaseException | None:
-    """What ends this process, as far as Python tells."""
-    # multiprocessing's finalizers run while the exception is on its way.
-    error = sys.exc_info()[1]
-    # Python's main program leaves it here before it calls sys.excepthook, which is thereby everybody else's to replace.
-    # Where a person types, or in a notebook, it is just the last one of many.
-    if error is None and not hasattr(sys, "ps1"):
-        error = getattr(sys, "last_value", None)
-    if error is None and _process.exit_called is not None:
-        status, calls = _process.exit_called
-        if calls == run.calls:  # else somebody caught it, and training went on
-            error = SystemExit(status)
-    return None if isinstance(error, SystemExit) and error.code in (None, 0) else error
+def _end_by_signal(signum: int) -> None:
+    """In a thread of ours: a signal that nobody handles is about to kill this process."""
+    if _process.lock.acquire(timeout=FINISH_TIMEOUT_SECONDS):  # `init` holds it until there is a run
+        try:
+            run = _process.run or _process.ending
+        finally:
+            _process.lock.release()
+        if run is not None:
+            run.end_by_signal(signum)

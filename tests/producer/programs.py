@@ -56,6 +56,22 @@ class Program:
             check=False,
         )
 
+    def interrupt(self, *signums: int, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Start it, send it signals once it has printed `ready`, and wait for its end."""
+        self.environment |= variables
+        with self.start() as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line == "ready\n", line or process.communicate()[1]
+            for signum in signums:
+                process.send_signal(signum)
+            try:
+                stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
     def start(self) -> subprocess.Popen[str]:
         """Start it, its standard output to be read."""
         return subprocess.Popen(

@@ -18,7 +18,7 @@ PUBLIC = [
 ]  # fmt: skip
 METHODS = {"alert", "define", "fail", "finish", "log", "log_params", "progress", "step"}
 # Between our own modules, not in the documentation.
-INTERNAL = {"after_fork_in_child", "calls", "has_emitter", "log_flat_params"}
+INTERNAL = {"after_fork_in_child", "calls", "end_by_signal", "has_emitter", "log_flat_params"}
 
 
 def test_the_list_is_the_face() -> None:
