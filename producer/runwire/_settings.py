@@ -3,6 +3,7 @@
     RUNWIRE_URL      where events go: kafka://HOST:PORT/TOPIC or dir:PATH (default: the home's topic folder)
     RUNWIRE_HOME     folder of journal, topic folder and database (default: see `_home.py`)
     RUNWIRE_RUN_ID   what this run is called by all its ranks and restarts
+    RUNWIRE_RESUME   true: continue this project's last run in this home; or the id of the run to continue
     RUNWIRE_PROJECT  project (default: the repository's or folder's name)
     RUNWIRE_NAME     name of the run (default: two words and a number)
     RUNWIRE_GROUP    group of runs
@@ -25,10 +26,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from runwire._context.host import user_name
-from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project
+from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project, explicit_run_id, is_run_id, is_run_name
 from runwire._context.worktree import find_root
-from runwire._errors import SettingsError, UsageTypeError
+from runwire._errors import SettingsError, UsageTypeError, UsageValueError
 from runwire._home import Home, find_home
+from runwire._resume import Memory
 from runwire._values import utf8
 from runwire_schemas.errors import DestinationError
 from runwire_schemas.topics import Destination, mask, parse_url
@@ -46,7 +48,11 @@ _NEVER_CAUGHT = frozenset({"KILL", "STOP", "SEGV", "FPE", "ABRT", "BUS", "ILL"})
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Settings:
-    """What a run is configured with; `repr` shows no secret."""
+    """What a run is configured with; `repr` shows no secret.
+
+    Attributes:
+        resume: An earlier run is continued: `run_id`, or without one the last of the project in this home.
+    """
 
     destination: Destination
     home: Home
@@ -58,6 +64,7 @@ class Settings:
     tags: tuple[str, ...] = ()
     user: str | None = None
     mode: Mode = "on"
+    resume: bool = False
     preempt_signals: tuple[int, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
 
@@ -73,6 +80,7 @@ def read_settings(
     url: str | None = None,
     home: str | os.PathLike[str] | None = None,
     run_id: str | None = None,
+    resume: bool | str | None = None,
     project: str | None = None,
     name: str | None = None,
     group: str | None = None,
@@ -86,6 +94,7 @@ def read_settings(
 
     Raises:
         UsageTypeError: A keyword of a wrong type; the sentence names it.
+        UsageValueError: `resume` beside `run_id`, or a run that it names by what only people call it.
         SettingsError: A keyword or variable that can't be used; the sentence names it and what to do.
     """
     variables = dict(os.environ if environ is None else environ)
@@ -110,17 +119,26 @@ def read_settings(
     chosen_mode = (choose("mode", mode) or "on").lower()
     if chosen_mode not in MODES:
         raise SettingsError(f"{_source('mode', mode)} must be one of {', '.join(MODES)}, not {chosen_mode!r}.")
+    chosen_project = choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/"))
+    if resume and run_id:
+        raise UsageValueError("resume", "names the run to continue, and so does run_id: give one of them")
+    resumes, resumed = _resumed(resume, choose("resume", resume if isinstance(resume, str) else None))
+    if resumed is not None:
+        resumed = _by_name(resumed, chosen_project, Memory(found.runs))
+    if resumed is not None and not (resume or run_id) and variables.get("RUNWIRE_RUN_ID", resumed) not in {"", resumed}:
+        raise SettingsError("RUNWIRE_RESUME and RUNWIRE_RUN_ID name different runs: set one of them.")
     return Settings(
         destination=_destination(choose("url", url), _source("url", url), found, here),
         home=found,
-        project=choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/")),
+        project=chosen_project,
         git_root=git_root,
-        run_id=choose("run_id", run_id),
+        run_id=(resumed if resume else None) or choose("run_id", run_id) or resumed,
         name=choose("name", name),
         group=choose("group", group),
         tags=_tags(tags, variables),
         user=choose("user", user) or utf8(user_name(variables)),
         mode=chosen_mode,
+        resume=resumes,
         preempt_signals=_preempt_signals(variables),
         environ=variables,
     )
@@ -159,6 +177,34 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
     if len(tags) > TAGS_MAX:
         raise SettingsError(f"tags: {len(tags):,} are given, at most {TAGS_MAX} are taken.")
     return tags
+
+
+def _resumed(keyword: object, chosen: str | None) -> tuple[bool, str | None]:
+    """Whether an earlier run is continued, and which one, where it is named.
+
+    Args:
+        keyword: Which wins where it is no text either.
+        chosen: The keyword's text, else the variable's.
+    """
+    if isinstance(keyword, bool):
+        return keyword, None
+    if keyword is not None and not isinstance(keyword, str):
+        raise UsageTypeError("resume", f"must be True or a run's id, not {type(keyword).__name__}")
+    if chosen is None or chosen.lower() in {"false", "0"}:
+        return False, None
+    return True, None if chosen.lower() in {"true", "1"} else chosen
+
+
+def _by_name(run: str, project: str, memory: Memory) -> str:
+    """What names the run that is to be continued: an id, or a name that this home knows."""
+    if is_run_id(run) or memory.run(project, explicit_run_id(project, run)):
+        return run
+    named = memory.named(project, run)
+    if named is not None:
+        return named.run_id
+    if is_run_name(run):
+        raise UsageValueError("resume", f"no run of this home is called {run!r}: give its id, `runwire runs` shows it")
+    return run
 
 
 def _preempt_signals(variables: Mapping[str, str]) -> tuple[int, ...]:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from runwire._context.identity import attempt_token, run_id, run_name
 from runwire._context.ranks import Launch, detect
-from runwire._errors import UsageTypeError, UsageValueError
+from runwire._errors import SettingsError, UsageTypeError, UsageValueError
 from runwire._exit import after_fork_in_child, unwatch_exit, watch_end_of_child, watch_exit
 from runwire._preemption import PREEMPTION
+from runwire._resume import Memory, Remembered
 from runwire._run import FINISH_TIMEOUT_SECONDS, Run, check_choice, flat_params
 from runwire._settings import Settings, read_settings
-from runwire._values import utf8
+from runwire._values import shown, utf8
 from runwire._version import __version__
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def init(
     notes: str | None = None,
     user: str | None = None,
     run_id: str | None = None,
+    resume: bool | str | None = None,
     role: str = "train",
     resumed_from_step: int | None = None,
     forked_from: str | None = None,
@@ -87,10 +89,13 @@ def init(
         notes: Free text, at most 65,536 characters.
         user: By default the login name.
         run_id: What all ranks and restarts of this run call it; by default the launcher's job, else random.
+        resume: True continues the run that this project last had in this home, as a new attempt; where there is none, a
+            new run begins. A text names the run to continue: its id, what `run_id` was when it began, or in this
+            home its name. Ranks on several nodes have to name it.
         role: "train", or "eval" for a process that joins a run without superseding its points.
         resumed_from_step: Last step of the checkpoint that this attempt starts from: what earlier attempts logged
             above it is superseded.
-        forked_from: "RUN@STEP" that this run branches from.
+        forked_from: "RUN@STEP": a run's id and the step that this run branches off from.
         url: `kafka://HOST:PORT/TOPIC` or `dir:PATH`; by default a folder in the home.
         home: Folder of journal, topic folder and database; by default the nearest `.runwire` upward.
         mode: "on", "offline" (journal only; `runwire sync` sends it) or "off" (nothing is kept).
@@ -113,10 +118,19 @@ def init(
     described = {
         "notes": _checked_text("notes", notes),
         "resumed_from_step": None if resumed_from_step is None else _checked_step(resumed_from_step),
-        "forked_from": _checked_text("forked_from", forked_from),
+        "forked_from": _checked_fork(forked_from),
     }
     settings = read_settings(
-        url=url, home=home, run_id=run_id, project=project, name=name, group=group, tags=tags, user=user, mode=mode
+        url=url,
+        home=home,
+        run_id=run_id,
+        resume=resume,
+        project=project,
+        name=name,
+        group=group,
+        tags=tags,
+        user=user,
+        mode=mode,
     )
     with _process.lock:
         finish_current("a new one begins")
@@ -157,18 +171,12 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         folder = os.getcwd()  # noqa: PTH109 - a string is wanted
     command = (folder, *sys.argv)
     launch = detect(settings.environ, agent=parent_identity, command=command)
-    identifier = run_id(
-        settings.project,
-        launch,
-        explicit=settings.run_id,
-        nth_init=next(_process.nth_init),
-        entropy=secrets.token_bytes(16),
-    )
-    name = settings.name or run_name(identifier)
-    maker = _EmitterMaker(settings, launch, identifier, name, role=role, described=described)
-    return Run(
-        run_id=identifier,
-        name=name,
+    memory = Memory(settings.home.runs)
+    found = _find(settings, launch, memory)
+    maker = _EmitterMaker(settings, launch, found.run_id, found.name, role=role, described=described)
+    run = Run(
+        run_id=found.run_id,
+        name=found.name,
         project=settings.project,
         rank=launch.rank,
         url=str(settings.destination),
@@ -177,6 +185,37 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         on_end=_forget,
         on_finished=_let_go,
     )
+    if role == "train" and launch.local_rank == 0 and settings.mode != "off":
+        memory.remember(settings.project, found)
+    return run
+
+
+def _find(settings: Settings, launch: Launch, memory: Memory) -> Remembered:
+    """The run that this process belongs to."""
+    nth_init = next(_process.nth_init)
+    last = memory.last(settings.project) if settings.resume else None
+    named = settings.run_id
+    if settings.resume and named is None and launch.local_world_size < launch.world_size:
+        raise SettingsError(
+            "resume=True continues what one node's home remembers, and this launch has several nodes: "
+            'name the run that all of them continue, by resume="RUN" or RUNWIRE_RUN_ID.'
+        )
+    if settings.resume and named is None and last is not None:
+        named = last.run_id
+    identifier = run_id(settings.project, launch, explicit=named, nth_init=nth_init, entropy=secrets.token_bytes(16))
+    known = memory.run(settings.project, identifier) if settings.resume else None
+    found = Remembered(identifier, settings.name or (known.name if known else run_name(identifier)))
+    if settings.resume and settings.run_id is None and settings.mode != "off":
+        if launch.job is not None:
+            settings.home.create()
+            settled = memory.settle(settings.project, f"{launch.job}#{nth_init}", found)
+            found = Remembered(settled.run_id, settings.name or settled.name)
+        if last is None and launch.local_rank == 0:
+            _log.warning(
+                "No run of project %s is remembered in %s to be resumed: %s begins.",
+                settings.project, settings.home.path, found.name,
+            )  # fmt: skip
+    return found
 
 
 class _EmitterMaker:
@@ -193,7 +232,9 @@ class _EmitterMaker:
         self._role = role
         self._described = dict(described)
         self._pid = os.getpid()
-        self._attempt: str | None = attempt_token(launch, explicit=settings.run_id, emitter_id="") or None
+        self._attempt: str | None = (
+            attempt_token(launch, explicit=settings.run_id, emitter_id="", resumes=settings.resume) or None
+        )
 
     def __call__(self) -> Emitter:
         """Open a journal, say who it is, start to deliver.
@@ -277,6 +318,21 @@ def _checked_text(argument: str, text: object) -> str | None:
     if len(text) > TEXT_CHARACTERS_MAX:
         raise UsageValueError(argument, f"has {len(text):,} characters, at most {TEXT_CHARACTERS_MAX:,} are taken")
     checked: str = utf8(text)
+    return checked
+
+
+def _checked_fork(text: object) -> str | None:
+    """`RUN@STEP`, or None."""
+    checked = _checked_text("forked_from", text)
+    if checked is None:
+        return None
+    run, at, step = checked.rpartition("@")
+    try:
+        _checked_step(int(step))
+    except ValueError:
+        at = ""
+    if not (run and at):
+        raise UsageValueError("forked_from", f"must be RUN@STEP, a run's id and a whole step, not {shown(text)}")
     return checked
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,15 +62,16 @@ class Program:
         self.environment |= variables
         with self.start() as process:
             assert process.stdout is not None
+            assert process.stderr is not None
+            watchdog = threading.Timer(TIMEOUT_SECONDS, process.kill)
+            watchdog.start()
             line = process.stdout.readline()
-            assert line == "ready\n", line or process.communicate()[1]
+            assert line == "ready\n", line or process.stderr.read()
             for signum in signums:
                 process.send_signal(signum)
-            try:
-                stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
-            except BaseException:
-                process.kill()
-                raise
+            # Not `communicate`: it leaves out what `readline` has taken ahead.
+            stdout, stderr = process.stdout.read(), process.stderr.read()
+            watchdog.cancel()
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def start(self) -> subprocess.Popen[str]:
