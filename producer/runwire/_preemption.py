@@ -138,7 +138,8 @@ class Preemption:
         with contextlib.suppress(Exception):
             for trap in self._traps:
                 trap.release()
-                os.close(trap.reader)
+                if trap.reader >= 0:
+                    os.close(trap.reader)
             self._put_back()
         self._forget()
         if mask is not None:
@@ -183,7 +184,7 @@ class Preemption:
                     self._die(readers[reader], end)
                 # Put back, or another faulthandler.register took its place.
                 poll.unregister(reader)
-                del readers[reader]
+                readers.pop(reader).reader = -1
                 os.close(reader)
             self._look()
 
@@ -201,7 +202,7 @@ class Preemption:
 
 
 class _Trap:
-    """A pipe that gets bytes when a signal comes which nobody handles; `reader` is to be closed by its reader."""
+    """A pipe that gets bytes when a signal comes that nobody handles; who reads closes `reader` and makes it -1."""
 
     def __init__(self, signum: int) -> None:
         """Set it; RuntimeError or OSError where that can't be."""
