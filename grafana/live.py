@@ -52,6 +52,7 @@ STATE_COLORS = {
     "finished": "green",
     "preempted": "yellow",
     "lost": "purple",
+    "stuck": "super-light-purple",
     "failed": "orange",
     "crashed": "red",
 }
@@ -121,8 +122,9 @@ def _freshness(quantile: float) -> str:
 
 
 def _of_running(gauge: str) -> str:
-    """Restrict a gauge to chosen runs that are running."""
-    return f"{gauge}{{{CHOSEN_RUNS}}} and on (run_id) runwire_run_state == {STATE_CODES['running']}"
+    """Restrict a gauge to chosen runs that live: a stuck one does."""
+    living = " or ".join(f"runwire_run_state == {STATE_CODES[state]}" for state in ("running", "stuck"))
+    return f"{gauge}{{{CHOSEN_RUNS}}} and on (run_id) ({living})"
 
 
 def _project() -> dashboard.QueryVariable:

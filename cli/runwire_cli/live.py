@@ -26,7 +26,7 @@ NOTES_SHOWN = 6
 REFRESH_SECONDS = 0.5
 REFRESH_SECONDS_MAX = 2.0
 _BARS = "▁▂▃▄▅▆▇█"
-_STATE_STYLES = {"running": "cyan", "finished": "green", "preempted": "yellow", "lost": "yellow"}
+_STATE_STYLES = {"running": "cyan", "finished": "green", "preempted": "yellow", "lost": "yellow", "stuck": "yellow"}
 
 _RUNS = """
 SELECT run_id, name, state, params['lr'] AS lr, points, ranks, last, best

@@ -23,6 +23,7 @@ STATE_STYLES = {
     "finished": "green",
     "preempted": "yellow",
     "lost": "yellow",
+    "stuck": "yellow",
     "crashed": "red",
     "failed": "red",
 }

@@ -45,6 +45,7 @@ class Emitter:
     assigned_seq: int = 0
     journal_rows: int = 0
     row_time: int | None = None
+    overdue_seconds: float = 0.0
     written_at: int = 0
 
     def copy(self) -> Emitter:
@@ -64,6 +65,7 @@ class Emitter:
             started_at=self.started_at,
             seen_at=self.seen_at,
             next_in_seconds=self.next_in_seconds,
+            overdue_seconds=self.overdue_seconds,
             status=self.status,
             how=self.how,
             ended_at=self.ended_at,

@@ -3,7 +3,7 @@
     runwire_metric{project, run_id, run, metric, reduce}    reduce = mean | min | max over the ranks' last values
     runwire_metric_rank{project, run_id, run, metric, rank}    only of runs with several ranks
     runwire_run_info{project, run_id, run, group, user, commit} 1
-    runwire_run_state{project, run_id, run}    0 running, 1 finished, 2 lost, 3 preempted, 4 crashed, 5 failed
+    runwire_run_state{project, run_id, run}    0 running, 1 finished, 2 lost, 3 preempted, 4 crashed, 5 failed, 6 stuck
     runwire_step{project, run_id, run}    highest step of the newest attempt
     runwire_heartbeat_age_seconds{project, run_id, run}    of the most silent process that hasn't ended
 
@@ -30,7 +30,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-STATE_CODES = {"running": 0, "finished": 1, "lost": 2, "preempted": 3, "crashed": 4, "failed": 5}
+STATE_CODES = {"running": 0, "finished": 1, "lost": 2, "preempted": 3, "crashed": 4, "failed": 5, "stuck": 6}
 LABEL_CHARACTERS_MAX = 128
 SERIES_A_RUN = 4
 SERIES_A_METRIC = 3
@@ -47,7 +47,7 @@ LEFT JOIN store.run_states s ON s.run_key = d.run_key
 JOIN store.senders t ON t.run_key = d.run_key
 JOIN store.emitters e ON e.emitter_key = t.emitter_key
 JOIN (SELECT run_key, max(attempt) AS newest FROM store.senders GROUP BY run_key) n ON n.run_key = d.run_key
-WHERE coalesce(s.state, 'running') = 'running'
+WHERE coalesce(s.state, 'running') IN ('running', 'stuck')
    OR s.since > CASE s.state WHEN 'lost' THEN $lost_after ELSE $ended_after END
 GROUP BY ALL
 ORDER BY max(e.seen_at) DESC

@@ -12,6 +12,7 @@ from runwire_consumer.change import Change
 from runwire_schemas import events
 
 PROMISE_SECONDS_MIN, PROMISE_SECONDS_MAX = 0.1, 3600.0
+OVERDUE_SECONDS_MAX = 1e9
 INT_MAX = 2**31 - 1
 
 # What every record has; the event's row holds it in columns of its own.
@@ -55,6 +56,8 @@ def write_signal(emitter: Emitter, event: events.Signal) -> None:
     if isinstance(event, events.Heartbeat):
         promise = event.next_in_seconds if math.isfinite(event.next_in_seconds) else 0.0
         emitter.next_in_seconds = min(max(promise, PROMISE_SECONDS_MIN), PROMISE_SECONDS_MAX)
+        overdue = event.overdue_seconds if math.isfinite(event.overdue_seconds) else 0.0
+        emitter.overdue_seconds = min(max(overdue, 0.0), OVERDUE_SECONDS_MAX)
         emitter.assigned_seq = max(emitter.assigned_seq, event.next_seq)
         emitter.journal_rows = max(event.journal_rows, 0)
     elif isinstance(event, events.EmitterEnded):

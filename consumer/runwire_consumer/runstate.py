@@ -1,9 +1,10 @@
-"""The state of a run: failed > crashed > preempted > lost > running > finished over the newest ranks.
+"""The state of a run: failed > crashed > preempted > lost > stuck > running > finished over the newest ranks.
 
 Time is an argument: the log's append time while the consumer lags, the consumer's clock at the tail. While
 a source is unreachable the caller doesn't evaluate; afterwards `reachable_since` gives everyone a new
 promise, for their heartbeats could not reach us. Newer signs of a rank revive `lost`; those of an older
-attempt change nothing.
+attempt change nothing. A rank is stuck while it heartbeats and says itself that its loop is past the promise it gave
+(`run.progress`): the emitter judges, by a clock that no lag touches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from runwire_consumer.attempts import newest_by_rank
 
-ORDER = ("failed", "crashed", "preempted", "lost", "running", "finished")
+ORDER = ("failed", "crashed", "preempted", "lost", "stuck", "running", "finished")
 PROMISE_SECONDS_DEFAULT = 5.0
 OVERDUE_FACTOR = 2.0
 OVERDUE_GRACE_SECONDS = 2.0
@@ -32,6 +33,7 @@ class Signs:
         error: RunEnded's text.
         seen_at: Newest sign of life, by the log's clock.
         next_in_seconds: When the next heartbeat was promised; 0 for never promised.
+        overdue_seconds: How long its loop was past its promise at the last heartbeat.
     """
 
     emitter_id: str
@@ -42,6 +44,7 @@ class Signs:
     started_at: int
     seen_at: int
     next_in_seconds: float = 0.0
+    overdue_seconds: float = 0.0
     status: str | None = None
     how: str | None = None
     ended_at: int | None = None
@@ -98,4 +101,6 @@ def _rank_state(signs: Signs, now: int, reachable_since: int) -> RunState:
     deadline = lost_after(signs, reachable_since)
     if now > deadline:
         return RunState("lost", deadline, f"{name} is silent")
+    if signs.overdue_seconds > 0:
+        return RunState("stuck", signs.seen_at - int(signs.overdue_seconds * _MICROS), f"{name} makes no progress")
     return RunState("running", signs.started_at, name)

@@ -16,7 +16,9 @@ from runwire_consumer.runstate import RunState, evaluate
 
 LOOK_INTERVAL_MICROS = 1_000_000
 
-_place_of = attrgetter("status", "how", "role", "attempt", "restart_count", "started_at", "next_in_seconds")
+_place_of = attrgetter(
+    "status", "how", "role", "attempt", "restart_count", "started_at", "next_in_seconds", "overdue_seconds"
+)
 
 SETTLED = frozenset({"finished", "failed", "crashed", "preempted", "lost"})
 

@@ -16,7 +16,7 @@ from runwire._errors import (
     UsageTypeError,
     UsageValueError,
 )
-from runwire._module import alert, define, finish, log, log_params, time
+from runwire._module import alert, define, finish, log, log_params, progress, time
 from runwire._run import Run
 from runwire._start import current_run, init
 from runwire._version import __version__
@@ -38,5 +38,6 @@ __all__ = [
     "init",
     "log",
     "log_params",
+    "progress",
     "time",
 ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runwire._batch import Message
+    from runwire._progress import Progress
     from runwire_schemas.events import Lifecycle
     from runwire_schemas.topics import Destination
 
@@ -77,6 +78,7 @@ class Emitter:
         self._on_elsewhere = on_elsewhere
         self._described = threading.Event()
         self.sender: Sender | None = None
+        self.progress: Progress | None = None  # of the run, which sets it
         self.header = SegmentHeader(
             identity.project,
             identity.run_id,
@@ -112,9 +114,14 @@ class Emitter:
         identity = self._identity
         self.journal.append_event(lambda seq: encode(kind(identity.run_id, self.id, identity.rank, seq, now, **fields)))
 
-    def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int) -> Message:
+    def overdue_seconds(self, now: float) -> float:
+        """How long the loop is past its promise (asked for by the sender)."""
+        return 0.0 if self.progress is None else self.progress.overdue_seconds(now)
+
+    def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int, overdue_seconds: float) -> Message:
         """The emitter lives (asked for by the sender)."""
-        return _signals.heartbeat(self.header, wall_time_us(), next_in_seconds, next_seq, waiting_rows)
+        now = wall_time_us()
+        return _signals.heartbeat(self.header, now, next_in_seconds, next_seq, waiting_rows, overdue_seconds)
 
     def ended(self, next_seq: int, how: str) -> Message:
         """No row comes after `next_seq` (asked for by the sender)."""

@@ -45,6 +45,11 @@ class Home:
         return self.path / "artifacts"
 
     @property
+    def runs(self) -> Path:
+        """Folder of what `resume=True` continues."""
+        return self.path / "runs"
+
+    @property
     def database(self) -> Path:
         """The consumer's DuckDB file."""
         return self.path / "runwire.duckdb"

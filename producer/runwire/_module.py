@@ -10,6 +10,7 @@ from runwire._start import current_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import EllipsisType
 
     from runwire._run import Run
 
@@ -51,7 +52,14 @@ def alert(title: str, text: str = "", *, level: str = "warning", step: int | Non
         run.alert(title, text, level=level, step=step)
 
 
-def finish(status: str = "finished", *, exit_code: int | None = None, error: str | None = None) -> bool:
+def progress(*, expect_next_in: float | EllipsisType | None = ...) -> None:
+    """`Run.progress` of the current run: its loop is alive, and will be heard of again in so many seconds."""
+    run = _current()
+    if run is not None:
+        run.progress(expect_next_in=expect_next_in)
+
+
+def finish(status: str | None = None, *, exit_code: int | None = None, error: str | None = None) -> bool:
     """`Run.finish` of the current run: whether everything was delivered within 10 seconds; True without a run."""
     run = current_run()
     return True if run is None else run.finish(status, exit_code=exit_code, error=error)

@@ -19,11 +19,13 @@ from runwire._device import Remote
 from runwire._errors import UsageError, UsageTypeError, UsageValueError
 from runwire._pace import Pace, unit_of
 from runwire._params import flatten_params, printable
+from runwire._preemption import PREEMPTION
+from runwire._progress import Progress, checked_promise
 from runwire._values import PLAIN_TYPES, checked_key, metric_row, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
+    from types import EllipsisType, TracebackType
 
     from runwire._emitter import Emitter
     from runwire._system import Sampler
@@ -44,6 +46,10 @@ _log = logging.getLogger("runwire")
 _sum = sum
 _clock_gettime_ns = time.clock_gettime_ns
 _perf_counter_ns = time.perf_counter_ns
+
+
+def _nothing(*_: object) -> None:
+    """Keep nothing, do nothing."""
 
 
 class Run:
@@ -73,6 +79,7 @@ class Run:
         finish_timeout_seconds: float,
         on_end: Callable[[Run], None],
         auto_metrics: bool = False,
+        on_finished: Callable[[Run], None] = _nothing,
     ) -> None:
         """Use `runwire.init`; without `make_emitter` every call is taken and nothing is kept (mode off)."""
         self.id = run_id
@@ -83,6 +90,7 @@ class Run:
         self._make_emitter = make_emitter
         self._finish_timeout_seconds = finish_timeout_seconds
         self._on_end = on_end
+        self._on_finished = on_finished
         self._started_at = time.monotonic()
         self._step: int | None = None
         self._ended = False
@@ -111,6 +119,8 @@ class Run:
         # stands for its equals, so that the journal knows it by identity.
         self._known_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._last: tuple[list[str], tuple[str, ...] | None] = [], None
+        self._progress = Progress(self)
+        self._has_finished = threading.Event()
         self._lock = threading.RLock()
         self._is_opening = False
         self._later: deque[Callable[[Emitter], None]] = deque()
@@ -246,11 +256,27 @@ class Run:
         at = self.step if step is None else _checked_step(step)
         self._record(AlertRaised, title=_text(title) or "", text=_text(text) or "", level=level, step=at)
 
-    def finish(self, status: str = "finished", *, exit_code: int | None = None, error: str | None = None) -> bool:
+    def progress(self, *, expect_next_in: float | EllipsisType | None = ...) -> None:
+        """Say that the loop is alive, and when to expect the next sign of it: a `log()` or another `progress()`.
+
+        A run whose process lives, but whose promise is overdue, is shown as stuck until its loop goes on. The promise
+        holds from call to call; without one a run is never stuck.
+
+        Args:
+            expect_next_in: Seconds; None takes the promise back; by default it stays as it is.
+
+        Raises:
+            UsageTypeError: `expect_next_in` is no number.
+            UsageValueError: `expect_next_in` is not above 0, or not finite.
+        """
+        self._progress.say(expect_next_in if expect_next_in is ... else checked_promise(expect_next_in))
+
+    def finish(self, status: str | None = None, *, exit_code: int | None = None, error: str | None = None) -> bool:
         """End this process's part of the run; waits at most 10 seconds for delivery.
 
         Args:
-            status: "finished", "failed" or "preempted".
+            status: "finished", "failed" or "preempted"; by default finished, or preempted where a signal said that the
+                job ends (SIGTERM; inside SLURM also SIGUSR1 and SIGUSR2).
             exit_code: Of the process, where it is known.
             error: What went wrong; secrets that can be recognised in it are masked.
 
@@ -262,26 +288,47 @@ class Run:
             UsageValueError: `status` is something else.
             UsageTypeError: `exit_code` is no int.
         """
-        check_choice("status", status, _STATUSES)
+        if status is not None:
+            check_choice("status", status, _STATUSES)
         code = None if exit_code is None else _checked_exit_code(exit_code)
+        return self._end(status or _unless_preempted("finished"), code, None if error is None else _safe_text(error))
+
+    def fail(self, error: BaseException) -> bool:
+        """Finish as failed, with the exception's type and text; as preempted where a signal said that the job ends.
+
+        Returns what `finish` does.
+        """
+        return self.finish(_unless_preempted("failed"), exit_code=_exit_code(error), error=_error_text(error))
+
+    def end_by_signal(self, signum: int) -> None:
+        """Finish as preempted, in a thread of ours, before the process dies of a signal; done within 12 seconds.
+
+        A row whose `log()` returns is kept: calls that are under way are waited for, later ones are held.
+        """
+        self._end("preempted", 128 + signum, None, before=lambda: PREEMPTION.wait_until_left(__name__))
+        self._has_finished.wait(self._finish_timeout_seconds)  # where another thread had begun to
+
+    def _end(
+        self, status: str, exit_code: int | None, error: str | None, before: Callable[[], None] = lambda: None
+    ) -> bool:
         # No call stands between: of two threads one goes on.
         if self._ended:
+            PREEMPTION.hold()
             return self._delivered
         self._ended = True
         self._leave_fast_path()
         self._delivered = False
         self._on_end(self)
         try:
-            self._delivered = self._finish(status, code, None if error is None else _safe_text(error))
+            before()
+            self._delivered = self._finish(status, exit_code, error)
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._warn_once(f"Ending run {self.name} failed, its journal is kept: {problem!r}.")
         finally:
             self._emitter = None
+            self._has_finished.set()
+            self._on_finished(self)
         return self._delivered
-
-    def fail(self, error: BaseException) -> bool:
-        """Finish as failed, with the exception's type and text; returns what `finish` does."""
-        return self.finish("failed", exit_code=_exit_code(error), error=_error_text(error))
 
     def __enter__(self) -> Self:
         """The run itself."""
@@ -343,6 +390,7 @@ class Run:
 
     def _attach(self, emitter: Emitter) -> None:
         self._emitter = emitter
+        emitter.progress = self._progress
         self._append = emitter.journal.append_row
 
     def _log_slowly(self, metrics: object, step: int) -> None:
@@ -432,6 +480,7 @@ class Run:
         if self._is_off:
             return False
         if self._ended:
+            PREEMPTION.hold()
             self._warn_once(f"Run {self.name} has ended: what is logged now is not kept.")
             return False
         if self._make_emitter is None:
@@ -542,10 +591,6 @@ class Section:
         self._add(self._name, _perf_counter_ns() - self._began_ns)
 
 
-def _nothing(*_: object) -> None:
-    """Keep nothing."""
-
-
 def _say(line: str) -> None:
     """One line for people, to standard error; broken or closed it is no reason to fail training."""
     stream, original = sys.stderr, sys.__stderr__
@@ -556,6 +601,10 @@ def _say(line: str) -> None:
             os.write(original.fileno(), f"{line}\n".encode())
         elif stream is not None:  # a notebook's, a test's
             stream.write(f"{line}\n")
+
+
+def _unless_preempted(status: str) -> str:
+    return status if PREEMPTION.noted() is None else "preempted"
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:

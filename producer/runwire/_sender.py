@@ -77,7 +77,10 @@ class Speaker(Protocol):
     def describe(self) -> None:
         """Journal what takes long to find out; called once, first."""
 
-    def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int) -> Message:
+    def overdue_seconds(self, now: float) -> float:
+        """How long the loop is past its promise, by `time.monotonic`."""
+
+    def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int, overdue_seconds: float) -> Message:
         """The emitter lives."""
 
     def ended(self, next_seq: int, how: str) -> Message:
@@ -196,13 +199,16 @@ class Sender(threading.Thread):
     async def _deliver(self, transport: Transport, changed: asyncio.Event) -> None:
         """Read, send, trim, until the emitter has ended and everything is acknowledged."""
         heartbeat_at = 0.0
+        was_overdue = False
         read_until: Published | None = None
         while not self._abandoned:
             finishing = self._finishing.is_set()
             now = time.monotonic()
-            if now >= heartbeat_at:
+            overdue_seconds = self._speaker.overdue_seconds(now)
+            if now >= heartbeat_at or (overdue_seconds > 0) != was_overdue:  # a change is told at once
                 heartbeat_at = now + HEARTBEAT_INTERVAL_SECONDS
-                await _tell(transport, self._heartbeat())
+                was_overdue = overdue_seconds > 0
+                await _tell(transport, self._heartbeat(overdue_seconds))
             # 1. what an earlier transport left over, 2. what was published since.
             await self._delivery.send(transport, self._found)
             # Finishing was seen, and so the journal sealed, before it is read: nothing can be missed.
@@ -224,9 +230,10 @@ class Sender(threading.Thread):
                 self.delivered = True
                 return
 
-    def _heartbeat(self) -> Message:
+    def _heartbeat(self, overdue_seconds: float) -> Message:
         next_seq = self._journal.next_seq
-        return self._speaker.heartbeat(HEARTBEAT_INTERVAL_SECONDS, next_seq, next_seq - self.acknowledged_seq)
+        waiting_rows = next_seq - self.acknowledged_seq
+        return self._speaker.heartbeat(HEARTBEAT_INTERVAL_SECONDS, next_seq, waiting_rows, overdue_seconds)
 
     def _read(self, number: int, offset: int) -> Iterator[Rows | StoredEvent]:
         """What was published up to byte `offset` of segment `number` and not read yet."""

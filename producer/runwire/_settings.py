@@ -3,6 +3,7 @@
     RUNWIRE_URL      where events go: kafka://HOST:PORT/TOPIC or dir:PATH (default: the home's topic folder)
     RUNWIRE_HOME     folder of journal, topic folder and database (default: see `_home.py`)
     RUNWIRE_RUN_ID   what this run is called by all its ranks and restarts
+    RUNWIRE_RESUME   true: continue this project's last run in this home; or the id of the run to continue
     RUNWIRE_PROJECT  project (default: the repository's or folder's name)
     RUNWIRE_NAME     name of the run (default: two words and a number)
     RUNWIRE_GROUP    group of runs
@@ -10,6 +11,8 @@
     RUNWIRE_USER     who runs this (default: the login name)
     RUNWIRE_MODE     on, offline (journal only, to be sent later) or off (nothing is kept)
     RUNWIRE_AUTO_METRICS  on or off: metrics that nobody logs, `system/...` (default: on; off for `memory:`)
+    RUNWIRE_PREEMPT_SIGNALS  signals that end the job, separated by commas, or none (default: TERM; inside a SLURM job
+                     TERM,USR1,USR2)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -18,15 +21,17 @@ those that read other programs' variables take `Settings.environ`.
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from runwire._context.host import user_name
-from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project
+from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project, explicit_run_id, is_run_id, is_run_name
 from runwire._context.worktree import find_root
-from runwire._errors import SettingsError, UsageTypeError
+from runwire._errors import SettingsError, UsageTypeError, UsageValueError
 from runwire._home import Home, find_home
+from runwire._resume import Memory
 from runwire._values import utf8
 from runwire_schemas.errors import DestinationError
 from runwire_schemas.topics import Destination, mask, parse_url
@@ -40,11 +45,16 @@ MODES: tuple[Mode, ...] = ("on", "offline", "off")
 _SWITCH = {"on": True, "off": False}
 NAME_CHARACTERS_MAX = 1_024
 TAGS_MAX = 100
+_NEVER_CAUGHT = frozenset({"KILL", "STOP", "SEGV", "FPE", "ABRT", "BUS", "ILL"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Settings:
-    """What a run is configured with; `repr` shows no secret."""
+    """What a run is configured with; `repr` shows no secret.
+
+    Attributes:
+        resume: An earlier run is continued: `run_id`, or without one the last of the project in this home.
+    """
 
     destination: Destination
     home: Home
@@ -57,6 +67,8 @@ class Settings:
     user: str | None = None
     mode: Mode = "on"
     auto_metrics: bool = True
+    resume: bool = False
+    preempt_signals: tuple[int, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -71,6 +83,7 @@ def read_settings(
     url: str | None = None,
     home: str | os.PathLike[str] | None = None,
     run_id: str | None = None,
+    resume: bool | str | None = None,
     project: str | None = None,
     name: str | None = None,
     group: str | None = None,
@@ -85,6 +98,7 @@ def read_settings(
 
     Raises:
         UsageTypeError: A keyword of a wrong type; the sentence names it.
+        UsageValueError: `resume` beside `run_id`, or a run that it names by what only people call it.
         SettingsError: A keyword or variable that can't be used; the sentence names it and what to do.
     """
     variables = dict(os.environ if environ is None else environ)
@@ -110,18 +124,28 @@ def read_settings(
     if chosen_mode not in MODES:
         raise SettingsError(f"{_source('mode', mode)} must be one of {', '.join(MODES)}, not {chosen_mode!r}.")
     destination = _destination(choose("url", url), _source("url", url), found, here)
+    chosen_project = choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/"))
+    if resume and run_id:
+        raise UsageValueError("resume", "names the run to continue, and so does run_id: give one of them")
+    resumes, resumed = _resumed(resume, choose("resume", resume if isinstance(resume, str) else None))
+    if resumed is not None:
+        resumed = _by_name(resumed, chosen_project, Memory(found.runs))
+    if resumed is not None and not (resume or run_id) and variables.get("RUNWIRE_RUN_ID", resumed) not in {"", resumed}:
+        raise SettingsError("RUNWIRE_RESUME and RUNWIRE_RUN_ID name different runs: set one of them.")
     return Settings(
         destination=destination,
         home=found,
-        project=choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/")),
+        project=chosen_project,
         git_root=git_root,
-        run_id=choose("run_id", run_id),
+        run_id=(resumed if resume else None) or choose("run_id", run_id) or resumed,
         name=choose("name", name),
         group=choose("group", group),
         tags=_tags(tags, variables),
         user=choose("user", user) or utf8(user_name(variables)),
         mode=chosen_mode,
         auto_metrics=_auto_metrics(auto_metrics, variables, destination),
+        resume=resumes,
+        preempt_signals=_preempt_signals(variables),
         environ=variables,
     )
 
@@ -171,6 +195,47 @@ def _auto_metrics(keyword: object, variables: Mapping[str, str], destination: De
     if chosen not in _SWITCH:
         raise SettingsError(f"RUNWIRE_AUTO_METRICS must be one of {', '.join(_SWITCH)}, not {chosen!r}.")
     return _SWITCH[chosen]
+
+
+def _resumed(keyword: object, chosen: str | None) -> tuple[bool, str | None]:
+    """Whether an earlier run is continued, and which one, where it is named.
+
+    Args:
+        keyword: Which wins where it is no text either.
+        chosen: The keyword's text, else the variable's.
+    """
+    if isinstance(keyword, bool):
+        return keyword, None
+    if keyword is not None and not isinstance(keyword, str):
+        raise UsageTypeError("resume", f"must be True or a run's id, not {type(keyword).__name__}")
+    if chosen is None or chosen.lower() in {"false", "0"}:
+        return False, None
+    return True, None if chosen.lower() in {"true", "1"} else chosen
+
+
+def _by_name(run: str, project: str, memory: Memory) -> str:
+    """What names the run that is to be continued: an id, or a name that this home knows."""
+    if is_run_id(run) or memory.run(project, explicit_run_id(project, run)):
+        return run
+    named = memory.named(project, run)
+    if named is not None:
+        return named.run_id
+    if is_run_name(run):
+        raise UsageValueError("resume", f"no run of this home is called {run!r}: give its id, `runwire runs` shows it")
+    return run
+
+
+def _preempt_signals(variables: Mapping[str, str]) -> tuple[int, ...]:
+    """Numbers of the signals that say that the job ends."""
+    default = "TERM,USR1,USR2" if variables.get("SLURM_JOB_ID") else "TERM"
+    words = (variables.get("RUNWIRE_PREEMPT_SIGNALS") or default).upper().replace(" ", "").split(",")
+    if words == ["NONE"]:
+        return ()
+    names = [word.removeprefix("SIG") for word in words if word]
+    wrong = [name for name in names if f"SIG{name}" not in signal.Signals.__members__ or name in _NEVER_CAUGHT]
+    if wrong:
+        raise SettingsError(f"RUNWIRE_PREEMPT_SIGNALS must be signals such as TERM,USR1, or none, not {wrong[0]!r}.")
+    return tuple(dict.fromkeys(int(signal.Signals[f"SIG{name}"]) for name in names))
 
 
 def _source(argument: str, keyword: object) -> str:

@@ -15,8 +15,18 @@ if TYPE_CHECKING:
     from runwire._segments import SegmentHeader
 
 
-def heartbeat(header: SegmentHeader, time_us: int, next_in_seconds: float, next_seq: int, rows_waiting: int) -> Message:
-    """The emitter lives; the next sign is due in `next_in_seconds`."""
+def heartbeat(  # noqa: PLR0917 - the record has these fields
+    header: SegmentHeader,
+    time_us: int,
+    next_in_seconds: float,
+    next_seq: int,
+    rows_waiting: int,
+    overdue_seconds: float = 0.0,
+) -> Message:
+    """The emitter lives; the next sign is due in `next_in_seconds`.
+
+    Who speaks for another process can't see its loop, and leaves `overdue_seconds` at 0.
+    """
     event = Heartbeat(
         header.run_id,
         header.emitter_id,
@@ -25,6 +35,7 @@ def heartbeat(header: SegmentHeader, time_us: int, next_in_seconds: float, next_
         next_in_seconds=next_in_seconds,
         next_seq=next_seq,
         journal_rows=rows_waiting,
+        overdue_seconds=overdue_seconds,
     )
     return _message(header, event)
 

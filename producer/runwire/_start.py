@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import itertools
 import logging
@@ -15,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from runwire._context.identity import attempt_token, run_id, run_name
 from runwire._context.ranks import Launch, detect
-from runwire._errors import UsageTypeError, UsageValueError
+from runwire._errors import SettingsError, UsageTypeError, UsageValueError
+from runwire._exit import after_fork_in_child, unwatch_exit, watch_end_of_child, watch_exit
+from runwire._preemption import PREEMPTION
+from runwire._resume import Memory, Remembered
 from runwire._run import FINISH_TIMEOUT_SECONDS, Run, check_choice, flat_params
 from runwire._settings import Settings, read_settings
-from runwire._values import utf8
+from runwire._values import shown, utf8
 from runwire._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import NoReturn
+    from collections.abc import Mapping, Sequence
 
     from runwire._emitter import Emitter
     from runwire._system import Sampler
 
 TEXT_CHARACTERS_MAX = 65_536
-# Last of all finalizers of a multiprocessing child: those of queues and locks have -5 at the lowest.
-_LAST = -100
 _ROLES = ("train", "eval")
 _log = logging.getLogger("runwire")
 
@@ -40,16 +39,14 @@ class _Process:
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.ending: Run | None = None
         self.lock = threading.RLock()
         self.nth_init = itertools.count(1)
-        self.at_exit_set = False
-        self.exit: Callable[..., NoReturn] = sys.exit
-        self.exit_called: tuple[Any, int] | None = None  # with what, and after how many `log` calls
 
     def after_fork_in_child(self) -> None:
         """The lock may be held by a thread that the child doesn't have."""
         self.lock = threading.RLock()
-        self.exit_called = None
+        after_fork_in_child()
         if self.run is not None:
             self.run.after_fork_in_child()
 
@@ -69,6 +66,7 @@ def init(
     notes: str | None = None,
     user: str | None = None,
     run_id: str | None = None,
+    resume: bool | str | None = None,
     role: str = "train",
     resumed_from_step: int | None = None,
     forked_from: str | None = None,
@@ -93,10 +91,13 @@ def init(
         notes: Free text, at most 65,536 characters.
         user: By default the login name.
         run_id: What all ranks and restarts of this run call it; by default the launcher's job, else random.
+        resume: True continues the run that this project last had in this home, as a new attempt; where there is none, a
+            new run begins. A text names the run to continue: its id, what `run_id` was when it began, or in this
+            home its name. Ranks on several nodes have to name it.
         role: "train", or "eval" for a process that joins a run without superseding its points.
         resumed_from_step: Last step of the checkpoint that this attempt starts from: what earlier attempts logged
             above it is superseded.
-        forked_from: "RUN@STEP" that this run branches from.
+        forked_from: "RUN@STEP": a run's id and the step that this run branches off from.
         url: `kafka://HOST:PORT/TOPIC` or `dir:PATH`; by default a folder in the home.
         home: Folder of journal, topic folder and database; by default the nearest `.runwire` upward.
         mode: "on", "offline" (journal only; `runwire sync` sends it) or "off" (nothing is kept).
@@ -121,12 +122,13 @@ def init(
     described = {
         "notes": _checked_text("notes", notes),
         "resumed_from_step": None if resumed_from_step is None else _checked_step(resumed_from_step),
-        "forked_from": _checked_text("forked_from", forked_from),
+        "forked_from": _checked_fork(forked_from),
     }
     settings = read_settings(
         url=url,
         home=home,
         run_id=run_id,
+        resume=resume,
         project=project,
         name=name,
         group=group,
@@ -137,9 +139,14 @@ def init(
     )
     with _process.lock:
         finish_current("a new one begins")
-        run = _open(settings, role, described)
-        _process.run = run
-        _watch_exit()
+        if settings.mode != "off":
+            PREEMPTION.begin(settings.preempt_signals, _end_by_signal)
+        try:
+            _process.run = run = _open(settings, role, described)
+        except BaseException:
+            PREEMPTION.stop()
+            raise
+        watch_exit(current_run)
     for part in flat:
         run.log_flat_params(part)
     return run
@@ -169,18 +176,12 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         folder = os.getcwd()  # noqa: PTH109 - a string is wanted
     command = (folder, *sys.argv)
     launch = detect(settings.environ, agent=parent_identity, command=command)
-    identifier = run_id(
-        settings.project,
-        launch,
-        explicit=settings.run_id,
-        nth_init=next(_process.nth_init),
-        entropy=secrets.token_bytes(16),
-    )
-    name = settings.name or run_name(identifier)
-    maker = _EmitterMaker(settings, launch, identifier, name, role=role, described=described)
+    memory = Memory(settings.home.runs)
+    found = _find(settings, launch, memory)
+    maker = _EmitterMaker(settings, launch, found.run_id, found.name, role=role, described=described)
     run = Run(
-        run_id=identifier,
-        name=name,
+        run_id=found.run_id,
+        name=found.name,
         project=settings.project,
         rank=launch.rank,
         url=str(settings.destination),
@@ -188,9 +189,12 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         finish_timeout_seconds=FINISH_TIMEOUT_SECONDS,
         on_end=_forget,
         auto_metrics=settings.auto_metrics,
+        on_finished=_let_go,
     )
-    if settings.auto_metrics and settings.mode != "off" and role == "train" and launch.local_rank == 0:
-        run.accompany(_sampler(run, settings, launch, resumed_from_step=described["resumed_from_step"]))
+    if role == "train" and launch.local_rank == 0 and settings.mode != "off":
+        memory.remember(settings.project, found)
+        if settings.auto_metrics:
+            run.accompany(_sampler(run, settings, launch, resumed_from_step=described["resumed_from_step"]))
     return run
 
 
@@ -200,7 +204,7 @@ def _sampler(run: Run, settings: Settings, launch: Launch, *, resumed_from_step:
     from runwire._system import Sampler, Turn  # noqa: PLC0415 - not at import time
 
     # What nothing names has never been started before.
-    is_new = settings.run_id is None and launch.job is None
+    is_new = settings.run_id is None and launch.job is None and not settings.resume
     return Sampler(
         run,
         Turn(settings.home.sampling, run.id, host_name(settings.environ)),
@@ -209,6 +213,34 @@ def _sampler(run: Run, settings: Settings, launch: Launch, *, resumed_from_step:
         ranks=launch.local_world_size,
         first_step=0 if is_new and resumed_from_step is None else resumed_from_step,
     )
+
+
+def _find(settings: Settings, launch: Launch, memory: Memory) -> Remembered:
+    """The run that this process belongs to."""
+    nth_init = next(_process.nth_init)
+    last = memory.last(settings.project) if settings.resume else None
+    named = settings.run_id
+    if settings.resume and named is None and launch.local_world_size < launch.world_size:
+        raise SettingsError(
+            "resume=True continues what one node's home remembers, and this launch has several nodes: "
+            'name the run that all of them continue, by resume="RUN" or RUNWIRE_RUN_ID.'
+        )
+    if settings.resume and named is None and last is not None:
+        named = last.run_id
+    identifier = run_id(settings.project, launch, explicit=named, nth_init=nth_init, entropy=secrets.token_bytes(16))
+    known = memory.run(settings.project, identifier) if settings.resume else None
+    found = Remembered(identifier, settings.name or (known.name if known else run_name(identifier)))
+    if settings.resume and settings.run_id is None and settings.mode != "off":
+        if launch.job is not None:
+            settings.home.create()
+            settled = memory.settle(settings.project, f"{launch.job}#{nth_init}", found)
+            found = Remembered(settled.run_id, settings.name or settled.name)
+        if last is None and launch.local_rank == 0:
+            _log.warning(
+                "No run of project %s is remembered in %s to be resumed: %s begins.",
+                settings.project, settings.home.path, found.name,
+            )  # fmt: skip
+    return found
 
 
 class _EmitterMaker:
@@ -225,7 +257,9 @@ class _EmitterMaker:
         self._role = role
         self._described = dict(described)
         self._pid = os.getpid()
-        self._attempt: str | None = attempt_token(launch, explicit=settings.run_id, emitter_id="") or None
+        self._attempt: str | None = (
+            attempt_token(launch, explicit=settings.run_id, emitter_id="", resumes=settings.resume) or None
+        )
 
     def __call__(self) -> Emitter:
         """Open a journal, say who it is, start to deliver.
@@ -253,7 +287,7 @@ class _EmitterMaker:
         except BaseException:
             emitter.finish(0)
             raise
-        _watch_end_of_child()
+        watch_end_of_child()
         return emitter
 
     @property
@@ -312,6 +346,21 @@ def _checked_text(argument: str, text: object) -> str | None:
     return checked
 
 
+def _checked_fork(text: object) -> str | None:
+    """`RUN@STEP`, or None."""
+    checked = _checked_text("forked_from", text)
+    if checked is None:
+        return None
+    run, at, step = checked.rpartition("@")
+    try:
+        _checked_step(int(step))
+    except ValueError:
+        at = ""
+    if not (run and at):
+        raise UsageValueError("forked_from", f"must be RUN@STEP, a run's id and a whole step, not {shown(text)}")
+    return checked
+
+
 def _checked_step(step: object) -> int:
     try:
         number = operator.index(step)  # type: ignore[arg-type]
@@ -324,60 +373,22 @@ def _checked_step(step: object) -> int:
 
 def _forget(run: Run) -> None:
     if _process.run is run:
-        _process.run = None
-        if sys.exit is _exit:
-            sys.exit = _process.exit
+        _process.run, _process.ending = None, run
+        unwatch_exit()
 
 
-def _watch_exit() -> None:
-    """At the process's end the run ends too: failed after an uncaught exception or `sys.exit(3)`, else finished."""
-    if not _process.at_exit_set:
-        _process.at_exit_set = True
-        atexit.register(_at_exit)
-    if sys.exit is not _exit:
-        _process.exit, sys.exit = sys.exit, _exit
+def _let_go(run: Run) -> None:
+    if _process.ending is run:
+        _process.ending = None
+        PREEMPTION.stop()
 
 
-def _watch_end_of_child() -> None:
-    """Children of multiprocessing end by `os._exit`, after finalizers of multiprocessing's own and no others."""
-    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
-    if process is not None and util is not None and process.parent_process() is not None:
-        util.Finalize(None, _at_exit, exitpriority=_LAST)
-
-
-def _exit(status: Any = None, /) -> NoReturn:
-    """`sys.exit` while a run is tracked: Python tells nobody else with what it was called."""
-    run = _process.run
-    _process.exit_called = None if run is None else (status, run.calls)
-    _process.exit(status)
-
-
-def _at_exit() -> None:
-    run = _process.run
-    if run is None:
-        return
-    error = _uncaught(run)
-    if error is None:
-        run.finish()
-    else:
-        run.fail(error)
-    if type(error) is KeyboardInterrupt:
-        # Python dies of SIGINT, as a shell expects, when the code it ran last ended so; what was imported since
-        # (dataclasses run code they make) was run last, and would make that exit code 1.
-        with contextlib.suppress(KeyboardInterrupt):
-            exec("raise KeyboardInterrupt")  # noqa: S102 - see above
-
-
-def _uncaught(run: Run) -> BaseException | None:
-    """What ends this process, as far as Python tells."""
-    # multiprocessing's finalizers run while the exception is on its way.
-    error = sys.exc_info()[1]
-    # Python's main program leaves it here before it calls sys.excepthook, which is thereby everybody else's to replace.
-    # Where a person types, or in a notebook, it is just the last one of many.
-    if error is None and not hasattr(sys, "ps1"):
-        error = getattr(sys, "last_value", None)
-    if error is None and _process.exit_called is not None:
-        status, calls = _process.exit_called
-        if calls == run.calls:  # else somebody caught it, and training went on
-            error = SystemExit(status)
-    return None if isinstance(error, SystemExit) and error.code in (None, 0) else error
+def _end_by_signal(signum: int) -> None:
+    """In a thread of ours: a signal that nobody handles is about to kill this process."""
+    if _process.lock.acquire(timeout=FINISH_TIMEOUT_SECONDS):  # `init` holds it until there is a run
+        try:
+            run = _process.run or _process.ending
+        finally:
+            _process.lock.release()
+        if run is not None:
+            run.end_by_signal(signum)

@@ -1,5 +1,8 @@
 """Which `.avsc` file, event class and fingerprint belong together, of this and every earlier version.
 
+`avro/NAME.avsc` is how an event is written today. How earlier versions wrote it stays for ever as
+`avro/earlier/NAME_N.avsc`: what they wrote is read into today's class, new fields at their defaults.
+
 A fingerprint is CRC-64-AVRO of the schema's parsing canonical form
 (https://avro.apache.org/docs/1.12.0/specification/#schema-fingerprints), 8 bytes little-endian as on the wire.
 """
@@ -39,16 +42,20 @@ _CLASSES: dict[str, EventClass] = {
 }
 
 
+_EARLIER = ("heartbeat_1",)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One event type.
+    """One event type, as one version writes it.
 
     Attributes:
         type: The type's name in envelopes: `MetricBatch`, `RunStarted`, ...
         cls: Its class in `events`.
-        schema: Parsed for fastavro.
+        schema: How it is written, parsed for fastavro.
         fingerprint: 8 bytes, little-endian.
         build: Makes the event of the mapping that fastavro reads.
+        reader: Today's schema, where `schema` is an earlier one.
     """
 
     type: str
@@ -56,10 +63,11 @@ class Entry:
     schema: Schema
     fingerprint: bytes
     build: Callable[[Mapping[str, Any]], events.Event]
+    reader: Schema | None = None
 
 
 def schema_text(stem: str) -> str:
-    """The `.avsc` file's text; `stem` is its name without the ending."""
+    """The `.avsc` file's text; `stem` is its name without the ending, with `earlier/` in front of an earlier one's."""
     return (resources.files("runwire_schemas") / "avro" / f"{stem}.avsc").read_text("utf-8")
 
 
@@ -99,12 +107,30 @@ def _build_run_ended(body: Mapping[str, Any]) -> events.Event:
 
 @functools.cache
 def entries() -> tuple[Entry, ...]:
-    """All event types, MetricBatch first."""
+    """All event types as they are written today, MetricBatch first."""
     made = []
     for stem, cls in _CLASSES.items():
-        schema = parse_schema(_plain_times(json.loads(schema_text(stem))))
-        made.append(Entry(cls.__name__, cls, schema, schema_fingerprint(schema), _builder(cls)))  # type: ignore[arg-type]
+        schema = _parsed(stem)
+        made.append(Entry(cls.__name__, cls, schema, schema_fingerprint(schema), _builder(cls)))
     return tuple(made)
+
+
+@functools.cache
+def earlier_entries() -> tuple[Entry, ...]:
+    """Event types as earlier versions wrote them."""
+    made = []
+    for stem in _EARLIER:
+        schema = _parsed(f"earlier/{stem}")
+        today = _by_class()[_CLASSES[stem.rpartition("_")[0]]]
+        made.append(
+            dataclasses.replace(today, schema=schema, fingerprint=schema_fingerprint(schema), reader=today.schema)
+        )
+    return tuple(made)
+
+
+def _parsed(stem: str) -> Schema:
+    schema: Any = parse_schema(_plain_times(json.loads(schema_text(stem))))
+    return schema  # type: ignore[no-any-return]
 
 
 def _plain_times(node: Any) -> Any:
@@ -126,7 +152,7 @@ def _by_class() -> dict[EventClass, Entry]:
 
 @functools.cache
 def _by_fingerprint() -> dict[bytes, Entry]:
-    return {entry.fingerprint: entry for entry in entries()}
+    return {entry.fingerprint: entry for entry in (*entries(), *earlier_entries())}
 
 
 def entry_of(event: events.Event) -> Entry:

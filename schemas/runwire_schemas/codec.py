@@ -40,7 +40,7 @@ def decode(payload: bytes) -> Event:
     body = io.BytesIO(payload)
     body.seek(HEADER_BYTES)
     try:
-        event = entry.build(schemaless_reader(body, entry.schema))  # type: ignore[arg-type]
+        event = entry.build(schemaless_reader(body, entry.schema, entry.reader))  # type: ignore[arg-type]
     # fastavro trusts its input and fails with whatever Python raised: IndexError, MemoryError, EOFError, ...
     except Exception as error:
         raise DecodeError(f"{entry.type} is no valid Avro: {type(error).__name__}: {error}.") from error

@@ -221,12 +221,16 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Signal):
-    """The emitter lives; `next_seq` sequence numbers are assigned so far."""
+    """The emitter lives; `next_seq` sequence numbers are assigned so far.
+
+    `overdue_seconds` is how long its loop is past the promise of progress; 0 where there is none, or nobody can know.
+    """
 
     next_in_seconds: float
     next_seq: int
     journal_rows: int = 0
     journal_bytes: int = 0
+    overdue_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,13 @@ STATES = [
     # An evaluator's end is not the run's.
     ([signs(0), signs(0, attempt="judge", role="eval", status="failed", ended_at=ENDED)], "running", "1 of 1 ranks"),
     ([signs(0, how="finished", ended_at=ENDED)], "finished", "1 of 1 ranks"),
+    # A loop past its own promise, while its process heartbeats; a dead one is lost, an ended one has ended.
+    ([signs(0), signs(1, overdue_seconds=0.5)], "stuck", "rank 1 makes no progress"),
+    ([signs(0, silent=60, overdue_seconds=3.0)], "lost", "rank 0 is silent"),
+    ([signs(0, silent=60), signs(1, overdue_seconds=3.0)], "lost", "rank 0 is silent"),
+    ([signs(0, overdue_seconds=3.0, status="preempted", ended_at=ENDED)], "preempted", "rank 0"),
+    ([signs(0, overdue_seconds=3.0, how="crashed", ended_at=ENDED)], "crashed", "rank 0 died without a word"),
+    ([signs(0), signs(0, attempt="judge", role="eval", overdue_seconds=9.0)], "running", "1 of 1 ranks"),
 ]
 
 

@@ -107,6 +107,30 @@ def test_a_silent_run_is_lost_and_revived() -> None:
     world.play(story)
 
 
+def test_a_loop_past_its_promise_is_stuck_until_it_goes_on() -> None:
+    """The emitter says so in its heartbeats; without one it is lost, and the next good one makes it run again."""
+    world, run = World(), Emitter("a")
+
+    def beats(overdue_seconds: float) -> Message:
+        return run.signals(events.Heartbeat, next_in_seconds=5.0, next_seq=1, overdue_seconds=overdue_seconds)
+
+    async def story() -> None:
+        world.append(run.starts(), beats(0.0))
+        await world.until(STATE, [("running",)])
+        world.append(beats(0.3))
+        await world.until(STATE, [("stuck",)])
+        world.now += 13 * SECOND
+        await world.until(STATE, [("lost",)])
+        world.append(beats(13.3))
+        await world.until(STATE, [("stuck",)])
+        world.append(beats(float("nan")))
+        await world.until("SELECT state, ended_at FROM runs", [("running", None)])
+        world.append(beats(1.0), run.says(events.RunEnded, status="finished"))
+        await world.until(STATE, [("finished",)])
+
+    world.play(story)
+
+
 def test_an_outage_of_the_log_makes_nobody_lost() -> None:
     """While the source is away states are frozen, /readyz says why, and afterwards everyone has a new promise."""
     world, run = World(), Emitter("a")

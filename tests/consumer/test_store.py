@@ -273,6 +273,35 @@ def test_migrations_are_numbered_without_a_hole_and_applied_once() -> None:
     migrate(connection, (good, replace(bad, sql="nonsense")))
 
 
+def test_a_database_of_version_2_is_brought_up_with_its_data(tmp_path: Path) -> None:
+    """What is stored stays, nobody is overdue yet, and the run goes on: a loop past its promise makes it stuck."""
+    path = tmp_path / "runwire.duckdb"
+    connection = duckdb.connect(path)
+    migrate(connection, migrations()[:2])
+    emitter = Emitter("a")
+    connection.execute("INSERT INTO store.runs VALUES (0, ?, 'digits', NULL)", [RUN])
+    connection.execute(
+        "INSERT INTO store.emitters VALUES (0, ?, 0, 0, 'first', 0, 'train', ?, NULL, 1, NULL, NULL, NULL, NULL, NULL, "
+        "?, 5.0, 1, 0, NULL)",
+        [emitter.emitter_id, DAY_ONE, DAY_ONE],
+    )
+    connection.execute("INSERT INTO store.run_states VALUES (0, 'running', ?, '1 of 1 ranks')", [DAY_ONE])
+    connection.close()
+    store = Store.open(path)
+    cursor = store.cursor()
+    assert cursor.execute("SELECT emitter_id, next_in_seconds, overdue_seconds FROM emitters").fetchall() == [
+        (emitter.emitter_id, 5.0, 0.0)
+    ]
+    assert cursor.execute("SELECT state, ended_at FROM runs").fetchall() == [("running", None)]
+    writer = Writer(store)
+    heartbeat = emitter.signals(events.Heartbeat, next_in_seconds=5.0, next_seq=1, overdue_seconds=2.5)
+    writer.write(in_log([heartbeat]), Moment(DAY_ONE, at_tail=True, judged_at=DAY_ONE))
+    assert cursor.execute("SELECT state, state_reason, ended_at, epoch_us(state_since) FROM runs").fetchall() == [
+        ("stuck", "rank 0 makes no progress", None, DAY_ONE - 2_500_000)
+    ]
+    writer.close()
+
+
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     """One sentence, and the file stays as it is."""
     path = tmp_path / "runwire.duckdb"

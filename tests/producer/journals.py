@@ -140,6 +140,9 @@ class Silent:
 
     def describe(self) -> None: ...
 
+    def overdue_seconds(self, *_: object) -> float:
+        return 0.0
+
     def heartbeat(self, *_: object) -> object: ...
 
     def ended(self, *_: object) -> object: ...

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,6 +57,23 @@ class Program:
             timeout=TIMEOUT_SECONDS,
             check=False,
         )
+
+    def interrupt(self, *signums: int, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Start it, send it signals once it has printed `ready`, and wait for its end."""
+        self.environment |= variables
+        with self.start() as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            watchdog = threading.Timer(TIMEOUT_SECONDS, process.kill)
+            watchdog.start()
+            line = process.stdout.readline()
+            assert line == "ready\n", line or process.stderr.read()
+            for signum in signums:
+                process.send_signal(signum)
+            # Not `communicate`: it leaves out what `readline` has taken ahead.
+            stdout, stderr = process.stdout.read(), process.stderr.read()
+            watchdog.cancel()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def start(self) -> subprocess.Popen[str]:
         """Start it, its standard output to be read."""

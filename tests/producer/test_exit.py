@@ -132,18 +132,13 @@ def test_mode_off_leaves_no_trace(tmp_path: Path) -> None:
     assert not program.topic.exists()
 
 
-def test_sigterm_kills_as_ever_and_the_next_start_sends_the_rest(tmp_path: Path) -> None:
-    """No handler is taken: the process dies by the signal, its rows are recovered, its end is a crash."""
-    program = Program(tmp_path, LOGS + 'print("ready", flush=True)\nimport signal\nsignal.pause()')
-    process = program.start()
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.terminate()
-    process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGTERM
+@pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_process_that_dies_without_a_word_is_recovered_by_the_next_start(tmp_path: Path, end: str) -> None:
+    """Its rows are sent, its end is a crash."""
+    Program(tmp_path, LOGS + f"import os, signal; {end}").run()
     Program(tmp_path, LOGS).run()
-    events = program.events()
-    assert sorted(event.how for event in of_kind(events, EmitterEnded)) == ["crashed", "finished"]
+    program = Program(tmp_path, LOGS)
+    assert sorted(event.how for event in of_kind(program.events(), EmitterEnded)) == ["crashed", "finished"]
     assert program.points().count(("loss", 1, 0.5)) >= 2
     assert program.journals() == []
 

@@ -20,6 +20,7 @@ def test_they_go_to_the_current_run(tmp_path: Path) -> None:
         runwire.log_params({"lr": 0.1})
         runwire.define("loss", best="min")
         runwire.alert("look")
+        runwire.progress(expect_next_in=60)
         assert runwire.finish("failed", exit_code=2, error="why")
         assert runwire.current_run() is None
         kinds = {type(event) for event in captured.events()}
@@ -34,6 +35,7 @@ def test_without_a_run_one_notice_is_all(monkeypatch: pytest.MonkeyPatch, caplog
         runwire.log_params({"lr": 0.1})
         runwire.define("loss")
         runwire.alert("look")
+        runwire.progress()
         assert runwire.finish()
     assert [record.message for record in caplog.records] == [
         "There is no current run: call runwire.init first. What is logged now is not kept."

@@ -27,14 +27,15 @@ HEAVY = (
 PUBLIC = [
     "JournalError", "Run", "RunwireError", "SettingsError", "TransportError", "UsageError", "UsageTypeError",
     "UsageValueError", "__version__", "alert", "current_run", "define", "finish", "init", "log", "log_params",
-    "time",
+    "progress", "time",
 ]  # fmt: skip
-METHODS = {"alert", "define", "fail", "finish", "log", "log_params", "step", "time"}
+METHODS = {"alert", "define", "fail", "finish", "log", "log_params", "progress", "step", "time"}
 # Between our own modules, not in the documentation.
 INTERNAL = {
     "accompany",
     "after_fork_in_child",
     "calls",
+    "end_by_signal",
     "has_emitter",
     "highest_step",
     "log_automatic",
@@ -56,7 +57,7 @@ def test_every_public_name_says_what_it_is(name: str) -> None:
     assert (inspect.getdoc(value) or "").strip().endswith((".", "log."))
 
 
-@pytest.mark.parametrize("name", ["init", "log", "log_params", "define", "alert", "finish"])
+@pytest.mark.parametrize("name", ["init", "log", "log_params", "define", "alert", "progress", "finish"])
 def test_docstrings_name_every_argument_and_the_errors(name: str) -> None:
     """Of the run's methods and `init`; the module's functions point at the methods and have the same arguments."""
     method = getattr(runwire.Run, name, None) or getattr(runwire, name)

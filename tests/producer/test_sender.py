@@ -19,6 +19,8 @@ from runwire._errors import TransportError
 from runwire._journal import Journal
 from runwire._memory import FAULTS, REFUSES, TOPICS, Fault
 from runwire._sender import Sender
+from runwire_schemas.codec import decode
+from runwire_schemas.events import Heartbeat
 from runwire_schemas.topics import Destination
 from tests.producer.journals import EMITTER, Story, log_text, open_journal, recovered, tell
 from tests.services.process import wait_until
@@ -33,13 +35,18 @@ class Speaker:
     def __init__(self, journal: Journal, describe_error: Exception | None = None) -> None:
         self._header = journal.header
         self._describe_error = describe_error
+        self.overdue = 0.0
 
     def describe(self) -> None:
         if self._describe_error is not None:
             raise self._describe_error
 
-    def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int) -> Message:
-        return _signals.heartbeat(self._header, 0, next_in_seconds, next_seq, waiting_rows)
+    def overdue_seconds(self, now: float) -> float:
+        assert now > 0
+        return self.overdue
+
+    def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int, overdue_seconds: float) -> Message:
+        return _signals.heartbeat(self._header, 0, next_in_seconds, next_seq, waiting_rows, overdue_seconds)
 
     def ended(self, next_seq: int, how: str) -> Message:
         return _signals.ended(self._header, 0, next_seq, how)
@@ -53,7 +60,8 @@ class Pipe:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.name = secrets.token_hex(8)
         self.journal = open_journal(folder / EMITTER, segment_bytes=2048, **options)
-        self.sender = Sender(self.journal, Destination("memory", path=self.name), Speaker(self.journal))
+        self.speaker = Speaker(self.journal)
+        self.sender = Sender(self.journal, Destination("memory", path=self.name), self.speaker)
 
     @property
     def story(self) -> Story:
@@ -87,6 +95,21 @@ def pipe(tmp_path: Path) -> Iterator[Pipe]:
     pipe = Pipe(tmp_path)
     yield pipe
     pipe.journal.close(delete=False)
+
+
+def test_an_overdue_loop_is_told_at_once_and_so_is_its_recovery(pipe: Pipe) -> None:
+    """Not only with the heartbeat every five seconds; while nothing changes that pace stays."""
+
+    def told() -> list[float]:
+        heartbeats = [decode(message.payload) for message in list(TOPICS[pipe.name])]
+        return [event.overdue_seconds for event in heartbeats if isinstance(event, Heartbeat)]
+
+    pipe.sender.start()
+    for overdue, expected in ((0.0, [0.0]), (0.5, [0.0, 0.5]), (0.75, [0.0, 0.5]), (0.0, [0.0, 0.5, 0.0])):
+        pipe.speaker.overdue = overdue
+        wait_until(lambda: told() == expected, timeout_seconds=20, what=f"{expected}")  # noqa: B023 - called at once
+    assert pipe.finish()
+    assert told() == [0.0, 0.5, 0.0]
 
 
 TABLE: list[tuple[str, list[Fault | Exception], int]] = [

@@ -75,6 +75,8 @@ SAMPLES: tuple[events.Event, ...] = (
         error="ValueError: no",
         cost=events.Cost(30.0, 0.02, 0.1, 10, 100, 1),
     ),
-    events.Heartbeat(*_IDENT, TIME, next_in_seconds=5.0, next_seq=42, journal_rows=3, journal_bytes=8_388_608),
+    events.Heartbeat(
+        *_IDENT, TIME, next_in_seconds=5.0, next_seq=42, journal_rows=3, journal_bytes=8_388_608, overdue_seconds=1.5
+    ),
     events.EmitterEnded(*_IDENT, TIME, next_seq=42, how="crashed"),
 )

@@ -1,9 +1,10 @@
-"""Every event survives the wire, version 1 decodes for ever, and bad bytes are a DecodeError, never anything else."""
+"""Every event survives the wire, every version decodes for ever, and bad bytes are a DecodeError, nothing else."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runwire_schemas import codec
-from runwire_schemas.catalog import entries, entry_of, schema_text
+from runwire_schemas.catalog import Entry, earlier_entries, entries, entry_by_fingerprint, entry_of, schema_text
 from runwire_schemas.errors import DecodeError, UnknownFingerprint
 from runwire_schemas.events import Event, MetricBatch
 from tests.schemas.samples import SAMPLES
 
-GOLDEN = Path(__file__).parent / "golden" / "v1"
+GOLDEN = Path(__file__).parent / "golden"
 IDS = [f"{at}-{type(sample).__name__}" for at, sample in enumerate(SAMPLES)]
+# What each version's files hold is that version's part of the sample: what came later is at its default.
+UNKNOWN_THEN: dict[str, dict[str, tuple[str, ...]]] = {"v1": {"Heartbeat": ("overdue_seconds",)}, "v2": {}}
+GOLDEN_FILES = sorted(GOLDEN.glob("*/*.avro"))
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=IDS)
@@ -27,33 +31,55 @@ def test_event_survives_the_wire(event: Event) -> None:
     assert codec.decode(codec.encode(event)) == _with_lists(event)
 
 
+@pytest.mark.parametrize("path", GOLDEN_FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_version_decodes_for_ever(path: Path) -> None:
+    """The bytes that each version wrote are in the repository; today's code reads the same events in them."""
+    event = SAMPLES[int(path.stem.partition("-")[0])]
+    unknown = UNKNOWN_THEN[path.parent.name].get(type(event).__name__, ())
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(event) if field.name in unknown}
+    assert codec.decode(path.read_bytes()) == _with_lists(replace(event, **defaults))
+
+
 @pytest.mark.parametrize(("at", "event"), list(enumerate(SAMPLES)), ids=IDS)
-def test_version_1_decodes_for_ever(at: int, event: Event) -> None:
-    """The bytes that version 1 wrote are in the repository; today's code reads the same events in them."""
-    golden = (GOLDEN / f"{IDS[at]}.avro").read_bytes()
-    assert codec.decode(golden) == _with_lists(event)
-    assert codec.encode(event) == golden, "a changed encoding needs a new golden version beside this one"
+def test_the_newest_golden_file_is_what_is_written_today(at: int, event: Event) -> None:
+    newest = max(path for path in GOLDEN_FILES if path.stem == IDS[at])
+    assert codec.encode(event) == newest.read_bytes(), "a changed encoding needs a new golden version beside this one"
 
 
 def test_every_event_type_has_a_golden_file() -> None:
     assert {type(sample) for sample in SAMPLES} == {entry.cls for entry in entries()}
 
 
-def test_schemas_of_version_1_are_frozen() -> None:
+def test_schemas_of_every_version_are_frozen() -> None:
     """A changed schema is a new version: its old text stays readable (and its fingerprint known) beside it."""
-    frozen = json.loads((GOLDEN / "fingerprints.json").read_text())
-    now = {entry.type: entry.fingerprint.hex() for entry in entries()}
-    missing = {name: value for name, value in frozen.items() if now.get(name) != value}
-    assert not missing, "these fingerprints of version 1 are known no more: an incompatible change"
+    for path in sorted(GOLDEN.glob("*/fingerprints.json")):
+        for name, value in json.loads(path.read_text()).items():
+            assert entry_by_fingerprint(bytes.fromhex(value)).type == name, f"{name} of {path.parent.name} has changed"
+    known = {entry.fingerprint.hex() for entry in (*entries(), *earlier_entries())}
+    recorded = [json.loads(path.read_text()).values() for path in GOLDEN.glob("*/fingerprints.json")]
+    assert known == set().union(*recorded), "a schema that no version of golden/ has recorded"
+
+
+@pytest.mark.parametrize("entry", earlier_entries(), ids=lambda entry: f"{entry.type}-{entry.fingerprint.hex()}")
+def test_an_earlier_schema_differs_by_fields_with_defaults(entry: Entry) -> None:
+    """Names, types and order of its fields are today's; a field that came since has a default, the class's own."""
+    then = {field["name"]: field for field in entry.schema["fields"]}
+    now = {field["name"]: field for field in next(one for one in entries() if one.cls is entry.cls).schema["fields"]}
+    assert [(name, then[name]["type"]) for name in then] == [(name, now[name]["type"]) for name in now if name in then]
+    defaults = {field.name: field.default for field in fields(entry.cls)}
+    for name in now.keys() - then.keys():
+        assert now[name]["default"] == defaults[name], name
 
 
 def test_fingerprint_is_the_one_of_the_avsc_file() -> None:
     """Times lose their logical type for fastavro only; what other Avro tools compute stays the same."""
-    for path in sorted((Path(codec.__file__).parent / "avro").glob("*.avsc")):
-        schema: Any = parse_schema(json.loads(schema_text(path.stem)))
-        name = schema["name"].rpartition(".")[2]
+    folder = Path(codec.__file__).parent / "avro"
+    paths = sorted(folder.rglob("*.avsc"))
+    assert len(paths) == len(entries()) + len(earlier_entries())
+    for path in paths:
+        schema: Any = parse_schema(json.loads(schema_text(str(path.relative_to(folder).with_suffix("")))))
         expected = fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO")
-        assert next(entry for entry in entries() if entry.type == name).fingerprint.hex() == expected
+        assert entry_by_fingerprint(bytes.fromhex(expected)).type == schema["name"].rpartition(".")[2]
 
 
 def test_union_keeps_int_and_bool_apart_from_double() -> None:
@@ -85,16 +111,16 @@ def test_bad_payload_is_a_sentence(payload: bytes, error: type[Exception], words
         codec.decode(payload)
 
 
-@given(st.sampled_from(SAMPLES), st.data())
-def test_mutated_payload_decodes_or_raises_decode_error(event: Event, data: st.DataObject) -> None:
-    """Flipped, cut and grown bytes: either an event or a DecodeError."""
-    raw = bytearray(codec.encode(event))
+@given(st.sampled_from([path.read_bytes() for path in GOLDEN_FILES]), st.data())
+def test_mutated_payload_decodes_or_raises_decode_error(payload: bytes, data: st.DataObject) -> None:
+    """Flipped, cut and grown bytes of any version: either an event or a DecodeError."""
+    raw = bytearray(payload)
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(raw[: data.draw(st.integers(0, len(raw)))])
-    for payload in (bytes(raw), cut):
+    for mutated in (bytes(raw), cut):
         with contextlib.suppress(DecodeError):
-            codec.decode(payload)
+            codec.decode(mutated)
 
 
 def _with_lists(event: Event) -> Event:

@@ -38,26 +38,34 @@ def run_id(project: str, launch: Launch, *, explicit: str | None, nth_init: int,
         SettingsError: Several ranks that nothing unites; the sentence says what to set.
     """
     if explicit is not None:
-        return explicit if is_run_id(explicit) else _digest("explicit", project, explicit)
+        return explicit if is_run_id(explicit) else explicit_run_id(project, explicit)
     if launch.job is not None:
-        return _digest("launch", project, launch.job, str(nth_init))
+        return digest("launch", project, launch.job, str(nth_init))
     if launch.problem is not None:
         raise SettingsError(f"RUNWIRE_RUN_ID: {launch.problem}.")
-    return _digest("random", project, entropy.hex())
+    return digest("random", project, entropy.hex())
 
 
-def attempt_token(launch: Launch, *, explicit: str | None, emitter_id: str) -> str:
+def explicit_run_id(project: str, explicit: str) -> str:
+    """The id of the run that the user calls so."""
+    return digest("explicit", project, explicit)
+
+
+def attempt_token(launch: Launch, *, explicit: str | None, emitter_id: str, resumes: bool = False) -> str:
     """What all ranks of one life of a run share, and no other life has.
 
-    At most TOKEN_CHARACTERS_MAX characters.
+    Who resumes begins a new attempt, also within a job that would otherwise be one. Several ranks need a name that
+    they share. At most TOKEN_CHARACTERS_MAX characters.
     """
+    if resumes and launch.world_size == 1:
+        return emitter_id
     named = launch.job
     if named is None and explicit is not None and launch.world_size > 1:
         named = explicit  # several ranks that only this id unites are one attempt
     if named is None:
         return emitter_id
     token: str = utf8(f"{named}#{launch.restart_count}")
-    return token if len(token) <= TOKEN_CHARACTERS_MAX else f"{_digest(named)}#{launch.restart_count}"
+    return token if len(token) <= TOKEN_CHARACTERS_MAX else f"{digest(named)}#{launch.restart_count}"
 
 
 def run_name(identifier: str) -> str:
@@ -66,6 +74,13 @@ def run_name(identifier: str) -> str:
     number, adjective = divmod(number, len(ADJECTIVES))
     number, noun = divmod(number, len(NOUNS))
     return f"{ADJECTIVES[adjective]}-{NOUNS[noun]}-{number % 1_000}"
+
+
+def is_run_name(text: str) -> bool:
+    """Whether the text has the form of a name that `run_name` makes."""
+    adjective, _, rest = text.partition("-")
+    noun, _, number = rest.partition("-")
+    return adjective in ADJECTIVES and noun in NOUNS and number.isdecimal()
 
 
 def default_project(git_root: Path | None, folder: Path) -> str:
@@ -79,7 +94,8 @@ def is_run_id(text: str) -> bool:
     return len(text) == RUN_ID_CHARACTERS and RUN_ID_ALPHABET.issuperset(text)
 
 
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
+    """16 characters [a-z2-7] that stand for these texts."""
     from base64 import b32encode  # noqa: PLC0415 - as in _hash
 
     return b32encode(_hash(*parts)[: RUN_ID_CHARACTERS * 5 // 8]).decode().lower()
