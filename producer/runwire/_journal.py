@@ -11,7 +11,9 @@
    again with new numbers. What the sender has already read of it may still arrive, and is stored then.
 5. `seal` ends it: what is appended later is not kept, so the number of rows is final before the sender says it. What
    found no room until then is named in the lock file, whose blocks are there from the start: recovery declares it.
-6. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
+6. Where a relay delivers, it deletes the segments whose rows are acknowledged, and says so (`_mark.py`): those are not
+   lost at `journal_bytes_max`.
+7. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
 
 Promised: records survive SIGKILL of the process. Not promised: power loss (nothing is fsynced); a count of the rows
 that a full disk cost a process which then died without `seal`.
@@ -49,6 +51,7 @@ from runwire._journal_files import (
     write_all,
 )
 from runwire._losses import Loss, Losses, pack_rest
+from runwire._mark import read_mark
 from runwire._segments import (
     COMMIT,
     COMMIT_BYTES,
@@ -423,6 +426,8 @@ class Journal:
         """
         self._close_segment()
         # The next one and its spare count too.
+        if len(self._full) + 2 > self._segments_max and self.header.sender != "thread":
+            self._forget_relayed()
         while self._full and len(self._full) + 2 > self._segments_max:
             self._drop(min(self._full), f"the journal reached {self._segments_max * self._segment_bytes:,} bytes")
         spare, self._spare = self._spare, None
@@ -451,6 +456,17 @@ class Journal:
             self._full[segment.number] = FullSegment(segment.at, self._first_seq, segment.events, segment.losses)
             self._segment = None
             segment.close()
+
+    def _forget_relayed(self) -> None:
+        """Law 6: the rows of these segments are acknowledged, whether their files are gone yet or not."""
+        acknowledged_seq = read_mark(self.folder).acknowledged_seq
+        ends = [*(full.first_seq for full in self._full.values()), self._next_seq][1:]
+        for number, end_seq in zip(tuple(self._full), ends, strict=True):
+            if end_seq > acknowledged_seq:
+                return
+            del self._full[number]
+            with contextlib.suppress(OSError):
+                segment_path(self.folder, number).unlink()
 
     def _drop(self, number: int, reason: str) -> None:
         """Delete a full segment whose rows were not all acknowledged: law 4."""

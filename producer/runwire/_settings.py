@@ -9,6 +9,7 @@
     RUNWIRE_TAGS     tags, separated by commas
     RUNWIRE_USER     who runs this (default: the login name)
     RUNWIRE_MODE     on, offline (journal only, to be sent later) or off (nothing is kept)
+    RUNWIRE_SENDER   thread (this process delivers) or relay (`runwire sync --follow` does; no thread, no network here)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Mode = Literal["on", "offline", "off"]
+Sender = Literal["thread", "relay"]
 
 MODES: tuple[Mode, ...] = ("on", "offline", "off")
+SENDERS: tuple[Sender, ...] = ("thread", "relay")
 NAME_CHARACTERS_MAX = 1_024
 TAGS_MAX = 100
 
@@ -54,12 +57,13 @@ class Settings:
     tags: tuple[str, ...] = ()
     user: str | None = None
     mode: Mode = "on"
+    sender: Sender = "thread"
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
             f"Settings({mask(str(self.destination))}, home={str(self.home.path)!r}, project={self.project!r}, "
-            f"run_id={self.run_id!r}, name={self.name!r}, mode={self.mode!r})"
+            f"run_id={self.run_id!r}, name={self.name!r}, mode={self.mode!r}, sender={self.sender!r})"
         )
 
 
@@ -74,6 +78,7 @@ def read_settings(
     tags: Sequence[str] | None = None,
     user: str | None = None,
     mode: str | None = None,
+    sender: str | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -105,6 +110,9 @@ def read_settings(
     chosen_mode = (choose("mode", mode) or "on").lower()
     if chosen_mode not in MODES:
         raise SettingsError(f"{_source('mode', mode)} must be one of {', '.join(MODES)}, not {chosen_mode!r}.")
+    chosen_sender = (choose("sender", sender) or "thread").lower()
+    if chosen_sender not in SENDERS:
+        raise SettingsError(f"{_source('sender', sender)} must be one of {', '.join(SENDERS)}, not {chosen_sender!r}.")
     return Settings(
         destination=_destination(choose("url", url), _source("url", url), found, here),
         home=found,
@@ -116,6 +124,7 @@ def read_settings(
         tags=_tags(tags, variables),
         user=choose("user", user) or utf8(user_name(variables)),
         mode=chosen_mode,
+        sender=chosen_sender,
         environ=variables,
     )
 

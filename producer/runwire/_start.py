@@ -74,6 +74,7 @@ def init(
     url: str | None = None,
     home: str | os.PathLike[str] | None = None,
     mode: str | None = None,
+    sender: str | None = None,
 ) -> Run:
     """Start tracking this process's part of a run.
 
@@ -98,6 +99,8 @@ def init(
         url: `kafka://HOST:PORT/TOPIC` or `dir:PATH`; by default a folder in the home.
         home: Folder of journal, topic folder and database; by default the nearest `.runwire` upward.
         mode: "on", "offline" (journal only; `runwire sync` sends it) or "off" (nothing is kept).
+        sender: "thread" (this process delivers, in a thread of ours) or "relay": `runwire sync --follow` delivers for
+            all processes of the node, and this one starts no thread and opens no connection.
 
     Returns:
         The run, also usable as a context manager. A run that was current before is finished, with a notice.
@@ -120,8 +123,9 @@ def init(
         "forked_from": _checked_text("forked_from", forked_from),
     }
     settings = read_settings(
-        url=url, home=home, run_id=run_id, project=project, name=name, group=group, tags=tags, user=user, mode=mode
-    )
+        url=url, home=home, run_id=run_id, project=project, name=name, group=group, tags=tags, user=user, mode=mode,
+        sender=sender,
+    )  # fmt: skip
     with _process.lock:
         finish_current("a new one begins")
         run = _open(settings, role, described)
@@ -208,6 +212,7 @@ class _EmitterMaker:
             identity,
             home.journal,
             settings.destination,
+            sender="none" if settings.mode == "offline" else settings.sender,
             describe=None if self._is_worker else self._describe,  # the parent says it
             on_elsewhere=self._elsewhere,
         )
@@ -215,7 +220,7 @@ class _EmitterMaker:
         self._attempt = emitter.attempt
         try:
             self._record(emitter, slow=False)
-            emitter.start(deliver=settings.mode == "on")
+            emitter.start()
         except BaseException:
             emitter.finish(0)
             raise
