@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runwire._recovery import Outcome
 from runwire._recovery import sync as recover_journals
+from runwire._relay import find_journals
 from runwire._relay import follow as follow_journals
 from runwire_cli.errors import CommandError
 from runwire_cli.text import clean
@@ -49,8 +50,8 @@ def follow(folder: str | None, to: str | None, home: Path) -> int:
         JournalError: Another relay follows the folder, or it can't be written.
     """
     place = home if folder is None else Path(folder).expanduser()
-    if not place.exists():
-        _say(f"There is no folder {place} yet: waiting for the first process that writes there.")
+    if find_journals(place) is None:
+        _say(f"There is no journal in {place} yet: waiting for the first process that writes there.")
     totals = follow_journals(
         place,
         to,

@@ -174,9 +174,9 @@ class Link:
         now = time.monotonic()
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_INTERVAL_SECONDS
-            for journal in list(self.live.values()):
-                self._origins[journal.header.emitter_id] = journal
-                yield journal.heartbeat(HEARTBEAT_INTERVAL_SECONDS)
+            for alive in list(self.live.values()):
+                self._origins[alive.header.emitter_id] = alive
+                yield alive.heartbeat(HEARTBEAT_INTERVAL_SECONDS)
         turns: deque[LiveJournal | Burial] = deque([*islice(self.dead, 1), *self.live.values()])
         while turns and time.monotonic() < until:
             journal = turns.popleft()

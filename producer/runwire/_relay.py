@@ -42,6 +42,7 @@ ASIDE_SECONDS = 10.0
 LAST_PASS_SECONDS = 10.0
 DEAD_WAITING_MAX = 4
 LOCK = ".relay"
+JOURNALS = "journal"  # as a home names the folder
 
 _log = logging.getLogger("runwire")
 
@@ -67,8 +68,9 @@ class _Watched:
 
 def find_journals(place: Path) -> Path | None:
     """The folder of journals that `place` is or holds, as a home does; None while it can't be told."""
-    if (place / "journal").is_dir():
-        return place / "journal"
+    for folder in (place / JOURNALS, place):
+        if folder.name == JOURNALS and folder.is_dir():
+            return folder
     with contextlib.suppress(OSError):
         if any((folder / OWNER).exists() for folder in place.iterdir()):
             return place
