@@ -17,9 +17,13 @@ import pytest
 
 from runwire import _link, _relay
 from runwire._errors import TransportError
+from runwire._following import LiveJournal
+from runwire._link import Link
+from runwire._mark import read_mark
 from runwire._memory import FAULTS, REFUSES, TOPICS
 from runwire._recovery import Outcome
 from runwire._relay import Relay
+from runwire._segments import segment_numbers
 from runwire_schemas.events import EmitterEnded, Event, Heartbeat, MetricBatch, RowsLost, RunStarted
 from tests.producer.journals import Story, died, log_text, open_journal, tell
 from tests.producer.programs import Program, of_kind, read_topic
@@ -391,6 +395,92 @@ def test_a_link_that_breaks_loses_nothing(hostile: Hostile, caplog: pytest.LogCa
     assert Counter(hostile.story.steps) == Counter(range(50))
     assert len(hostile.story.rows) >= 150
     assert [record.message for record in caplog.records] == ["away Rows wait in the journals."]
+
+
+class Linked:
+    """Journals that are written here, and the link that delivers them as if from another process."""
+
+    def __init__(self, folder: Path, name: str, journals: int) -> None:
+        self.journals = [
+            open_journal(folder / secrets.token_hex(16), sender="relay", segment_bytes=2048) for _ in range(journals)
+        ]
+        url = f"memory:{name}"
+        self.troubles: list[Path] = []
+        self.link = Link(
+            url,
+            on_buried=lambda burial: pytest.fail(f"{burial.folder} is alive"),
+            on_trouble=lambda folder, _: self.troubles.append(folder),
+            warn=lambda *_: None,
+        )
+        for journal in self.journals:
+            self.link.live[journal.folder.name] = LiveJournal(journal.folder, journal.header, url)
+
+    def log(self, at: int, *steps: int) -> None:
+        """Rows of one of them."""
+        for step in steps:
+            self.journals[at].append_row(("a",), step, 0, [float(step)])
+
+    def deliver(self) -> None:
+        """What is there, to the end."""
+
+        async def run() -> None:
+            self.link.finish()
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await self.link.run()
+
+        asyncio.run(run())
+        self.link.settle()
+
+    def close(self) -> None:
+        """End."""
+        for live in self.link.live.values():
+            live.close()
+        for journal in self.journals:
+            journal.close(delete=True)
+
+
+def test_a_refusal_hits_its_own_row_alone(hostile: Hostile, tmp_path: Path) -> None:
+    """Journals share a window, and what is sent together is refused together: only what went alone is given up."""
+    linked = Linked(tmp_path, hostile.name, 5)
+    for at in range(5):
+        linked.log(at, 17 if at == 2 else 3)  # one message of one row each
+    linked.log(2, 18)
+    REFUSES[hostile.name] = lambda message: any(17 in part.steps for part in message.rows)
+    linked.deliver()
+    assert hostile.story.steps == {3, 18}
+    marks = [read_mark(journal.folder) for journal in linked.journals]
+    assert [(mark.acknowledged_seq, [loss.first_seq for loss in mark.losses]) for mark in marks] == [
+        (1, []), (1, []), (2, [0]), (1, []), (1, []),
+    ]  # fmt: skip
+    linked.close()
+
+
+def test_a_long_backlog_keeps_nobody_waiting(hostile: Hostile, tmp_path: Path) -> None:
+    """Signs of life go first, then journals take turns: a few messages of the long one, then the short ones."""
+    linked = Linked(tmp_path, hostile.name, 3)
+    linked.log(0, *range(20_000))
+    linked.log(1, 1)
+    linked.log(2, 2)
+    linked.deliver()
+    emitters = [message.envelope.emitter_id for message in TOPICS[hostile.name]]
+    assert [message.envelope.type for message in TOPICS[hostile.name]][:3] == ["Heartbeat"] * 3
+    for at in (1, 2):
+        assert emitters.index(linked.journals[at].folder.name, 3) < 3 + 3 * _link.TURN_MESSAGES
+    assert len(hostile.story.rows) == 20_002
+    assert [len(segment_numbers(journal.folder)) for journal in linked.journals] == [1, 1, 1]
+    linked.close()
+
+
+def test_a_journal_that_breaks_while_it_is_followed_stops_no_other(hostile: Hostile, tmp_path: Path) -> None:
+    """The relay hears of it and leaves it alone; the others go on."""
+    linked = Linked(tmp_path, hostile.name, 2)
+    linked.log(0, *range(5))
+    linked.log(1, *range(5))
+    (linked.journals[0].folder / "000001.seg").write_bytes(b"noise" * 100)
+    linked.deliver()
+    assert set(linked.troubles) == {linked.journals[0].folder}
+    assert Counter(hostile.story.steps) == Counter(range(5))
+    linked.close()
 
 
 def test_one_poison_message_stops_no_other(hostile: Hostile) -> None:
