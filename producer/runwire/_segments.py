@@ -140,7 +140,7 @@ class SegmentReader:
     Attributes:
         header: The segment's own, or `otherwise` where that is damaged.
         has_header: Whether the segment's own could be read.
-        next_seq: Number behind the last record that `recover` passed over or handed out.
+        next_seq: Number behind the last record that `recover` or `follow` passed over or handed out.
         has_ended: Whether `recover` met the record that ends a journal.
 
     Raises:
@@ -198,6 +198,7 @@ class SegmentReader:
             end, next_seq = _whole(data, next_seq)
             if end == 0:
                 return
+            self.next_seq = next_seq
             stretch, base, inside = data[:end], self._at, 0
             while inside < end:
                 found, inside = self._take(stretch, inside, rows_max)
@@ -215,10 +216,11 @@ class SegmentReader:
 
         Damaged records are passed over: the caller sees a jump in the sequence, at the end by `self.next_seq`.
         """
-        data = os.pread(self._fd, self._size, 0)
         self.next_seq = next_seq
+        yield from self.follow(next_seq, rows_max)  # nearly always all, and cheaper
+        data = os.pread(self._fd, self._size, 0)
         end = self._at
-        at = _next_good(data, end, next_seq)
+        at = _next_good(data, end, self.next_seq)
         while at is not None:
             # Collect an unbroken good stretch first, so that rows can be taken in bulk.
             start, taken, seq = at, 0, max(_seq(data, at), self.next_seq)
