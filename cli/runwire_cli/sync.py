@@ -11,7 +11,7 @@ from runwire._relay import find_journals
 from runwire._relay import follow as follow_journals
 from runwire_cli.errors import CommandError
 from runwire_cli.text import clean
-from runwire_schemas.topics import mask
+from runwire_schemas.topics import mask, parse_url
 
 
 def sync(folder: str | None, to: str | None, home_journal: Path) -> int:
@@ -49,9 +49,11 @@ def follow(folder: str | None, to: str | None, home: Path) -> int:
         DestinationError: `to` is no URL that Runwire can send to.
         JournalError: Another relay follows the folder, or it can't be written.
     """
+    if to is not None:
+        parse_url(to)  # a wrong one is said before anything else
     place = home if folder is None else Path(folder).expanduser()
     if find_journals(place) is None:
-        _say(f"There is no journal in {place} yet: waiting for the first process that writes there.")
+        _say(f"There is no journal in {place} yet: waiting for the first process.")
     totals = follow_journals(
         place,
         to,

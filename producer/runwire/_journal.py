@@ -425,9 +425,9 @@ class Journal:
             OSError: No segment can be made; the journal is left without one.
         """
         self._close_segment()
-        # The next one and its spare count too.
-        if len(self._full) + 2 > self._segments_max and self.header.sender != "thread":
+        if self.header.sender != "thread" and len(self._full) + 2 > self._segments_max:
             self._forget_relayed()
+        # The next one and its spare count too.
         while self._full and len(self._full) + 2 > self._segments_max:
             self._drop(min(self._full), f"the journal reached {self._segments_max * self._segment_bytes:,} bytes")
         spare, self._spare = self._spare, None
@@ -460,13 +460,8 @@ class Journal:
     def _forget_relayed(self) -> None:
         """Law 6: the rows of these segments are acknowledged, whether their files are gone yet or not."""
         acknowledged_seq = read_mark(self.folder).acknowledged_seq
-        ends = [*(full.first_seq for full in self._full.values()), self._next_seq][1:]
-        for number, end_seq in zip(tuple(self._full), ends, strict=True):
-            if end_seq > acknowledged_seq:
-                return
-            del self._full[number]
-            with contextlib.suppress(OSError):
-                segment_path(self.folder, number).unlink()
+        begins = {number: full.first_seq for number, full in self._full.items()} | {self._number + 1: self._next_seq}
+        self.trim(max((number for number, first_seq in begins.items() if first_seq <= acknowledged_seq), default=0))
 
     def _drop(self, number: int, reason: str) -> None:
         """Delete a full segment whose rows were not all acknowledged: law 4."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.services.kafka import KafkaBroker
 
 RANKS = 8
-SEED = 20_270_211
+SEED = 20_261_125
 
 
 @pytest.mark.long
@@ -59,9 +59,8 @@ def test_relay_killed_twice_and_broker_once(own_kafka: KafkaBroker, topic_name: 
                         relay = start_relay()
                     case "broker":
                         own_kafka.kill()
-                        before = [trainer.rows for trainer in trainers]
-                        for trainer, rows in zip(trainers, before, strict=True):
-                            trainer.wait_for_rows(rows + chance.randrange(100, 300))  # training goes on
+                        for trainer in trainers:  # training goes on
+                            trainer.wait_for_rows(trainer.rows + chance.randrange(50, 100))
                         own_kafka.restart()
                     case _:
                         trainers[-1].kill()
