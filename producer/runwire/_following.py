@@ -80,10 +80,10 @@ class LiveJournal:
             self._losses.add(Loss(first_seq, count, reason))
             self.acknowledged_seq = max(self.acknowledged_seq, first_seq + count)
 
-    def heartbeat(self, next_in_seconds: float) -> Message:
-        """The emitter lives."""
+    def signs_of_life(self, next_in_seconds: float) -> list[Message]:
+        """The emitter lives; the next sign is due in `next_in_seconds`."""
         waiting = self.next_seq - self.acknowledged_seq
-        return _signals.heartbeat(self.header, wall_time_us(), next_in_seconds, self.next_seq, waiting)
+        return [_signals.heartbeat(self.header, wall_time_us(), next_in_seconds, self.next_seq, waiting)]
 
     def settle(self) -> None:
         """Tell how far all is acknowledged, and delete the segments that hold nothing else: law 3. Never raises."""
@@ -118,7 +118,7 @@ class LiveJournal:
             try:
                 reader = SegmentReader(segment_path(self.folder, following))
             except FileNotFoundError:
-                continue  # dropped by the writer just now
+                return  # dropped by the writer just now
             self._change_reader(reader)
             self.next_seq = reader.header.first_seq
             self._segments.append((following, reader.header.first_seq))

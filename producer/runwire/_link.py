@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ class Link:
     Attributes:
         live: Those that are followed, by the name of their folder.
         dead: Those that are recovered, the first one now.
-        rows: Rows and records taken to be sent.
+        rows: Rows and records acknowledged.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Link:
         """
         self.live: dict[str, LiveJournal] = {}
         self.dead: deque[Burial] = deque()
-        self.rows = 0
+        self.rows = self._rows_taken = 0
         self._url = url
         self._on_buried = on_buried
         self._on_trouble = on_trouble
@@ -158,6 +159,7 @@ class Link:
         until = time.monotonic() + PASS_SECONDS
         await self._window.send(transport, self._found(until))
         self._origins.clear()  # all that was taken is acknowledged
+        self.rows, self._rows_taken = self.rows + self._rows_taken, 0
         now = time.monotonic()
         if now >= self._settle_at:
             self._settle_at = now + SETTLE_INTERVAL_SECONDS
@@ -175,19 +177,18 @@ class Link:
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_INTERVAL_SECONDS
             for alive in list(self.live.values()):
-                self._origins[alive.header.emitter_id] = alive
-                yield alive.heartbeat(HEARTBEAT_INTERVAL_SECONDS)
+                yield from self._guarded(alive, partial(alive.signs_of_life, HEARTBEAT_INTERVAL_SECONDS))
         turns: deque[LiveJournal | Burial] = deque([*islice(self.dead, 1), *self.live.values()])
         while turns and time.monotonic() < until:
             journal = turns.popleft()
-            taken = self._take(journal)
+            taken = self._guarded(journal, partial(journal.take, TURN_MESSAGES))
             yield from taken
             if len(taken) == TURN_MESSAGES:
                 turns.append(journal)
 
-    def _take(self, journal: LiveJournal | Burial) -> list[Message]:
+    def _guarded(self, journal: LiveJournal | Burial, take: Callable[[], list[Message]]) -> list[Message]:
         try:
-            taken = journal.take(TURN_MESSAGES)
+            taken = take()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others go on
             self._on_trouble(journal.folder, error)
             return []
@@ -197,7 +198,7 @@ class Link:
             name = journal.folder.name
             if name in self.live:  # whoever was served last is the next pass's last
                 self.live[name] = self.live.pop(name)
-        self.rows += sum(message.envelope.count for message in taken)
+        self._rows_taken += sum(message.envelope.count for message in taken)
         return taken
 
     def _origin_of(self, message: Message) -> Origin:

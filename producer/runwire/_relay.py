@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 SCAN_INTERVAL_SECONDS = 1.0
 ASIDE_SECONDS = 10.0
 LAST_PASS_SECONDS = 10.0
-DEAD_WAITING_MAX = 4
+DEAD_WAITING_MAX = 64
 LOCK = ".relay"
 JOURNALS = "journal"  # as a home names the folder
 
@@ -49,7 +49,7 @@ _log = logging.getLogger("runwire")
 
 @dataclass(slots=True)
 class Totals:
-    """What a relay did: journals delivered to their end, rows and records sent, journals it still followed."""
+    """What a relay did: journals delivered to their end, rows and records acknowledged, journals not at their end."""
 
     journals: int = 0
     rows: int = 0
@@ -153,7 +153,8 @@ class Relay:
                 link.finish()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=LAST_PASS_SECONDS)
-            return Totals(self._buried, sum(link.rows for link in self._links.values()), len(self._watched))
+            followed = sum(watched.journal is not None for watched in self._watched.values())
+            return Totals(self._buried, sum(link.rows for link in self._links.values()), followed)
         finally:
             for task in self._tasks:
                 task.cancel()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -471,12 +472,19 @@ def test_a_long_backlog_keeps_nobody_waiting(hostile: Hostile, tmp_path: Path) -
     linked.close()
 
 
-def test_a_journal_that_breaks_while_it_is_followed_stops_no_other(hostile: Hostile, tmp_path: Path) -> None:
+@pytest.mark.parametrize("breaks", ["segment", "header"])
+def test_a_journal_that_breaks_while_it_is_followed_stops_no_other(
+    hostile: Hostile, tmp_path: Path, breaks: str
+) -> None:
     """The relay hears of it and leaves it alone; the others go on."""
     linked = Linked(tmp_path, hostile.name, 2)
     linked.log(0, *range(5))
     linked.log(1, *range(5))
-    (linked.journals[0].folder / "000001.seg").write_bytes(b"noise" * 100)
+    if breaks == "segment":
+        (linked.journals[0].folder / "000001.seg").write_bytes(b"noise" * 100)
+    else:  # good JSON with a good check sum, of other types
+        live = linked.link.live[linked.journals[0].folder.name]
+        live.header = replace(live.header, run_id=[7])  # type: ignore[arg-type]
     linked.deliver()
     assert set(linked.troubles) == {linked.journals[0].folder}
     assert Counter(hostile.story.steps) == Counter(range(5))
