@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import struct
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -46,9 +48,13 @@ class Runwire:
 
     module = "runwire"
 
+    sender = "thread"
+
     def open(self, data: Path, url: str) -> LogRow:
         runwire = importlib.import_module("runwire")
-        run = runwire.init(project=PROJECT, name=RUN, url=url, home=data / "home", auto_metrics=False)
+        run = runwire.init(
+            project=PROJECT, name=RUN, url=url, home=data / "home", auto_metrics=False, sender=self.sender
+        )
         self._finish = run.finish
         log = run.log
 
@@ -72,6 +78,27 @@ class Runwire:
                 first = envelope.first_seq
                 seen.update((envelope.emitter_id, seq) for seq in range(first, first + envelope.count))
         return len(seen)
+
+
+class RunwireRelay(Runwire):
+    """The same without a thread: `runwire sync --follow`, a process beside it, delivers."""
+
+    sender = "relay"
+
+    def open(self, data: Path, url: str) -> LogRow:
+        subprocess = importlib.import_module("subprocess")
+        log_row = super().open(data, url)
+        command = [sys.executable, "-m", "runwire_cli", "sync", "--follow", str(data / "home")]
+        self._relay = subprocess.Popen(command, stdout=sys.stderr)
+        self._journals = data / "home" / "journal"
+        return log_row
+
+    def close(self) -> None:
+        self._finish()
+        while any(not path.name.startswith(".") for path in self._journals.iterdir()):
+            time.sleep(0.02)
+        self._relay.terminate()
+        self._relay.wait()
 
 
 def _folder_envelopes(destination: Any) -> Iterator[Any]:
@@ -352,6 +379,7 @@ class Clearml:
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "runwire": Runwire,
+    "runwire_relay": RunwireRelay,
     "wandb": Wandb,
     "tensorboardX": TensorboardX,
     "trackio": Trackio,

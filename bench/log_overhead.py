@@ -87,15 +87,15 @@ class Measurement:
     def __init__(self, tool: Tool, load: Load, broker: KafkaTopics | None) -> None:
         self._tool = tool
         self._load = load
-        self._broker = broker if tool.name == "runwire" else None
+        self._broker = broker if tool.installed == "runwire" else None
         self._found: dict[str, Any] = dict.fromkeys(KEYS)
         self._errors: list[str] = []
 
     def take(self) -> dict[str, Any]:
         """Return the figures, and beside them how the tool was used."""
-        how = {"version": version_of(self._tool.name), "setup": self._setup()}
+        how = {"version": version_of(self._tool.installed), "setup": self._setup()}
         try:
-            python_of(self._tool.name)
+            python_of(self._tool.installed)
         except EnvironmentMissing as error:
             return {**self._found, **how, "error": f"no environment: {error}"}
         for part in (self._narrow, self._wide, self._kills, self._import):
@@ -103,7 +103,7 @@ class Measurement:
         return {**self._found, **how, "error": "; ".join(self._errors) or None}
 
     def _setup(self) -> str:
-        if self._tool.name != "runwire":
+        if self._tool.installed != "runwire":
             return self._tool.setup
         return f"{self._tool.setup} to {'Kafka' if self._broker else 'dir:'}"
 

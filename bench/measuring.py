@@ -103,7 +103,7 @@ class Worker:
         environment = environment_of(tool, folder, self.mark)
         numbers = (load.keys, load.calls, load.calls_per_second, load.seconds_max)
         places = (folder / "data", url)
-        command = [python_of(tool.name), "-P", WORKER, "log", tool.name, *places, *numbers]
+        command = [python_of(tool.installed), "-P", WORKER, "log", tool.name, *places, *numbers]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [str(part) for part in [*command, self.durations, self.counter]],
@@ -230,7 +230,7 @@ def count_rows(tool: Tool, folder: Path, url: str, keys: int) -> int:
     Raises:
         MeasuringFailed: The data can't be read.
     """
-    command = [python_of(tool.name), "-P", WORKER, "count", tool.name, folder / "data", url, keys]
+    command = [python_of(tool.installed), "-P", WORKER, "count", tool.name, folder / "data", url, keys]
     done = _run(tool, folder, command)
     return int(json.loads(done)["rows"])
 
@@ -242,7 +242,7 @@ def import_cpu_seconds(tool: Tool, folder: Path, module: str) -> float:
         MeasuringFailed: It can't be imported.
     """
     code = f"import time; start = time.process_time(); import {module}; print(time.process_time() - start)"
-    command = [python_of(tool.name), "-P", "-c", code]
+    command = [python_of(tool.installed), "-P", "-c", code]
     times = [float(_run(tool, folder, command).split()[-1]) for _ in range(6)]
     return sorted(times[1:])[2]
 

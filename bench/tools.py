@@ -11,20 +11,28 @@ class Tool:
     """One experiment tracker.
 
     Attributes:
-        name: Key in the output, and name of its requirement file.
+        name: Key in the output.
         setup: How it is used here, in a few words.
         environment: What its own documentation says to set; `{data}` is its data folder.
         default: Whether it is measured without `--all`.
+        package: Whose environment it runs in; by default that of its name.
     """
 
     name: str
     setup: str
     environment: Mapping[str, str] = field(default_factory=dict)
     default: bool = True
+    package: str = ""
+
+    @property
+    def installed(self) -> str:
+        """Name of its environment and requirement file."""
+        return self.package or self.name
 
 
 TOOLS = (
     Tool("runwire", "journal, sender thread"),
+    Tool("runwire_relay", "journal, no thread; a relay process beside it is counted with it", package="runwire"),
     Tool(
         "wandb",
         "offline; console capture, system metrics and code saving off",

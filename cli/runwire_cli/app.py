@@ -166,13 +166,15 @@ def sync(
     ] = None,
     *,
     to: Annotated[str | None, typer.Option(metavar="URL", help="Send everything there.", show_default=False)] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on, with what running processes write.")] = False,
     home: HomeOption = None,
 ) -> None:
     """Send what waits."""
-    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - --help needs none of it
-    from runwire_cli.sync import sync as send  # noqa: PLC0415 - as above
+    from runwire_cli import sync as sending  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 
-    raise typer.Exit(send(folder, to, read_command_settings(home=home).home.journal))
+    found = read_command_settings(home=home).home
+    raise typer.Exit(sending.follow(folder, to, found.path) if follow else sending.sync(folder, to, found.journal))
 
 
 def _read(

@@ -44,6 +44,7 @@ def run_bare(arguments: Sequence[str]) -> int:
         if name == "sync":
             command.add_argument("folder", nargs="?", metavar="DIR", help="a home or a folder of journals")
             command.add_argument("--to", metavar="URL", help="send everything there")
+            command.add_argument("--follow", action="store_true", help="go on, with what running processes write")
             command.add_argument("--home", metavar="DIR", help="the home (RUNWIRE_HOME)")
     known, rest = parser.parse_known_args(list(arguments))
     if known.command != "sync":
@@ -53,9 +54,10 @@ def run_bare(arguments: Sequence[str]) -> int:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - --help needs none of it
-    from runwire_cli.sync import sync  # noqa: PLC0415 - as above
+    from runwire_cli.sync import follow, sync  # noqa: PLC0415 - as above
 
-    return sync(known.folder, known.to, read_command_settings(home=known.home).home.journal)
+    home = read_command_settings(home=known.home).home
+    return follow(known.folder, known.to, home.path) if known.follow else sync(known.folder, known.to, home.journal)
 
 
 def _guarded(command: Callable[[], int]) -> int:

@@ -1,4 +1,4 @@
-"""`runwire sync`: sends what dead processes left in their journals; works in a bare install."""
+"""`runwire sync`: sends what dead processes left, with --follow what the living write; works in a bare install."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 from runwire._recovery import Outcome
 from runwire._recovery import sync as recover_journals
+from runwire._relay import find_journals
+from runwire._relay import follow as follow_journals
 from runwire_cli.errors import CommandError
 from runwire_cli.text import clean
-from runwire_schemas.topics import mask
+from runwire_schemas.topics import mask, parse_url
 
 
 def sync(folder: str | None, to: str | None, home_journal: Path) -> int:
@@ -33,6 +35,39 @@ def sync(folder: str | None, to: str | None, home_journal: Path) -> int:
         f"{counts['alive']} belong to processes that still run.\n"
     )
     return 1 if counts["waiting"] else 0
+
+
+def follow(folder: str | None, to: str | None, home: Path) -> int:
+    """Send what processes write, until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        folder: A home, or a folder of journals, there or not yet; by default the home.
+        to: As in `sync`.
+        home: The home.
+
+    Raises:
+        DestinationError: `to` is no URL that Runwire can send to.
+        JournalError: Another relay follows the folder, or it can't be written.
+    """
+    if to is not None:
+        parse_url(to)  # a wrong one is said before anything else
+    place = home if folder is None else Path(folder).expanduser()
+    if find_journals(place) is None:
+        _say(f"There is no journal in {place} yet: waiting for the first process.")
+    totals = follow_journals(
+        place,
+        to,
+        on_start=lambda journals: _say(f"Relaying the journals in {journals} to {mask(to) if to else 'their URLs'}."),
+        on_outcome=lambda outcome: _print(outcome, to or outcome.url),
+    )
+    rest = f"{totals.followed} are not at their end: another relay, or `runwire sync`, goes on with them"
+    _say(f"{totals.rows:,} rows sent, {totals.journals} journals to their end; {rest}.")
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{clean(line)}\n")
+    sys.stdout.flush()  # into a job's log, too
 
 
 def _journals(folder: str | None, home_journal: Path) -> Path:

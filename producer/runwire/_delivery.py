@@ -1,9 +1,9 @@
-"""Sending one journal: a window of messages at a time, kept until acknowledged, a poison message set aside alone."""
+"""Sending journals: a window of messages at a time, kept until acknowledged, a poison message set aside alone."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from runwire._batch import halve
 from runwire._errors import TransportError
@@ -18,8 +18,24 @@ if TYPE_CHECKING:
 WINDOW_MESSAGES = 16
 
 
-class Delivery:
-    """What is on its way from one emitter.
+class Origin(Protocol):
+    """The journal that a message is from.
+
+    Attributes:
+        header: Its own, to make a refused message's halves with.
+    """
+
+    header: SegmentHeader
+
+    def acknowledge(self, message: Message) -> None:
+        """It is durable in the log, as all of the journal's before it."""
+
+    def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
+        """The log will never take these rows."""
+
+
+class Window:
+    """What is on its way to one destination, from one journal or from many.
 
     1. A message leaves the window only when it is durable in the log.
     2. After an error the same messages go again, through the next transport; the ledger drops what was there already.
@@ -27,15 +43,11 @@ class Delivery:
        row or record is left, and that one is declared lost.
     """
 
-    def __init__(
-        self, header: SegmentHeader, declare_loss: Callable[[int, int, str], None], acknowledged_seq: int = 0
-    ) -> None:
-        """`declare_loss` gets first_seq, count and reason of a refused row."""
-        self._header = header
-        self._declare_loss = declare_loss
+    def __init__(self, origin_of: Callable[[Message], Origin]) -> None:
+        """`origin_of` tells whose a message is."""
+        self._origin_of = origin_of
         self._window: deque[Message] = deque()
         self._one_by_one = False
-        self.acknowledged_seq = acknowledged_seq
         self.rows_refused = 0
 
     @property
@@ -67,17 +79,35 @@ class Delivery:
                 raise
             for message in part:
                 self._window.popleft()
-                self.acknowledged_seq = max(self.acknowledged_seq, message.end_seq)
+                self._origin_of(message).acknowledge(message)
 
     def _refuse(self, part: list[Message], reason: str) -> None:
         self._one_by_one = True
         if len(part) > 1:
             return
         refused = self._window.popleft()
-        halves = halve(refused, self._header)
+        origin = self._origin_of(refused)
+        halves = halve(refused, origin.header)
         if halves:
             self._window.extendleft(reversed(halves))
             return
         envelope = refused.envelope
         self.rows_refused += envelope.count
-        self._declare_loss(envelope.first_seq, envelope.count, reason)
+        origin.declare_loss(envelope.first_seq, envelope.count, reason)
+
+
+class Delivery(Window):
+    """What is on its way from one emitter."""
+
+    def __init__(
+        self, header: SegmentHeader, declare_loss: Callable[[int, int, str], None], acknowledged_seq: int = 0
+    ) -> None:
+        """`declare_loss` gets first_seq, count and reason of a refused row."""
+        super().__init__(lambda _: self)
+        self.header = header
+        self.declare_loss = declare_loss
+        self.acknowledged_seq = acknowledged_seq
+
+    def acknowledge(self, message: Message) -> None:
+        """Everything up to here is durable."""
+        self.acknowledged_seq = max(self.acknowledged_seq, message.end_seq)

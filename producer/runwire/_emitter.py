@@ -1,4 +1,7 @@
-"""An emitter: one process start, with its own id, journal and sender; after a fork the child is another one."""
+"""An emitter: one process start, with its own id, journal and sender; after a fork the child is another one.
+
+Who delivers is written into its journal: its own thread, a relay (then it starts no thread at all), or nobody yet.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from runwire._arrivals import Arrivals
 from runwire._clock import wall_anchor_ns, wall_time_us
 from runwire._device import Copies, Remote, copy_all
 from runwire._journal import Journal
+from runwire._mark import read_mark
 from runwire._recovery import recover
 from runwire._segments import SegmentHeader
 from runwire._sender import Sender, import_all
@@ -54,6 +58,7 @@ class Emitter:
         journals: Path,
         destination: Destination,
         *,
+        sender: str,
         describe: Callable[[Emitter], None] | None,
         on_elsewhere: Callable[[str], None],
     ) -> None:
@@ -63,7 +68,8 @@ class Emitter:
             identity: Whom it speaks for.
             journals: Folder of all journals of the home.
             destination: Where the sender delivers to.
-            describe: Runs once, in a thread of ours: what takes long to find out.
+            sender: Who that is: thread, relay or none.
+            describe: Runs once, in a thread of ours where there may be one: what takes long to find out.
             on_elsewhere: Gets the URL of a dead journal in this home that wants to go elsewhere.
 
         Raises:
@@ -77,6 +83,7 @@ class Emitter:
         self._describe = describe
         self._on_elsewhere = on_elsewhere
         self._described = threading.Event()
+        self._relayed_seq = 0
         self.sender: Sender | None = None
         self.progress: Progress | None = None  # of the run, which sets it
         self.header = SegmentHeader(
@@ -89,14 +96,27 @@ class Emitter:
             number=0,
             first_seq=0,
             anchor_ns=wall_anchor_ns(),
+            sender=sender,
         )
         self.journal = Journal(journals / self.id, self.header)
         self.arrivals = Arrivals(self.journal)
         self.journal.on_loss(self._lost_payload, _signals.renumbered)
 
-    def start(self, *, deliver: bool) -> None:
+    @property
+    def is_relayed(self) -> bool:
+        """Whether a relay delivers."""
+        return self.header.sender == "relay"
+
+    @property
+    def acknowledged_seq(self) -> int:
+        """Rows 0 .. this - 1 are durable in the log, as far as is known here."""
+        return self.sender.acknowledged_seq if self.sender else self._relayed_seq
+
+    def start(self) -> None:
         """Begin to describe, and to deliver where that is wanted."""
-        if deliver:
+        if self.is_relayed:
+            self.describe()  # no thread: git answers within seconds, or isn't waited for
+        elif self.header.sender == "thread":
             self.sender = Sender(self.journal, self._destination, self, self._beside)
             self.sender.start()
         elif self._describe is None:
@@ -133,6 +153,7 @@ class Emitter:
         self.arrivals.finish(timeout_seconds / 2)
         self.journal.seal()
         delivered = self.sender is not None and self.sender.finish(max(0.0, ends_at - time.monotonic()))
+        self._relayed_seq = read_mark(self.journal.folder).acknowledged_seq  # before the relay may remove it
         self.journal.close(delete=delivered)
         return delivered
 

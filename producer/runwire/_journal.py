@@ -13,7 +13,9 @@
    found no room until then is named in the lock file, whose blocks are there from the start: recovery declares it.
 6. `reserve_row` gives a row its place and number before its values are there; `published` stops at the first such
    place until `fill_row` or `abandon_row`, which declares it lost, as `seal` and a recovery do.
-7. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
+7. Where a relay delivers, it deletes the segments whose rows are acknowledged, and says so (`_mark.py`): those are not
+   lost at `journal_bytes_max`.
+8. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
 
 Promised: records survive SIGKILL of the process. Not promised: power loss (nothing is fsynced); a count of the rows
 that a full disk cost a process which then died without `seal`.
@@ -52,6 +54,7 @@ from runwire._journal_files import (
     write_all,
 )
 from runwire._losses import Loss, Losses, pack_rest
+from runwire._mark import read_mark
 from runwire._segments import (
     COMMIT,
     COMMIT_BYTES,
@@ -503,6 +506,8 @@ class Journal:
             OSError: No segment can be made; the journal is left without one.
         """
         self._close_segment()
+        if self.header.sender != "thread" and len(self._full) + 2 > self._segments_max:
+            self._forget_relayed()
         # The next one and its spare count too.
         while self._full and len(self._full) + 2 > self._segments_max:
             self._drop(min(self._full), f"the journal reached {self._segments_max * self._segment_bytes:,} bytes")
@@ -534,6 +539,12 @@ class Journal:
             self._full[segment.number] = FullSegment(segment.at, self._first_seq, segment.events, segment.losses)
             self._segment = None
             segment.close()
+
+    def _forget_relayed(self) -> None:
+        """Law 6: the rows of these segments are acknowledged, whether their files are gone yet or not."""
+        acknowledged_seq = read_mark(self.folder).acknowledged_seq
+        begins = {number: full.first_seq for number, full in self._full.items()} | {self._number + 1: self._next_seq}
+        self.trim(max((number for number, first_seq in begins.items() if first_seq <= acknowledged_seq), default=0))
 
     def _drop(self, number: int, reason: str) -> None:
         """Delete a full segment whose rows were not all acknowledged: law 4."""

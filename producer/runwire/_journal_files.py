@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runwire._losses import Loss
 
 SENT = ".sent"
+_LAST_WORD = "killed-by-"
 # The lock file holds the header's copy and, behind it, room that is there also when the disk is full.
 REST_AT = 4_096
 OWNER_BYTES = 8_192
@@ -156,6 +157,20 @@ def allocate(path: Path, size_bytes: int, *, mapped: bool) -> SegmentFile:
     except BaseException:
         os.close(fd)
         raise
+
+
+def last_word_path(folder: Path, signum: int) -> Path:
+    """What is written when this signal kills the emitter; empty for as long as it doesn't."""
+    return folder / f"{_LAST_WORD}{signum}"
+
+
+def last_signal(folder: Path) -> int | None:
+    """The signal that killed the emitter, if it left a word."""
+    for path in folder.glob(f"{_LAST_WORD}*"):
+        with contextlib.suppress(OSError, ValueError):
+            if path.lstat().st_size:
+                return int(path.name.removeprefix(_LAST_WORD))
+    return None
 
 
 def claim(folder: Path) -> bool:

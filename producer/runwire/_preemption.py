@@ -54,6 +54,7 @@ class Preemption:
         self._signals: frozenset[int] = frozenset()
         self._lock = threading.RLock()
         self._traps: list[_Trap] = []
+        self._unhandled: list[int] = []
         self._wakeup: tuple[int, int] | None = None
         self._wrapped: dict[int, _Wrapped] = {}
         self._thread: threading.Thread | None = None
@@ -66,7 +67,7 @@ class Preemption:
         Args:
             signals: Their numbers.
             end: Called in a thread of ours with the number of one that nobody handles; ends the run within seconds.
-            may_start_thread: Without one, signals that nobody handles are left alone.
+            may_start_thread: Without one, signals that nobody handles are left to `leave_word`.
         """
         self._signals = frozenset(signals)
         self._noted = None
@@ -80,8 +81,11 @@ class Preemption:
                     if in_main and self._wakeup is None:
                         self._wrapped[signum] = _Wrapped(handler, self._note)
                         signal.signal(signum, self._wrapped[signum])
-                elif handler == signal.SIG_DFL and may_start_thread and not _is_caught(signum) and os.getpid() != 1:
-                    self._traps.append(_Trap(signum))
+                elif handler == signal.SIG_DFL and not _is_caught(signum) and os.getpid() != 1:
+                    if may_start_thread:
+                        self._traps.append(_Trap(signum))
+                    else:
+                        self._unhandled.append(signum)
         except (OSError, RuntimeError, ValueError) as problem:
             _log.warning("Signals that end the job can't be watched: %r.", problem)
         if self._traps:
@@ -90,11 +94,23 @@ class Preemption:
             )
             self._thread.start()
 
+    def leave_word(self, path_of: Callable[[int], Path]) -> None:
+        """Where no thread may be started: a signal that nobody handles kills as ever, and writes into a file first.
+
+        Args:
+            path_of: The file for a signal's number; recovery finds it.
+        """
+        for signum in self._unhandled:
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                fd = os.open(path_of(signum), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._traps.append(_Trap(signum, fd))
+
     def stop(self) -> None:
         """Put back what was there, where nobody has taken it since; while the process dies, wait for that."""
         if threading.current_thread() is self._thread:
             return
         self.hold()
+        self._unhandled.clear()
         while self._traps:
             self._traps.pop().release()
         if threading.current_thread() is threading.main_thread():  # no other may
@@ -202,17 +218,20 @@ class Preemption:
 
 
 class _Trap:
-    """A pipe that gets bytes when a signal comes that nobody handles; who reads closes `reader` and makes it -1."""
+    """A pipe that gets bytes when a signal comes that nobody handles; who reads closes `reader` and makes it -1.
 
-    def __init__(self, signum: int) -> None:
+    With a file to write into instead, the process then dies of the signal as without us.
+    """
+
+    def __init__(self, signum: int, file: int | None = None) -> None:
         """Set it; RuntimeError or OSError where that can't be."""
         self.signum = signum
-        self.reader, writer = os.pipe()
+        self.reader, writer = os.pipe() if file is None else (-1, file)
         mouth = _Mouth(writer)
         # An old one of ours, where a Python handler came and went in between.
         faulthandler.unregister(signum)
         # Only the thread that took the signal is shown: nobody reads it, and others may be anywhere.
-        faulthandler.register(signum, mouth, all_threads=False, chain=False)
+        faulthandler.register(signum, mouth, all_threads=False, chain=file is not None)
         self._mouth = weakref.ref(mouth)  # faulthandler keeps it, until somebody else registers there
 
     def release(self) -> None:

@@ -1,11 +1,13 @@
 """Recovery: sends what dead emitters left in their journals; reads them, never appends.
 
 1. A journal whose lock can be taken belongs to nobody alive; the lock is held while it is sent.
-2. Rows that a damaged record held, and no record of the journal declares lost, are declared lost by records numbered
+2. Where a signal that ends jobs killed a process without a thread to say so, recovery says that it was preempted.
+3. Rows that a damaged record held, and no record of the journal declares lost, are declared lost by records numbered
    behind the last row: a second recovery of the same journal makes the same ones.
-3. `EmitterEnded` goes last; then the folder goes at once, by a rename. Interrupted anywhere before, the next recovery
+4. `EmitterEnded` goes last; then the folder goes at once, by a rename. Interrupted anywhere before, the next recovery
    sends all of it again, and the ledger drops what is there already.
-4. A journal that can't be read is kept, said, and doesn't keep the others.
+5. A journal that can't be read is kept, said, and doesn't keep the others.
+5. What a relay has delivered to the same URL already isn't sent again; what was refused there is declared lost.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from runwire._batch import Message, event_message, messages
 from runwire._clock import wall_time_us
 from runwire._delivery import Delivery
 from runwire._errors import JournalError, TransportError
-from runwire._journal_files import REST_AT, SENT, claim, release, remove_journal
+from runwire._journal_files import REST_AT, SENT, claim, last_signal, release, remove_journal
 from runwire._losses import REST_BYTES, unpack_rest
+from runwire._mark import Mark, read_mark
 from runwire._segments import (
     OWNER,
     SegmentHeader,
@@ -87,7 +90,7 @@ def sync(journals: Path, to: str | None = None, on_outcome: Callable[[Outcome], 
         DestinationError: `to` is no URL that Runwire can send to.
     """
     if to is not None:
-        parse_url(to)
+        to = str(parse_url(to))
     return asyncio.run(recover(journals, to=to, on_outcome=on_outcome))
 
 
@@ -105,7 +108,7 @@ async def recover(
             if folder.name.endswith(SENT):
                 remove_journal(folder)
             continue
-        if not folder.is_dir():
+        if folder.is_symlink() or not folder.is_dir():  # a link's target is nobody's to delete
             continue
         try:
             outcome = await _recover_one(folder, to, only)
@@ -127,15 +130,16 @@ async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcom
         return Outcome(folder.name, "", "", state="alive")
     owner = _lock(folder)
     try:
-        header = _any_header(folder, owner)
+        header = any_header(folder, owner)
         if owner is None:
             return None if header is None else replace(_outcome(header), state="alive")
         if header is None:
-            return _without_header(folder)
+            return without_header(folder)
         if only is not None and header.url != only:
             return replace(_outcome(header), state="elsewhere")
-        dead = DeadJournal(folder, header, os.pread(owner, REST_BYTES, REST_AT))
-        error = await _deliver(dead, to or header.url)
+        url = to or header.url
+        dead = DeadJournal(folder, header, os.pread(owner, REST_BYTES, REST_AT), read_mark(folder, url))
+        error = await _deliver(dead, url)
         if error:
             return replace(_outcome(header), error=error)
         remove_journal(folder)
@@ -146,13 +150,17 @@ async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcom
         release(folder)
 
 
+_UNMARKED = Mark()
+
+
 class DeadJournal:
     """The messages that a dead emitter's journal still holds, in order, each call of `found` from the start."""
 
-    def __init__(self, folder: Path, header: SegmentHeader, rest: bytes = b"") -> None:
-        """`rest` is what the lock file holds of rows that found no room (`_losses.pack_rest`)."""
+    def __init__(self, folder: Path, header: SegmentHeader, rest: bytes = b"", mark: Mark = _UNMARKED) -> None:
+        """`rest` is what the lock file holds of rows that found no room (`_losses.pack_rest`), `mark` a relay's."""
         self._folder = folder
         self._rest = rest
+        self._mark = mark
         self.header = header
         self._losses: list[tuple[int, int, str]] = []
         self._declared: list[tuple[int, int]] = []
@@ -164,6 +172,9 @@ class DeadJournal:
     def lost(self) -> int:
         """Rows that had to be declared lost."""
         return sum(count for _, count, _ in self._losses)
+
+    def acknowledge(self, message: Message) -> None:
+        """Nothing to remember: interrupted, all of it goes again."""
 
     def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
         """Remember rows that will never come, unless the journal itself declares them."""
@@ -188,6 +199,10 @@ class DeadJournal:
             payload = _signals.rows_lost(header, now, seq, first_seq, count, reason)
             yield event_message(StoredEvent(seq, payload), header)
             seq += 1
+        signum = None if self._has_ended else last_signal(self._folder)
+        if signum is not None:
+            yield event_message(StoredEvent(seq, _signals.preempted(header, now, seq, signum)), header)
+            seq += 1
         yield _signals.ended(header, now, seq, "finished" if self._has_ended else "crashed")
 
     def _read(self) -> Iterator[Rows | StoredEvent]:
@@ -205,25 +220,33 @@ class DeadJournal:
                 for item in reader.recover(next_seq, BATCH_ROWS_MAX):
                     jumps.append((next_seq, item.first_seq))
                     next_seq = item.first_seq + item.count
-                    self.rows += item.count
                     if isinstance(item, StoredEvent):
                         self._note(item)
-                    yield item
+                    if next_seq > self._mark.acknowledged_seq:
+                        self.rows += item.count
+                        yield item
                 jumps.append((next_seq, reader.next_seq))
                 next_seq = max(next_seq, reader.next_seq)
                 pending += reader.pending
                 self._has_ended |= reader.has_ended
             finally:
                 reader.close()
+        self._account(next_seq or 0, jumps, pending)
+
+    def _account(self, next_seq: int, jumps: list[tuple[int, int]], pending: list[int]) -> None:
+        """What didn't come, of all numbers below the end; what the journal itself declares is left out."""
         known_seq, losses = unpack_rest(self._rest)
-        self._next_seq = max(next_seq or 0, known_seq)
-        for loss in losses:
+        self._next_seq = max(next_seq, known_seq, self._mark.acknowledged_seq)
+        for loss in (*losses, *self._mark.losses):
             self.declare_loss(loss.first_seq, loss.count, loss.reason)
             self._declared.append((loss.first_seq, loss.first_seq + loss.count))
+        acknowledged_seq = self._mark.acknowledged_seq
         for seq in pending:
-            self.declare_loss(seq, 1, "its values hadn't come from the device")
-            self._declared.append((seq, seq + 1))
-        for first, end in jumps:
+            if seq >= acknowledged_seq:
+                self.declare_loss(seq, 1, "its values hadn't come from the device")
+                self._declared.append((seq, seq + 1))
+        for begin, end in jumps:
+            first = max(begin, acknowledged_seq)
             if end > first:
                 self.declare_loss(first, end - first, "the journal is damaged there")
 
@@ -274,15 +297,23 @@ def _lock(folder: Path) -> int | None:
         fd = os.open(folder / OWNER, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not try_lock(fd):
         os.close(fd)
         return None
     return fd
 
 
-def _any_header(folder: Path, owner: int | None) -> SegmentHeader | None:
+def try_lock(fd: int) -> bool:
+    """Whether nobody else held the lock of this open file; then it is ours."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def any_header(folder: Path, owner: int | None) -> SegmentHeader | None:
+    """Whose journal it is, from a segment, else from the open lock file."""
     for number in segment_numbers(folder):
         with contextlib.suppress(JournalError, OSError):
             reader = SegmentReader(segment_path(folder, number))
@@ -294,7 +325,7 @@ def _any_header(folder: Path, owner: int | None) -> SegmentHeader | None:
     return None
 
 
-def _without_header(folder: Path) -> Outcome | None:
+def without_header(folder: Path) -> Outcome | None:
     """Delete a folder that its emitter left before its first row; keep one whose segments are all unreadable."""
     if segment_numbers(folder):
         return Outcome(folder.name, "", "", error=f"No segment in {folder} has a readable header.")

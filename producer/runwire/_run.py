@@ -281,7 +281,8 @@ class Run:
             error: What went wrong; secrets that can be recognised in it are masked.
 
         Returns:
-            Whether everything was delivered; else the rest waits in the journal for `runwire sync`.
+            Whether everything was delivered; else the rest waits in the journal for `runwire sync`, or for the
+            relay: with `sender="relay"` this is always False, at once.
             A second call changes nothing and returns the same.
 
         Raises:
@@ -546,7 +547,8 @@ class Run:
             except Exception as problem:  # noqa: BLE001 - rows that are there are delivered all the same
                 self._switch_off(problem)
         delivered = emitter.finish(max(0.0, ends_at - time.monotonic()))
-        if not self._is_worker and (self.rank == 0 or not delivered):
+        # That the relay has a rest to deliver is how it should be: one rank says so for all.
+        if not self._is_worker and (self.rank == 0 or not (delivered or emitter.is_relayed)):
             self._say_goodbye(emitter, cost, delivered=delivered)
         return delivered
 
@@ -554,9 +556,9 @@ class Run:
         share = (cost.log_seconds + cost.sender_cpu_seconds) / max(cost.wall_seconds, 1e-9)
         rest = f"all sent to {self.url}"
         if not delivered:
-            waiting = emitter.journal.next_seq - (emitter.sender.acknowledged_seq if emitter.sender else 0)
-            waiting = max(0, waiting - cost.rows_dropped)
-            rest = f"{waiting:,} rows wait in {emitter.journal.folder}: `runwire sync` sends them"
+            waiting = max(0, emitter.journal.next_seq - emitter.acknowledged_seq - cost.rows_dropped)
+            where, how = ("for the relay in", " --follow") if emitter.is_relayed else ("in", "")
+            rest = f"{waiting:,} rows wait {where} {emitter.journal.folder}: `runwire sync{how}` sends them"
         if cost.rows_dropped:
             rest += f"; {cost.rows_dropped:,} rows are lost, for the journal couldn't be written"
         _say(

@@ -53,12 +53,14 @@ COMMIT = 0x57525543
 COMMIT_BYTES = struct.pack("<I", COMMIT)
 COMMIT_WORD = struct.Struct("=I")
 RECORD = struct.Struct("<IIIIqqq")
+_RECORD_HEAD = struct.Struct("<IIIIq")  # up to the number
 RECORD_BYTES = RECORD.size
 CRC_AT = 8  # the CRC covers what follows itself
 
 _MAGIC = b"RWSEG\0\0\1"
 _HEAD = struct.Struct("<8sII")
 _CHUNK_BYTES = 2**20
+_FOLLOW_BYTES = 2**18  # of each of many journals that one process follows
 _HEADER_BYTES_MAX = 2**16
 
 
@@ -76,6 +78,7 @@ class SegmentHeader:
     first_seq: int
     size_bytes: int = 0  # of a preallocated file; 0 where it grows with each record
     anchor_ns: int | None = None  # see `_clock.py`: what makes a row's time nanoseconds since the epoch
+    sender: str = "thread"  # who delivers while the emitter lives: thread (its own), relay, or none (mode offline)
 
     def to_bytes(self) -> bytes:
         """The segment's first bytes, a multiple of 8."""
@@ -141,7 +144,7 @@ class SegmentReader:
     Attributes:
         header: The segment's own, or `otherwise` where that is damaged.
         has_header: Whether the segment's own could be read.
-        next_seq: Number behind the last record that `recover` passed over or handed out.
+        next_seq: Number behind the last record that `recover` or `follow` passed over or handed out.
         pending: Numbers of rows whose values never came, as far as read.
         has_ended: Whether `recover` met the record that ends a journal.
 
@@ -150,7 +153,8 @@ class SegmentReader:
     """
 
     def __init__(self, path: Path, otherwise: SegmentHeader | None = None) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Neither a link to elsewhere nor a pipe that nobody writes to may stand for a segment.
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             header, self._at = _read_header(self._fd, path, or_none=otherwise is not None)
         except BaseException:
@@ -188,15 +192,41 @@ class SegmentReader:
             if at == 0:
                 return
 
+    def follow(self, next_seq: int, rows_max: int) -> Iterator[Rows | StoredEvent]:
+        """Whole records behind those handed out, of a writer that lives in another process; each is checked.
+
+        Ends in front of a record that isn't whole yet or whose kind isn't final (or known): ask again later.
+        """
+        while os.pread(self._fd, COMMIT_WORD.size, self._at) == COMMIT_BYTES:  # a quiet journal costs one call
+            data = os.pread(self._fd, _FOLLOW_BYTES, self._at)
+            if len(data) >= RECORD_BYTES and len(data) < _record_bytes(data, 0) <= os.fstat(self._fd).st_size:
+                data = os.pread(self._fd, _record_bytes(data, 0), self._at)
+            end, next_seq = _whole(data, next_seq)
+            if end == 0:
+                return
+            self.next_seq = next_seq
+            stretch, base, inside = data[:end], self._at, 0
+            while inside < end:
+                found, inside = self._take(stretch, inside, rows_max)
+                self._at = base + inside
+                if found is not None:
+                    yield found
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether no record begins where `follow` stopped."""
+        return not any(os.pread(self._fd, COMMIT_WORD.size, self._at))
+
     def recover(self, next_seq: int, rows_max: int) -> Iterator[Rows | StoredEvent]:
         """Every good record from `next_seq` on, of a writer that is dead; each is checked.
 
         Damaged records are passed over: the caller sees a jump in the sequence, at the end by `self.next_seq`.
         """
-        data = os.pread(self._fd, self._size, 0)
         self.next_seq = next_seq
+        yield from self.follow(next_seq, rows_max)  # nearly always all, and cheaper
+        data = os.pread(self._fd, self._size, 0)
         end = self._at
-        at = _next_good(data, end, next_seq)
+        at = _next_good(data, end, self.next_seq)
         while at is not None:
             # Collect an unbroken good stretch first, so that rows can be taken in bulk.
             start, taken, seq = at, 0, max(_seq(data, at), self.next_seq)
@@ -312,6 +342,25 @@ def _is_good(data: bytes, at: int) -> bool:
     crc, length = struct.unpack_from("<II", data, at + 4)
     end = at + RECORD_BYTES + length
     return bool(end <= len(data) and zlib.crc32(memoryview(data)[at + CRC_AT : end]) == crc)
+
+
+def _whole(data: bytes, seq: int) -> tuple[int, int]:
+    """How far records are whole, final, and numbered from `seq` on without a jump: (their end, the next number).
+
+    Only the first may jump ahead: what was lost there, the writer declares.
+    """
+    view, at, crc32, unpack = memoryview(data), 0, zlib.crc32, _RECORD_HEAD.unpack_from
+    while at + RECORD_BYTES <= len(data):
+        commit, crc, length, kind, number = unpack(data, at)
+        end = at + RECORD_BYTES + length
+        if commit != COMMIT or end > len(data) or crc32(view[at + CRC_AT : end]) != crc:
+            break
+        if kind & 0xFF in (ROW, EVENT) and (number == seq or (at == 0 and number > seq)):
+            seq = number + 1
+        elif kind & 0xFF not in (KEYS, END):
+            break
+        at = end + (-length % 8)
+    return at, seq
 
 
 def _next_good(data: bytes, at: int, next_seq: int) -> int | None:

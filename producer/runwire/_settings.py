@@ -13,6 +13,7 @@
     RUNWIRE_AUTO_METRICS  on or off: metrics that nobody logs, `system/...` (default: on; off for `memory:`)
     RUNWIRE_PREEMPT_SIGNALS  signals that end the job, separated by commas, or none (default: TERM; inside a SLURM job
                      TERM,USR1,USR2)
+    RUNWIRE_SENDER   thread (this process delivers) or relay (`runwire sync --follow` does; no thread, no network here)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -40,9 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Mode = Literal["on", "offline", "off"]
+Sender = Literal["thread", "relay"]
 
 MODES: tuple[Mode, ...] = ("on", "offline", "off")
 _SWITCH = {"on": True, "off": False}
+SENDERS: tuple[Sender, ...] = ("thread", "relay")
 NAME_CHARACTERS_MAX = 1_024
 TAGS_MAX = 100
 _NEVER_CAUGHT = frozenset({"KILL", "STOP", "SEGV", "FPE", "ABRT", "BUS", "ILL"})
@@ -69,12 +72,13 @@ class Settings:
     auto_metrics: bool = True
     resume: bool = False
     preempt_signals: tuple[int, ...] = ()
+    sender: Sender = "thread"
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
             f"Settings({mask(str(self.destination))}, home={str(self.home.path)!r}, project={self.project!r}, "
-            f"run_id={self.run_id!r}, name={self.name!r}, mode={self.mode!r})"
+            f"run_id={self.run_id!r}, name={self.name!r}, mode={self.mode!r}, sender={self.sender!r})"
         )
 
 
@@ -91,6 +95,7 @@ def read_settings(
     user: str | None = None,
     mode: str | None = None,
     auto_metrics: bool | None = None,
+    sender: str | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -132,6 +137,9 @@ def read_settings(
         resumed = _by_name(resumed, chosen_project, Memory(found.runs))
     if resumed is not None and not (resume or run_id) and variables.get("RUNWIRE_RUN_ID", resumed) not in {"", resumed}:
         raise SettingsError("RUNWIRE_RESUME and RUNWIRE_RUN_ID name different runs: set one of them.")
+    chosen_sender = (choose("sender", sender) or "thread").lower()
+    if chosen_sender not in SENDERS:
+        raise SettingsError(f"{_source('sender', sender)} must be one of {', '.join(SENDERS)}, not {chosen_sender!r}.")
     return Settings(
         destination=destination,
         home=found,
@@ -146,6 +154,7 @@ def read_settings(
         auto_metrics=_auto_metrics(auto_metrics, variables, destination),
         resume=resumes,
         preempt_signals=_preempt_signals(variables),
+        sender=chosen_sender,
         environ=variables,
     )
 

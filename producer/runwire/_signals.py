@@ -9,7 +9,7 @@ from runwire._batch import Message
 from runwire_schemas.codec import decode, encode
 from runwire_schemas.envelope import Envelope
 from runwire_schemas.errors import DecodeError
-from runwire_schemas.events import EmitterEnded, Heartbeat, Lifecycle, RowsLost, Signal
+from runwire_schemas.events import EmitterEnded, Heartbeat, Lifecycle, RowsLost, RunEnded, Signal
 
 if TYPE_CHECKING:
     from runwire._segments import SegmentHeader
@@ -52,6 +52,12 @@ def rows_lost(  # noqa: PLR0917 - the record has these fields
     """Payload of the record, itself number `seq`, that declares rows lost."""
     lost = RowsLost(header.run_id, header.emitter_id, header.rank, seq, time_us, first_seq, count, reason)
     return encode(lost)
+
+
+def preempted(header: SegmentHeader, time_us: int, seq: int, signum: int) -> bytes:
+    """Payload of the record, itself number `seq`, that a signal ended the process and with it its part of the run."""
+    ended = RunEnded(header.run_id, header.emitter_id, header.rank, seq, time_us, "preempted", 128 + signum)
+    return encode(ended)
 
 
 def renumbered(payload: bytes, seq: int) -> bytes:

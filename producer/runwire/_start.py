@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runwire._context.identity import attempt_token, run_id, run_name
@@ -74,6 +75,7 @@ def init(
     home: str | os.PathLike[str] | None = None,
     mode: str | None = None,
     auto_metrics: bool | None = None,
+    sender: str | None = None,
 ) -> Run:
     """Start tracking this process's part of a run.
 
@@ -103,6 +105,8 @@ def init(
         mode: "on", "offline" (journal only; `runwire sync` sends it) or "off" (nothing is kept).
         auto_metrics: Whether there are metrics that nobody logs: `system/...`, of one process a node, every 5 s. On by
             default, but for tests that capture.
+        sender: "thread" (this process delivers, in a thread of ours) or "relay": `runwire sync --follow` delivers for
+            all processes of the node, and this one starts no thread and opens no connection.
 
     Returns:
         The run, also usable as a context manager. A run that was current before is finished, with a notice.
@@ -136,11 +140,13 @@ def init(
         user=user,
         mode=mode,
         auto_metrics=auto_metrics,
+        sender=sender,
     )
     with _process.lock:
         finish_current("a new one begins")
         if settings.mode != "off":
-            PREEMPTION.begin(settings.preempt_signals, _end_by_signal)
+            may_start_thread = settings.sender == "thread"
+            PREEMPTION.begin(settings.preempt_signals, _end_by_signal, may_start_thread=may_start_thread)
         try:
             _process.run = run = _open(settings, role, described)
         except BaseException:
@@ -193,7 +199,7 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
     )
     if role == "train" and launch.local_rank == 0 and settings.mode != "off":
         memory.remember(settings.project, found)
-        if settings.auto_metrics:
+        if settings.auto_metrics and settings.sender == "thread":
             run.accompany(_sampler(run, settings, launch, resumed_from_step=described["resumed_from_step"]))
     return run
 
@@ -268,6 +274,7 @@ class _EmitterMaker:
             SettingsError: The home can't be written.
         """
         from runwire._emitter import Emitter, Identity  # noqa: PLC0415 - fastavro, asyncio: not at import time
+        from runwire._journal_files import last_word_path  # noqa: PLC0415 - mmap: as above
 
         settings = self._settings
         home = settings.home.create()
@@ -276,6 +283,7 @@ class _EmitterMaker:
             identity,
             home.journal,
             settings.destination,
+            sender="none" if settings.mode == "offline" else settings.sender,
             describe=None if self._is_worker else self._describe,  # the parent says it
             on_elsewhere=self._elsewhere,
         )
@@ -283,11 +291,13 @@ class _EmitterMaker:
         self._attempt = emitter.attempt
         try:
             self._record(emitter, slow=False)
-            emitter.start(deliver=settings.mode == "on")
+            emitter.start()
         except BaseException:
             emitter.finish(0)
             raise
         watch_end_of_child()
+        if not self._is_worker:
+            PREEMPTION.leave_word(partial(last_word_path, emitter.journal.folder))
         return emitter
 
     @property

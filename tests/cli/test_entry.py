@@ -81,6 +81,23 @@ def test_a_bare_install_helps_and_syncs(tmp_path: Path) -> None:
     assert "0 journals sent" in answer.stdout
 
 
+@pytest.mark.parametrize("command", [RUNWIRE, [sys.executable, "-c", BARE]], ids=["whole", "bare"])
+def test_a_relay_waits_for_a_folder_and_ends_when_it_is_told_to(tmp_path: Path, command: list[str]) -> None:
+    """In either install: it names the folder that isn't there yet, and SIGTERM is no failure."""
+    relay = subprocess.Popen(
+        [*command, "sync", "--follow", "--to", f"dir:{tmp_path}/topic"],
+        env=clean_environment(tmp_path / "home"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert relay.stdout is not None
+    assert relay.stdout.readline() == f"There is no journal in {tmp_path}/home yet: waiting for the first process.\n"
+    (tmp_path / "home" / "journal").mkdir(parents=True)
+    assert relay.stdout.readline() == f"Relaying the journals in {tmp_path}/home/journal to dir:{tmp_path}/topic.\n"
+    relay.terminate()
+    printed, errors = relay.communicate(timeout=60)
+    assert (relay.returncode, errors) == (0, "")
+    assert printed.startswith("0 rows sent, 0 journals to their end; 0 are not")
+
+
 @pytest.mark.parametrize("arguments", [["runs"], ["up", "--once"], ["sql", "SELECT 1", "--json"], ["show"], ["demo"]])
 def test_a_bare_install_names_the_extra(tmp_path: Path, arguments: list[str]) -> None:
     """One line, non-zero exit."""
@@ -101,6 +118,7 @@ def test_a_bare_install_names_the_extra(tmp_path: Path, arguments: list[str]) ->
         (["up", "--url", "ftp://x"], 1, "ftp://x"),
         (["sync", "/does/not/exist"], 1, "no folder '/does/not/exist'"),
         (["sync", "--to", "ftp://x"], 1, "ftp://x"),
+        (["sync", "--follow", "--to", "ftp://x"], 1, "ftp://x"),
         (["runs"], 1, "Nothing is tracked here yet"),
     ],
 )

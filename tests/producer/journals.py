@@ -13,6 +13,7 @@ from runwire._batch import Message, messages
 from runwire._journal import Journal
 from runwire._journal_files import REST_AT
 from runwire._losses import REST_BYTES
+from runwire._mark import read_mark
 from runwire._recovery import DeadJournal
 from runwire._segments import OWNER, SegmentHeader
 from runwire._sender import Sender
@@ -27,9 +28,12 @@ HEADER = SegmentHeader("project", "r" * 16, EMITTER, "attempt", 0, URL, 0, 0)
 Row = tuple[int, tuple[str, ...], int, tuple[float, ...]]
 
 
-def open_journal(folder: Path, *, mapped: bool = True, url: str = URL, **options: Any) -> Journal:
+def open_journal(
+    folder: Path, *, mapped: bool = True, url: str = URL, sender: str = "thread", **options: Any
+) -> Journal:
     """A journal in `folder` that can declare losses."""
-    journal = Journal(folder, SegmentHeader("project", "r" * 16, folder.name, "attempt", 0, url, 0, 0), **options)
+    head = SegmentHeader("project", "r" * 16, folder.name, "attempt", 0, url, 0, 0, sender=sender)
+    journal = Journal(folder, head, **options)
     header = journal.header
     journal.on_loss(lambda *lost: _signals.rows_lost(header, 0, *lost), _signals.renumbered)
     if not mapped:
@@ -124,7 +128,7 @@ def tell(messages: Iterable[Message]) -> Story:
 def recovered(folder: Path, header: SegmentHeader | None = None) -> Story:
     """What recovery would send of the journal in `folder`."""
     kept = (folder / OWNER).read_bytes()[REST_AT : REST_AT + REST_BYTES] if (folder / OWNER).exists() else b""
-    dead = DeadJournal(folder, header or HEADER, kept)
+    dead = DeadJournal(folder, header or HEADER, kept, read_mark(folder))
     return tell([*dead.found(), *dead.closing()])
 
 

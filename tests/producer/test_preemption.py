@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runwire._recovery import sync
 from tests.producer.programs import Program
 
 TERM, INT, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
@@ -140,6 +142,41 @@ def test_which_signals_are_watched(tmp_path: Path, row: tuple[dict[str, str], st
     program = Program(tmp_path, LOGS + source)
     assert program.interrupt(signum, **variables).returncode == exit_code
     assert program.endings() == ([] if ending is None else [ending])
+
+
+WITHOUT_THREADS = {
+    "nobody handles it": ("spin()", -TERM, [KILLED]),
+    "the main thread hangs in C code": (HANGS_IN_C, -TERM, [KILLED]),
+    "a handler that came later": ("signal.signal(TERM, note); spin(lambda: came == [TERM])", 0, [PREEMPTED]),
+    "a child of the process": (
+        """
+        child = os.fork()
+        if child == 0:
+            while True:
+                time.sleep(1)
+        else:
+            print("ready", flush=True)
+            os.kill(child, TERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -TERM
+            os._exit(0)
+        """,
+        0,
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_THREADS)
+def test_without_a_thread_recovery_says_it(tmp_path: Path, name: str) -> None:
+    """A trainer that leaves sending to a relay dies of the signal as without us, and leaves a word."""
+    source, exit_code, endings = WITHOUT_THREADS[name]
+    program = Program(tmp_path, LOGS + INIT + textwrap.dedent(source))
+    done = program.interrupt(*([TERM] if endings else []), RUNWIRE_SENDER="relay")
+    assert done.returncode == exit_code, done.stderr
+    sync(program.home / "journal")
+    assert program.endings() == endings
+    assert program.points() == [("loss", 1, 0.5)]
+    assert program.journals() == []
 
 
 def test_offline_the_journal_has_the_end(tmp_path: Path) -> None:

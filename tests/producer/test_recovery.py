@@ -185,7 +185,7 @@ def test_interrupted_anywhere_and_repeated_it_sends_the_same(home: Home, monkeyp
 
 def header_of(folder: Path) -> SegmentHeader:
     """The first segment's."""
-    header = _recovery._any_header(folder, None)
+    header = _recovery.any_header(folder, None)
     assert header is not None
     return header
 

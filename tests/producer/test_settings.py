@@ -27,6 +27,7 @@ def test_without_anything_there_are_defaults() -> None:
     assert settings.home.path == HERE / ".runwire"
     assert (settings.project, settings.name, settings.run_id) == ("digits", None, None)
     assert (settings.group, settings.tags, settings.user, settings.mode) == (None, (), "ada", "on")
+    assert settings.sender == "thread"
 
 
 PRECEDENCE = [
@@ -36,6 +37,7 @@ PRECEDENCE = [
     ("group", "RUNWIRE_GROUP", "env-group", "keyword-group"),
     ("user", "RUNWIRE_USER", "env-user", "keyword-user"),
     ("mode", "RUNWIRE_MODE", "offline", "off"),
+    ("sender", "RUNWIRE_SENDER", "relay", "thread"),
 ]
 
 
@@ -114,6 +116,7 @@ WRONG = [
     ({}, {"url": 3}, UsageTypeError, "url: must be a string, not int"),
     ({"RUNWIRE_MODE": "maybe"}, {}, SettingsError, "RUNWIRE_MODE must be one of on, offline, off, not 'maybe'."),
     ({}, {"mode": "maybe"}, SettingsError, "mode must be one of"),
+    ({"RUNWIRE_SENDER": "me"}, {}, SettingsError, "RUNWIRE_SENDER must be one of thread, relay, not 'me'."),
     ({}, {"project": 3}, UsageTypeError, "project: must be a string, not int"),
     ({}, {"project": "x" * 129}, SettingsError, "project has 129 characters"),
     ({"RUNWIRE_NAME": "x" * 2_000}, {}, SettingsError, "RUNWIRE_NAME has 2,000 characters"),

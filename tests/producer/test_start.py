@@ -34,6 +34,7 @@ from runwire_schemas.events import ParamsLogged, RunEnded, RunStarted
         ({"project": 3}, TypeError, "project"),
         ({"url": "ftp://x"}, runwire.SettingsError, "url"),
         ({"mode": "maybe"}, runwire.SettingsError, "mode"),
+        ({"sender": "me"}, runwire.SettingsError, "sender"),
         ({"home": "/proc/nowhere"}, runwire.SettingsError, "^home: can.t write"),
     ],
 )

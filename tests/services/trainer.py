@@ -34,6 +34,7 @@ class TrainerProcess:
         world_size: of the launch.
         rows: ends by itself after so many `log()` calls.
         rows_per_second: its pace.
+        sender: who delivers: "thread", or "relay".
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class TrainerProcess:
         world_size: int = 1,
         rows: int | None = None,
         rows_per_second: float = 200.0,
+        sender: str = "thread",
     ) -> None:
         self.folder = folder
         self.rank = rank
@@ -61,7 +63,9 @@ class TrainerProcess:
             f"rank {rank}",
             command,
             log=folder / f"rank-{rank}.log",
-            environment=trainer_environment(folder / "home", url) | torchrun_environment(launch, rank, world_size),
+            environment=trainer_environment(folder / "home", url)
+            | torchrun_environment(launch, rank, world_size)
+            | {"RUNWIRE_SENDER": sender},
         )
 
     @property
