@@ -21,7 +21,7 @@ SECTIONS = ["A shared folder", "A relay on each node", "A forwarder on the login
 ROWS = 300
 TRAIN = f"""
 import runwire
-with runwire.init(project="guide", run_id="guided") as run:
+with runwire.init(project="guide", run_id="guided", auto_metrics=False) as run:
     for step in range({ROWS}):
         run.log({{"loss": 1 / (1 + step)}}, step=step)
 """
