@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runwire import _signals
 from runwire._clock import wall_time_us
 from runwire._journal import Journal
+from runwire._notices import NOTICES
 from runwire._recovery import recover
 from runwire._segments import SegmentHeader
 from runwire._sender import Sender, import_all
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from runwire._batch import Message
     from runwire_schemas.events import Lifecycle
     from runwire_schemas.topics import Destination
-
-_log = logging.getLogger("runwire")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,7 @@ class Emitter:
             if self._describe is not None:
                 self._describe(self)
         except Exception as problem:  # noqa: BLE001 - a description is not worth a run's events
-            _log.warning("What this process runs on couldn't be found out: %r.", problem)
+            NOTICES.say("description", f"What this process runs on couldn't be found out: {problem!r}.")
         finally:
             self._described.set()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import operator
 import os
 import signal
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from runwire._clock import CLOCK, wall_anchor_ns
 from runwire._context.redaction import redact_params, redact_text
-from runwire._errors import UsageError, UsageTypeError, UsageValueError
-from runwire._params import flatten_params, printable
-from runwire._values import PLAIN_TYPES, checked_key, metric_row, shown
+from runwire._errors import UsageError, UsageValueError
+from runwire._notices import NOTICES
+from runwire._params import flatten_params, printable, text_of
+from runwire._values import PLAIN_TYPES, checked_int, checked_int64, checked_key, metric_row, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,10 +35,10 @@ EXIT_CODE_MAX = 2**31 - 1
 
 _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
-_log = logging.getLogger("runwire")
 # Looked up once: `log` runs millions of times.
 _count_of = operator.countOf
 _are_plain = PLAIN_TYPES.issuperset
+_are_strings = frozenset({str}).issuperset
 _clock_gettime_ns = time.clock_gettime_ns
 _perf_counter_ns = time.perf_counter_ns
 
@@ -139,7 +139,11 @@ class Run:
             count = len(keys)
             # Nearly always all are floats, and counting those takes half of the time.
             is_plain = _count_of(map(type, values), float) == count or _are_plain(map(type, values))
-            if is_plain and keys in self._known_keys:
+            try:
+                is_known = is_plain and keys in self._known_keys
+            except Exception:  # noqa: BLE001 - a subclass of str may have a hash of its own
+                is_known = False
+            if is_known:
                 try:
                     self._append(keys, step, (self._anchor_ns + _clock_gettime_ns(CLOCK)) // 1000, values)
                     self._points += count
@@ -188,7 +192,7 @@ class Run:
         from runwire_schemas.events import MetricDefined  # noqa: PLC0415 - fastavro: not at import time
 
         if best is not None:
-            check_choice("best", best, ("min", "max"))
+            best = check_choice("best", best, ("min", "max"))
         self._record(MetricDefined, metric=checked_key(metric, "metric"), unit=_text(unit), best=best)
 
     def alert(self, title: str, text: str = "", *, level: str = "warning", step: int | None = None) -> None:
@@ -206,7 +210,7 @@ class Run:
         """
         from runwire_schemas.events import AlertRaised  # noqa: PLC0415 - fastavro: not at import time
 
-        check_choice("level", level, _LEVELS)
+        level = check_choice("level", level, _LEVELS)
         at = self.step if step is None else _checked_step(step)
         self._record(AlertRaised, title=_text(title) or "", text=_text(text) or "", level=level, step=at)
 
@@ -226,7 +230,7 @@ class Run:
             UsageValueError: `status` is something else.
             UsageTypeError: `exit_code` is no int.
         """
-        check_choice("status", status, _STATUSES)
+        status = check_choice("status", status, _STATUSES)
         code = None if exit_code is None else _checked_exit_code(exit_code)
         # No call stands between: of two threads one goes on.
         if self._ended:
@@ -238,7 +242,7 @@ class Run:
         try:
             self._delivered = self._finish(status, code, None if error is None else _safe_text(error))
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
-            self._warn_once(f"Ending run {self.name} failed, its journal is kept: {problem!r}.")
+            self._warn_once("end", f"Ending run {self.name} failed, its journal is kept: {problem!r}.")
         finally:
             self._emitter = None
         return self._delivered
@@ -306,7 +310,7 @@ class Run:
 
         if not self._keep(write):
             return
-        is_plain = type(metrics) is dict and keys == tuple(metrics)
+        is_plain = type(metrics) is dict and _are_strings(map(type, metrics)) and keys == tuple(metrics)
         if is_plain and len(keys) <= ROW_KEYS_MAX and not _is_long(keys) and not self._ended:
             if len(self._known_keys) >= KEY_SETS_MAX:
                 self._known_keys.clear()
@@ -314,6 +318,8 @@ class Run:
 
     def _log_again(self, metrics: dict[str, Any], step: int, problem: Exception, *, is_torn: bool) -> None:
         """A row that the journal refused: an int beyond float64, a dict that another thread changed; else our fault."""
+        if isinstance(problem, RecursionError):
+            raise problem  # the caller is too deep, and we are not broken
         if is_torn or isinstance(problem, OverflowError):
             self._log_slowly(metrics, step)
         else:
@@ -334,7 +340,7 @@ class Run:
         if self._is_off:
             return False
         if self._ended:
-            self._warn_once(f"Run {self.name} has ended: what is logged now is not kept.")
+            self._warn_once("ended", f"Run {self.name} has ended: what is logged now is not kept.")
             return False
         if self._make_emitter is None:
             return True
@@ -342,6 +348,8 @@ class Run:
             emitter = self._emitter or self._open(self._make_emitter, write)
             if emitter is not None:
                 write(emitter)
+        except RecursionError:
+            raise  # the caller is too deep, and we are not broken
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._switch_off(problem)
             return False
@@ -368,7 +376,7 @@ class Run:
         """An internal fault: say so once, keep the journal as it is, take every later call and keep nothing."""
         self._is_off = True
         self._known_keys = set()
-        self._warn_once(f"Tracking of run {self.name} is off in process {os.getpid()}: {problem!r}.")
+        self._warn_once("fault", f"Tracking of run {self.name} is off in process {os.getpid()}: {problem!r}.")
 
     def _finish(self, status: str, exit_code: int | None, error: str | None) -> bool:
         from runwire_schemas.events import Cost, RunEnded  # noqa: PLC0415 - fastavro: not at import time
@@ -412,11 +420,10 @@ class Run:
             f"tracking cost {100 * share:.2f} % of {cost.wall_seconds:.1f} s"
         )
 
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            with contextlib.suppress(Exception):  # of a handler that training brought along
-                _log.warning(text)
+    def _warn_once(self, cause: str, text: str) -> None:
+        if cause not in self._warned:
+            self._warned.add(cause)
+            NOTICES.say(cause, text)
 
 
 def _nothing(*_: object) -> None:
@@ -435,17 +442,20 @@ def _say(line: str) -> None:
             stream.write(f"{line}\n")
 
 
-def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise UsageValueError for what is none of the words."""
-    if not isinstance(value, str) or value not in choices:
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
+    """The word as a plain string.
+
+    Raises:
+        UsageValueError: It is none of the words.
+    """
+    word = str.__str__(value) if issubclass(type(value), str) else ""
+    if word not in choices:
         raise UsageValueError(argument, f"must be one of {', '.join(choices)}, not {shown(value)}")
+    return word
 
 
 def _checked_exit_code(code: object) -> int:
-    try:
-        return max(-EXIT_CODE_MAX, min(EXIT_CODE_MAX, operator.index(code)))  # type: ignore[arg-type]
-    except TypeError:
-        raise UsageTypeError("exit_code", f"must be an int, not {shown(code)}") from None
+    return max(-EXIT_CODE_MAX, min(EXIT_CODE_MAX, checked_int("exit_code", code)))
 
 
 def _exit_code(error: BaseException) -> int:
@@ -467,21 +477,15 @@ def _error_text(error: BaseException) -> str:
 def _safe_text(error: object) -> str:
     """What went wrong, without secrets, and no longer than a record should be."""
     # Cut before it is searched: an assertion may quote megabytes.
-    return printable(redact_text(printable(str(error))))
+    return printable(redact_text(text_of(error)))
 
 
 def _checked_step(step: object) -> int:
-    try:
-        number = operator.index(step)  # type: ignore[arg-type]
-    except TypeError:
-        raise UsageTypeError("step", f"must be an int, not {shown(step)}") from None
-    if not -(2**63) <= number < 2**63:
-        raise UsageValueError("step", "must fit into 64 bits")
-    return number
+    return checked_int64("step", step)
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else printable(str(value))
+    return None if value is None else text_of(value)
 
 
 def _is_long(keys: tuple[str, ...]) -> bool:

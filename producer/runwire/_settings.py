@@ -26,7 +26,7 @@ from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project
 from runwire._context.worktree import find_root
 from runwire._errors import SettingsError, UsageTypeError
 from runwire._home import Home, find_home
-from runwire._values import utf8
+from runwire._values import checked_text, shown, unreadable, utf8
 from runwire_schemas.errors import DestinationError
 from runwire_schemas.topics import Destination, mask, parse_url
 
@@ -38,6 +38,7 @@ Mode = Literal["on", "offline", "off"]
 MODES: tuple[Mode, ...] = ("on", "offline", "off")
 NAME_CHARACTERS_MAX = 1_024
 TAGS_MAX = 100
+_COLLECTIONS = (list, tuple, set, frozenset)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -88,9 +89,8 @@ def read_settings(
 
     def choose(argument: str, keyword: object, characters_max: int = NAME_CHARACTERS_MAX) -> str | None:
         """The keyword, else the variable, else None."""
-        if keyword is not None and not isinstance(keyword, str):
-            raise UsageTypeError(argument, f"must be a string, not {type(keyword).__name__}")
-        chosen = keyword or variables.get(f"RUNWIRE_{argument.upper()}") or None
+        given = "" if keyword is None else checked_text(argument, keyword)
+        chosen = given or variables.get(f"RUNWIRE_{argument.upper()}") or None
         if chosen is not None and len(chosen) > characters_max:
             raise SettingsError(
                 f"{_source(argument, keyword)} has {len(chosen):,} characters, at most {characters_max:,} are taken."
@@ -99,7 +99,7 @@ def read_settings(
             raise SettingsError(f"{_source(argument, keyword)} holds a NUL character, which no folder's name can.")
         return utf8(chosen)  # type: ignore[no-any-return]
 
-    given_home = choose("home", os.fspath(home) if isinstance(home, os.PathLike) else home)
+    given_home = choose("home", _path_text(home))
     found = find_home(given_home, here or _in(given_home or ""), _source("home", home))
     git_root = None if here is None else find_root(here)
     chosen_mode = (choose("mode", mode) or "on").lower()
@@ -147,12 +147,24 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
     """Tags without repetition, in order."""
     if keyword is None:
         keyword = [tag.strip() for tag in variables.get("RUNWIRE_TAGS", "").split(",")]
-    elif not isinstance(keyword, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) for tag in keyword):
-        raise UsageTypeError("tags", f"must be a list of strings, not {keyword!r:.80}")
-    tags = tuple(dict.fromkeys(utf8(tag) for tag in keyword if tag))
+    elif not issubclass(type(keyword), (list, tuple, set, frozenset)) or not all(
+        issubclass(type(tag), str) for tag in keyword
+    ):
+        raise UsageTypeError("tags", f"must be a list of strings, not {shown(keyword)}")
+    tags = tuple(dict.fromkeys(tag for tag in map(utf8, keyword) if tag))
     if len(tags) > TAGS_MAX:
         raise SettingsError(f"tags: {len(tags):,} are given, at most {TAGS_MAX} are taken.")
     return tags
+
+
+def _path_text(home: object) -> object:
+    """A path's text; anything else as it is."""
+    if not issubclass(type(home), os.PathLike):
+        return home
+    try:
+        return os.fspath(home)  # type: ignore[call-overload]
+    except Exception as error:
+        raise unreadable("home", error) from error
 
 
 def _source(argument: str, keyword: object) -> str:
