@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from runwire._clock import CLOCK, wall_anchor_ns
 from runwire._context.redaction import redact_params, redact_text
+from runwire._display import Balance, card, last_line
 from runwire._errors import UsageError, UsageValueError
 from runwire._notices import NOTICES
 from runwire._params import flatten_params, printable, text_of
@@ -83,6 +84,7 @@ class Run:
         self._started_at = time.monotonic()
         self._step: int | None = None
         self._ended = False
+        self._status = ""
         self._delivered = True
         self._warned: set[str] = set()
         self._begin()
@@ -236,6 +238,7 @@ class Run:
         if self._ended:
             return self._delivered
         self._ended = True
+        self._status = status
         self._known_keys = set()
         self._delivered = False
         self._on_end(self)
@@ -267,8 +270,21 @@ class Run:
             self.fail(error)
 
     def __repr__(self) -> str:
-        """Name, id and destination."""
-        return f"<runwire.Run {self.name} ({self.id}) rank {self.rank} to {self.url}>"
+        """Name, id, state and destination."""
+        return f"<runwire.Run {self.name} ({self.id}) rank {self.rank}, {self._state}, to {self.url}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's cell shows this: who the run is, how it is, and how to look at it."""
+        fields = {"run": self.name, "id": self.id, "project": self.project, "state": self._state, "to": self.url}
+        return card({**fields, "look at it": f"runwire show {self.id}"})
+
+    @property
+    def _state(self) -> str:
+        if self._make_emitter is None:
+            return "not tracked (mode off)"
+        if self._ended:
+            return self._status
+        return "tracking is off after a fault" if self._is_off else "running"
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's emitter, locks and counts: the first call here opens an emitter of the child's own."""
@@ -407,18 +423,12 @@ class Run:
         return delivered
 
     def _say_goodbye(self, emitter: Emitter, cost: Any, *, delivered: bool) -> None:
-        share = (cost.log_seconds + cost.sender_cpu_seconds) / max(cost.wall_seconds, 1e-9)
-        rest = f"all sent to {self.url}"
-        if not delivered:
-            waiting = emitter.journal.next_seq - (emitter.sender.acknowledged_seq if emitter.sender else 0)
-            waiting = max(0, waiting - cost.rows_dropped)
-            rest = f"{waiting:,} rows wait in {emitter.journal.folder}: `runwire sync` sends them"
-        if cost.rows_dropped:
-            rest += f"; {cost.rows_dropped:,} rows are lost, for the journal couldn't be written"
-        _say(
-            f"runwire: {self.name} ({self.id}) {cost.points:,} points, {rest}; "
-            f"tracking cost {100 * share:.2f} % of {cost.wall_seconds:.1f} s"
-        )
+        journal, sender = emitter.journal, emitter.sender
+        sent = sender.acknowledged_seq if sender else 0
+        waiting = max(0, journal.next_seq - sent - cost.rows_dropped)
+        seconds = cost.log_seconds + cost.sender_cpu_seconds
+        balance = Balance(cost.points, delivered, sent, waiting, cost.rows_dropped, seconds, cost.wall_seconds)
+        _say(last_line(self.name, self.id, self.url, str(journal.folder), balance))
 
     def _warn_once(self, cause: str, text: str) -> None:
         if cause not in self._warned:

@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -149,11 +150,11 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """The thread's whole life."""
-        import_all(self._destination.kind)
-        try:
-            self._speaker.describe()
-        except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process
-            self._notices.say("description", f"Git, host and packages stay unknown: {error!r}.")
+        for first in (partial(import_all, self._destination.kind), self._speaker.describe):
+            try:
+                first()
+            except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process
+                self._notices.say("description", f"Git, host and packages stay unknown: {error!r}.")
         for _ in range(STARTS_MAX):
             try:
                 asyncio.run(self._main())

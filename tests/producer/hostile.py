@@ -308,6 +308,8 @@ _KEYS: list[Callable[[random.Random], tuple[Any, str | None]]] = [
 
 
 Flat = list[tuple[str, float]]
+# With the paths of nested mappings, which have to be names too.
+Paths = list[tuple[str, float | None]]
 
 
 def metrics(numbers: random.Random) -> tuple[Any, Flat | None]:
@@ -322,27 +324,29 @@ def metrics(numbers: random.Random) -> tuple[Any, Flat | None]:
         row = {f"plain/{at}": numbers.random() for at in range(numbers.randrange(1, 12))}
         return row, list(row.items())
     pairs = [_pair(numbers, depth=3) for _ in range(numbers.choice((0, 1, 1, 2, 3, 8)))]
-    made, flat = _mapping(numbers, pairs)
-    if flat is not None and len({name for name, _ in flat}) < len(flat):
-        flat = REFUSED  # the same name twice, once of them nested
-    return made, flat
+    made, paths = _mapping(numbers, pairs)
+    if paths is None:
+        return made, REFUSED
+    flat = [(path, number) for path, number in paths if number is not None]
+    # The same name twice, once of them nested, is refused.
+    return made, flat if len({path for path, _ in flat}) == len(flat) else REFUSED
 
 
-def _pair(numbers: random.Random, depth: int) -> tuple[Any, Any, Flat | None]:
+def _pair(numbers: random.Random, depth: int) -> tuple[Any, Any, Paths | None]:
     """(key, value, what both mean)."""
     name, meaning = key(numbers)
     if depth and numbers.random() < 0.06:
         inner, flat = _mapping(numbers, [_pair(numbers, depth - 1) for _ in range(numbers.randrange(3))])
         if meaning is REFUSED or flat is None:
             return name, inner, REFUSED
-        paths = [(f"{meaning}/{path}", number) for path, number in flat]
+        paths: Paths = [(meaning, None), *((f"{meaning}/{path}", number) for path, number in flat)]
         too_long = any(len(path.encode()) > KEY_BYTES_MAX for path, _ in paths)
         return name, inner, REFUSED if too_long else paths
     thing, number = value(numbers)
     return name, thing, REFUSED if meaning is REFUSED or number is REFUSED else [(meaning, number)]
 
 
-def _mapping(numbers: random.Random, pairs: list[tuple[Any, Any, Flat | None]]) -> tuple[Any, Flat | None]:
+def _mapping(numbers: random.Random, pairs: list[tuple[Any, Any, Paths | None]]) -> tuple[Any, Paths | None]:
     """A mapping of some make, and what it means."""
     kept = {name: (thing, meaning) for name, thing, meaning in pairs}
     row = {name: thing for name, (thing, _) in kept.items()}
