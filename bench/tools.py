@@ -11,20 +11,30 @@ class Tool:
     """One experiment tracker.
 
     Attributes:
-        name: Key in the output, and name of its requirement file.
+        name: Key in the output.
         setup: How it is used here, in a few words.
         environment: What its own documentation says to set; `{data}` is its data folder.
         default: Whether it is measured without `--all`.
+        trouble: What it is measured in, where that isn't the best of worlds; see troubles.py.
     """
 
     name: str
     setup: str
     environment: Mapping[str, str] = field(default_factory=dict)
     default: bool = True
+    trouble: str = ""
+
+    @property
+    def package(self) -> str:
+        """Name of its requirement file and of its environment."""
+        return self.name.removesuffix(f"_{self.trouble}")
 
 
 TOOLS = (
     Tool("runwire", "journal, sender thread"),
+    Tool("runwire_broker_down", "Kafka, and nobody listens there", trouble="broker_down"),
+    Tool("runwire_broker_slow", "Kafka, each request takes 2 s", trouble="broker_slow"),
+    Tool("runwire_disk_full", "the home's disk is full, and nobody listens at the broker's port", trouble="disk_full"),
     Tool(
         "wandb",
         "offline; console capture, system metrics and code saving off",

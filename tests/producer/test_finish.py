@@ -26,17 +26,12 @@ FINISH_SECONDS = 0.5
 # Well above what a loaded machine adds, well below the seconds that a hanging broker or a library would take.
 AT_MOST_SECONDS = 8.0
 
+WAITS = "10 points, 3 rows sent to URL, 1,002 rows wait in JOURNAL: `runwire sync` sends them"
+LOST = "10 points, all sent to URL; lost: 1 row, for the journal couldn't be written"
 BALANCES: list[tuple[Balance, str]] = [
     (Balance(1_000, True, 105, 0, 0, 0.01, 10.0), "1,000 points, all sent to URL; tracking cost 0.10 % of 10.0 s"),
-    (
-        Balance(10, False, 3, 1_002, 0, 0.0, 1.0),
-        "10 points, 3 rows sent to URL, 1,002 rows wait in JOURNAL: `runwire sync` sends them; "
-        "tracking cost 0.00 % of 1.0 s",
-    ),
-    (
-        Balance(10, True, 3, 0, 1, 0.5, 1.0),
-        "10 points, all sent to URL; lost: 1 row, for the journal couldn't be written; tracking cost 50.00 % of 1.0 s",
-    ),
+    (Balance(10, False, 3, 1_002, 0, 0.0, 1.0), f"{WAITS}; tracking cost 0.00 % of 1.0 s"),
+    (Balance(10, True, 3, 0, 1, 0.5, 1.0), f"{LOST}; tracking cost 50.00 % of 1.0 s"),
     (Balance(0, True, 2, 0, 0, 0.0, 0.0), "0 points, all sent to URL; tracking cost 0.00 % of 0.0 s"),
 ]
 
