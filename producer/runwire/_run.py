@@ -251,7 +251,14 @@ class Run:
         return self._delivered
 
     def fail(self, error: BaseException) -> bool:
-        """Finish as failed, with the exception's type and text; returns what `finish` does."""
+        """Finish as failed.
+
+        Args:
+            error: Its type and text are kept, without secrets that can be recognised; of SystemExit the code, too.
+
+        Returns:
+            What `finish` does.
+        """
         return self.finish("failed", exit_code=_exit_code(error), error=_error_text(error))
 
     def __enter__(self) -> Self:
