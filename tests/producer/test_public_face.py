@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -91,7 +91,7 @@ def function(name: str) -> Callable[..., Any]:
     found: Any = runwire
     for part in name.split("."):
         found = inspect.getattr_static(found, part)
-    return inspect.unwrap(found.fget if isinstance(found, property) else found)  # type: ignore[no-any-return]
+    return cast("Callable[..., Any]", inspect.unwrap(getattr(found, "fget", found)))
 
 
 def face(name: str) -> tuple[str, ...]:

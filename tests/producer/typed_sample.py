@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_type
@@ -23,7 +22,6 @@ class Config:
 
 def main(home: Path) -> None:
     """Everything once."""
-    assert_type(capture(), AbstractContextManager[Captured, bool | None])
     with capture() as captured:
         assert_type(captured, Captured)
         track(captured.url, home)
@@ -77,7 +75,7 @@ def track(url: str, home: Path) -> None:
 
 
 def errors(home: Path) -> None:
-    """A wrong call's error is ours and Python's; the others are for whoever starts runs, or breaks networks in tests."""
+    """A wrong call's error is ours and Python's; the others are for whoever starts runs or breaks networks."""
     try:
         runwire.init(url="nowhere", home=home)
     except runwire.UsageError as error:
