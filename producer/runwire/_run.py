@@ -30,7 +30,7 @@ FINISH_TIMEOUT_SECONDS = 10.0
 ROW_KEYS_MAX = 1_000
 ROW_NAMES_BYTES_MAX = 256 * 2**10
 PARAMS_BYTES_MAX = 256 * 2**10
-KEY_SETS_MAX = 10_000
+KEY_NAMES_MAX = 100_000  # remembered as good: sets of a thousand names that change with each call would fill memory
 COST_SAMPLE = 64  # one call in so many is timed
 EXIT_CODE_MAX = 2**31 - 1
 
@@ -102,6 +102,7 @@ class Run:
         self._sampled = self._sampled_ns = self._first_ns = 0
         # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted).
         self._known_keys: set[tuple[str, ...]] = set()
+        self._known_names = 0
         self._lock = threading.RLock()
         self._is_opening = False
         self._later: deque[Callable[[Emitter], None]] = deque()
@@ -335,8 +336,10 @@ class Run:
             return
         is_plain = type(metrics) is dict and _are_strings(map(type, metrics)) and keys == tuple(metrics)
         if is_plain and len(keys) <= ROW_KEYS_MAX and not _is_long(keys) and not self._ended:
-            if len(self._known_keys) >= KEY_SETS_MAX:
+            self._known_names += len(keys)
+            if self._known_names > KEY_NAMES_MAX:
                 self._known_keys.clear()
+                self._known_names = len(keys)
             self._known_keys.add(keys)
 
     def _log_again(self, metrics: dict[str, Any], step: int, problem: Exception, *, is_torn: bool) -> None:

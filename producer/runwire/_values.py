@@ -132,6 +132,8 @@ def rounded(value: Any) -> float:
 
 def _read(value: Any, key: str) -> Any:
     """What an array or tensor of one element holds."""
+    if type(value).__module__.startswith("numpy.ma") and value.mask.any():
+        raise UsageTypeError(f"metrics[{shown(key)}]", "is masked: leave the key out where there is no value")
     try:
         if dtype_kind(value) not in {"m", "M"}:  # times would come as bare integers of an unknown unit
             reader = getattr(value, "item", None)

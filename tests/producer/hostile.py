@@ -237,6 +237,8 @@ _VALUES: list[Callable[[random.Random], tuple[Any, float | None]]] = [
     lambda _: (Tensor(np.float32(0.5)), 0.5),
     lambda _: (Tensor(10**400), math.inf),
     lambda _: (np.ma.masked_array([0.5], [False]), 0.5),
+    lambda _: (np.longdouble("-1e4000"), -math.inf),
+    lambda _: (np.float16(math.nan), math.nan),
     lambda _: (math.nan, math.nan),
     *map(
         _refused,
@@ -268,6 +270,8 @@ _VALUES: list[Callable[[random.Random], tuple[Any, float | None]]] = [
             lambda _: Word.LOSS,
             lambda _: types.SimpleNamespace(item=Hostile()),
             lambda _: np.datetime64("2026-01-01"),
+            lambda _: np.ma.masked,
+            lambda _: np.ma.masked_array([1.0], [True]),
             lambda _: np.array([{}], object),
         ],
     ),

@@ -106,6 +106,15 @@ def anonymous_bytes(process: psutil.Process) -> int:
     return int(memory.uss)
 
 
+def test_names_that_change_with_each_call_are_not_all_remembered(run: runwire.Run, captured: Captured) -> None:
+    """A thousand new names a call: what is kept of them for speed has a limit."""
+    for call in range(250):
+        run.log({f"{call}/{key}": 1.0 for key in range(1_000)}, step=call)
+    assert sum(map(len, run._known_keys)) <= 100_000
+    assert run.finish()
+    assert len(captured.points()) == 250_000
+
+
 METHODS: list[tuple[str, int, tuple[str, ...]]] = [
     ("log", 1, ("step",)),
     ("log_params", 1, ()),
