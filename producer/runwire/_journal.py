@@ -66,7 +66,7 @@ from runwire._segments import (
 from runwire_schemas.errors import SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SEGMENT_BYTES = 8 * 2**20
@@ -185,9 +185,10 @@ class Journal:
         # `with`, because nothing can come between taking the lock and giving it back, not even KeyboardInterrupt.
         with self._lock:
             if self._busy:
-                # Floats, so that an int beyond them is refused here and not in the call that is interrupted. No
-                # closure: its variables would be slow ones in every call.
-                self._side.append(partial(self.append_row, keys, step, time_us, [*map(float, values)]))
+                # Refused here if at all, and not in the call that is interrupted.
+                _check_range(step, values)
+                # No closure: its variables would be slow ones in every call.
+                self._side.append(partial(self.append_row, keys, step, time_us, values))
                 return
             self._busy = True
             try:
@@ -570,6 +571,13 @@ class Journal:
         if self._owner >= 0:
             os.close(self._owner)  # drops no lock: a child has none of its parent's
             self._owner = -1
+
+
+def _check_range(step: int, values: Sequence[float]) -> None:
+    try:
+        struct.pack(f"<q{len(values)}d", step, *values)
+    except struct.error as error:
+        raise OverflowError("a value is beyond float64") from error
 
 
 def _forget_all() -> None:

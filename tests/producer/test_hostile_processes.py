@@ -71,9 +71,9 @@ os.waitpid(child, 0)
 
 @pytest.mark.parametrize("url", [None, "kafka://127.0.0.1:1/t"])
 def test_warnings_as_errors_find_nothing(tmp_path: Path, url: str | None) -> None:
-    """With `-W error` and Python's development mode nothing of ours is deprecated, unclosed or never awaited."""
+    """With `-W error` nothing of ours is deprecated, unclosed or never awaited."""
     source = ALL if url is None else "runwire._start.FINISH_TIMEOUT_SECONDS = 1.0\n" + ALL
-    done = Program(tmp_path, source, url=url).run(PYTHONWARNINGS="error", PYTHONDEVMODE="1")
+    done = Program(tmp_path, source, url=url).run(PYTHONWARNINGS="error")
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == (1 if url is None else 3), done.stderr  # the child's last line, too
