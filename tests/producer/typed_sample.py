@@ -26,7 +26,8 @@ def main(home: Path) -> None:
         assert_type(captured, Captured)
         track(captured.url, home)
         assert_type(captured.points(), list[tuple[str, int, float]])
-        assert captured.points() == [("loss", 0, 0.5), ("nested/a", 3, 1.0), ("loss", 7, 0.25)]
+        logged = [point for point in captured.points() if point[0] in {"loss", "nested/a"}]
+        assert logged == [("loss", 0, 0.5), ("nested/a", 3, 1.0), ("loss", 7, 0.25)]
         assert [type(event).__name__ for event in captured.events()].count("RunEnded") == 2
         assert len(captured.messages) >= len(captured.points())
     errors(home)
