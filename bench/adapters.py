@@ -101,6 +101,36 @@ class RunwireRelay(Runwire):
         self._relay.wait()
 
 
+class RunwireWaiting(Runwire):
+    """Runwire whose destination takes little or nothing: what waits at the end is sent to a folder, and counted there.
+
+    Nothing is trimmed in the short life of a counted run: the journal still has what may have been sent.
+    """
+
+    def close(self) -> None:
+        self._finish()
+
+    def count_rows(self, data: Path, url: str, keys: int) -> int:
+        late = f"dir:{data / 'late'}"
+        importlib.import_module("runwire_cli.entry").run(["sync", str(data / "home"), "--to", late])
+        return super().count_rows(data, late, keys)
+
+
+class RunwireFull(RunwireWaiting):
+    """Runwire on a disk that gets full when the run is open, and with no room left in its journal either."""
+
+    def open(self, data: Path, url: str) -> LogRow:
+        log_row = super().open(data, url)
+        with (data / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4_096))
+        journal = importlib.import_module("runwire").current_run()._emitter.journal  # noqa: SLF001 - nobody else knows
+        row = {f"filling/{key:03d}": 0.0 for key in range(1_000)}
+        while not journal.rows_lost:
+            log_row(row, -1)
+        return log_row
+
+
 def _folder_envelopes(destination: Any) -> Iterator[Any]:
     folder = importlib.import_module("runwire_schemas.folder")
     envelope = importlib.import_module("runwire_schemas.envelope").Envelope
@@ -380,6 +410,9 @@ class Clearml:
 ADAPTERS: dict[str, type[Adapter]] = {
     "runwire": Runwire,
     "runwire_relay": RunwireRelay,
+    "runwire_broker_down": RunwireWaiting,
+    "runwire_broker_slow": RunwireWaiting,
+    "runwire_disk_full": RunwireFull,
     "wandb": Wandb,
     "tensorboardX": TensorboardX,
     "trackio": Trackio,

@@ -11,13 +11,14 @@ import argparse
 import random
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a script
 
 from bench.adapters import ADAPTERS
-from bench.broker import broker_if_possible, new_topic, stored_bytes
+from bench.broker import broker_if_possible, stored_bytes
 from bench.environments import EnvironmentMissing, python_of, version_of
 from bench.measuring import (
     Figures,
@@ -25,11 +26,13 @@ from bench.measuring import (
     MeasuringFailed,
     import_cpu_seconds,
     log_rows,
+    numpy_anonymous_bytes,
     rows_after_sigkill,
     scratch,
 )
 from bench.report import percentile, rounded, show
 from bench.tools import TOOLS, Tool
+from bench.troubles import destination, missing_for
 from tests.services.kafka import KafkaTopics
 
 KEYS = (
@@ -41,6 +44,7 @@ KEYS = (
     "bytes_per_point",
     "kept_after_sigkill",
     "rss_extra_mib",
+    "anonymous_mib",
     "import_cpu_seconds",
 )
 CALLS = 100_000
@@ -87,39 +91,47 @@ class Measurement:
     def __init__(self, tool: Tool, load: Load, broker: KafkaTopics | None) -> None:
         self._tool = tool
         self._load = load
-        self._broker = broker if tool.installed == "runwire" else None
+        self._broker = broker if tool.package == "runwire" else None
         self._found: dict[str, Any] = dict.fromkeys(KEYS)
         self._errors: list[str] = []
 
     def take(self) -> dict[str, Any]:
         """Return the figures, and beside them how the tool was used."""
-        how = {"version": version_of(self._tool.installed), "setup": self._setup()}
+        how = {"version": version_of(self._tool.package), "setup": self._setup()}
         try:
-            python_of(self._tool.installed)
+            python_of(self._tool.package)
         except EnvironmentMissing as error:
             return {**self._found, **how, "error": f"no environment: {error}"}
+        missing = missing_for(self._tool.trouble, self._broker)
+        if missing:
+            return {**self._found, **how, "error": f"not measured: {missing}"}
         for part in (self._narrow, self._wide, self._kills, self._import):
             self._attempt(part)
         return {**self._found, **how, "error": "; ".join(self._errors) or None}
 
     def _setup(self) -> str:
-        if self._tool.installed != "runwire":
+        if self._tool.package != "runwire":
             return self._tool.setup
         return f"{self._tool.setup} to {'Kafka' if self._broker else 'dir:'}"
 
-    def _attempt(self, part: Callable[[Path, str], None]) -> None:
+    def _attempt(self, part: Callable[[Path], None]) -> None:
         with scratch() as folder:
-            url = self._broker.url(new_topic(self._broker)) if self._broker else f"dir:{folder / 'data' / 'topic'}"
             try:
-                part(folder, url)
+                part(folder)
             except MeasuringFailed as error:
                 self._errors.append(f"{part.__name__.strip('_')}: {' '.join(str(error).split())}")
 
-    def _narrow(self, folder: Path, url: str) -> None:
-        figures = log_rows(self._tool, folder, url, self._load)
+    def _destination(self, folder: Path) -> AbstractContextManager[str]:
+        return destination(self._tool.trouble, folder / "data", self._broker)
+
+    def _narrow(self, folder: Path) -> None:
+        with self._destination(folder) as url:
+            figures = log_rows(self._tool, folder, url, self._load)
         points = self._load.keys * figures.calls
         stored = figures.stored_bytes
-        if self._broker:
+        if self._tool.trouble:
+            stored = 0  # of a journal that waits: no tool's way to keep data
+        elif self._broker:
             in_kafka = stored_bytes(self._broker, url.rpartition("/")[2])
             stored = stored + in_kafka if in_kafka is not None else 0
         all_points = self._load.keys * (figures.calls + figures.warm_up_calls)
@@ -130,33 +142,43 @@ class Measurement:
             "cpu_seconds_per_million_points": rounded(figures.cpu_seconds / points * 1e6),
             "bytes_per_point": rounded(stored / all_points) if stored else None,
             "rss_extra_mib": round(figures.rss_extra_bytes / 2**20, 1),
+            "anonymous_mib": self._anonymous_mib(figures, folder),
             "calls": figures.calls,
             "cpu_percent_of_a_core": rounded(100 * figures.loop_cpu_seconds / figures.seconds),
         }
 
-    def _wide(self, folder: Path, url: str) -> None:
+    def _anonymous_mib(self, figures: Figures, folder: Path) -> float | None:
+        extra = figures.anonymous_extra_bytes
+        if extra is None:
+            return None
+        return round((extra - (numpy_anonymous_bytes(self._tool, folder) if figures.has_numpy else 0)) / 2**20, 1)
+
+    def _wide(self, folder: Path) -> None:
         load = Load(
             keys=WIDE_KEYS,
             calls=max(1, self._load.calls // WIDE_SHARE),
             calls_per_second=self._load.calls_per_second,
             seconds_max=self._load.seconds_max,
         )
-        self._found["p50_us_100_scalars"] = _microseconds(log_rows(self._tool, folder, url, load), 0.5)
+        with self._destination(folder) as url:
+            self._found["p50_us_100_scalars"] = _microseconds(log_rows(self._tool, folder, url, load), 0.5)
 
-    def _kills(self, folder: Path, _: str) -> None:
+    def _kills(self, folder: Path) -> None:
+        if self._tool.trouble == "disk_full":
+            return  # what the disk has no room for is lost, and declared so
         load = Load(calls=100_000, calls_per_second=self._load.calls_per_second or KILL_CALLS_PER_SECOND)
         numbers = random.Random(11)
         returned = kept = 0
         for kill in range(KILLS):
             place = folder / str(kill)
-            url = self._broker.url(new_topic(self._broker)) if self._broker else f"dir:{place / 'data' / 'topic'}"
             seconds = numbers.uniform(*KILL_AFTER_SECONDS)
-            calls, rows = rows_after_sigkill(self._tool, place, url, load, seconds)
+            with self._destination(place) as url:
+                calls, rows = rows_after_sigkill(self._tool, place, url, load, seconds)
             returned += calls
             kept += min(calls, rows)  # a row whose call had not returned may be there too
         self._found["kept_after_sigkill"] = round(kept / returned, 4)
 
-    def _import(self, folder: Path, _: str) -> None:
+    def _import(self, folder: Path) -> None:
         module = ADAPTERS[self._tool.name].module
         self._found["import_cpu_seconds"] = rounded(import_cpu_seconds(self._tool, folder, module))
 

@@ -59,7 +59,8 @@ class Load:
 class Figures:
     """What one process of a tool did and took; CPU and memory are those of its whole tree.
 
-    `loop_cpu_seconds` leaves out the tool's end, when it may still have a backlog.
+    `loop_cpu_seconds` leaves out the tool's end, when it may have a backlog. `anonymous_extra_bytes` is None where
+    the kernel doesn't tell, and holds numpy's own where the tool `has_numpy`.
     """
 
     calls: int
@@ -68,6 +69,8 @@ class Figures:
     cpu_seconds: float
     loop_cpu_seconds: float
     rss_extra_bytes: int
+    anonymous_extra_bytes: int | None
+    has_numpy: bool
     stored_bytes: int
     durations_ns: array[int]
 
@@ -103,7 +106,7 @@ class Worker:
         environment = environment_of(tool, folder, self.mark)
         numbers = (load.keys, load.calls, load.calls_per_second, load.seconds_max)
         places = (folder / "data", url)
-        command = [python_of(tool.installed), "-P", WORKER, "log", tool.name, *places, *numbers]
+        command = [python_of(tool.package), "-P", WORKER, "log", tool.name, *places, *numbers]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [str(part) for part in [*command, self.durations, self.counter]],
@@ -179,7 +182,7 @@ def log_rows(tool: Tool, folder: Path, url: str, load: Load) -> Figures:
     """
     with Worker(tool, folder, url, load) as worker:
         worker.stage("started", START_TIMEOUT_SECONDS)
-        rss_before = worker.tree.rss_bytes()
+        rss_before, anonymous_before = worker.tree.rss_bytes(), worker.tree.anonymous_bytes()
         worker.go_on()
         opened = worker.stage("open", START_TIMEOUT_SECONDS)
         worker.tree.wait_until_quiet(QUIET_TIMEOUT_SECONDS)
@@ -187,6 +190,7 @@ def log_rows(tool: Tool, folder: Path, url: str, load: Load) -> Figures:
         worker.go_on()
         logged = worker.stage("through the loop", load.seconds_max + START_TIMEOUT_SECONDS)
         rss, cpu_after_loop = worker.tree.rss_bytes(), worker.tree.cpu_seconds()
+        anonymous = worker.tree.anonymous_bytes()
         worker.go_on()
         worker.stage("closed", load.close_seconds_max)
         cpu = worker.tree.cpu_seconds()
@@ -201,6 +205,8 @@ def log_rows(tool: Tool, folder: Path, url: str, load: Load) -> Figures:
         cpu_seconds=cpu - cpu_before,
         loop_cpu_seconds=cpu_after_loop - cpu_before,
         rss_extra_bytes=rss - rss_before,
+        anonymous_extra_bytes=None if anonymous is None or anonymous_before is None else anonymous - anonymous_before,
+        has_numpy=logged["has_numpy"],
         stored_bytes=size_of(folder / "data"),
         durations_ns=durations,
     )
@@ -230,7 +236,7 @@ def count_rows(tool: Tool, folder: Path, url: str, keys: int) -> int:
     Raises:
         MeasuringFailed: The data can't be read.
     """
-    command = [python_of(tool.installed), "-P", WORKER, "count", tool.name, folder / "data", url, keys]
+    command = [python_of(tool.package), "-P", WORKER, "count", tool.name, folder / "data", url, keys]
     done = _run(tool, folder, command)
     return int(json.loads(done)["rows"])
 
@@ -242,9 +248,22 @@ def import_cpu_seconds(tool: Tool, folder: Path, module: str) -> float:
         MeasuringFailed: It can't be imported.
     """
     code = f"import time; start = time.process_time(); import {module}; print(time.process_time() - start)"
-    command = [python_of(tool.installed), "-P", "-c", code]
+    command = [python_of(tool.package), "-P", "-c", code]
     times = [float(_run(tool, folder, command).split()[-1]) for _ in range(6)]
     return sorted(times[1:])[2]
+
+
+def numpy_anonymous_bytes(tool: Tool, folder: Path) -> int:
+    """What numpy alone adds to a process in the tool's environment.
+
+    Raises:
+        MeasuringFailed: It can't be imported.
+    """
+    code = (
+        "import re; kib = lambda: int(re.search(r'RssAnon:\\s+(\\d+)', open('/proc/self/status').read())[1]); "
+        "before = kib(); import numpy; print(kib() - before)"
+    )
+    return 1024 * int(_run(tool, folder, [python_of(tool.package), "-P", "-c", code]).split()[-1])
 
 
 def size_of(folder: Path) -> int:

@@ -6,15 +6,18 @@ A background process may detach itself from its parent; it keeps the environment
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
 MARK = "RUNWIRE_BENCH_MARK"
 QUIET_SECONDS = 0.3
+_ANONYMOUS = re.compile(r"^RssAnon:\s+(\d+) kB$", re.MULTILINE)
 QUIET_CPU_SECONDS = 0.011  # one tick of the kernel's clock
 
 
@@ -45,6 +48,17 @@ class Tree:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         return total
+
+    def anonymous_bytes(self) -> int | None:
+        """Memory now that is no file's, summed over the processes; None where the kernel doesn't tell."""
+        total = 0
+        for process in self._processes():
+            with contextlib.suppress(OSError):
+                found = _ANONYMOUS.search(Path(f"/proc/{process.pid}/status").read_text())
+                if found is None:
+                    return None
+                total += int(found[1]) * 1024
+        return total or None
 
     def wait_until_quiet(self, timeout_seconds: float) -> None:
         """Return when hardly any CPU time is used, so that what a start leaves running isn't counted later."""

@@ -20,6 +20,7 @@ SHORT = {
     "ingest": ["ingest.py", "--seconds", "5"],
     "freshness": ["freshness.py", "--seconds", "10"],
     "kills": ["kills.py", "--kills", "5"],
+    "emitter_kills": ["emitter_kills.py", "--kills", "20"],
 }
 FULL = {
     "log_overhead": ["log_overhead.py", "--all"],
@@ -27,13 +28,14 @@ FULL = {
     "ingest": ["ingest.py"],
     "freshness": ["freshness.py"],
     "kills": ["kills.py"],
+    "emitter_kills": ["emitter_kills.py"],
 }
 
 
 def main() -> None:
     """Run them; the exit code says whether all of them did their part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="the settings of README.md, about 25 minutes")
+    parser.add_argument("--full", action="store_true", help="the settings of README.md, about 30 minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON object, a key a script")
     options = parser.parse_args()
     found: dict[str, object] = {"machine": machine()}

@@ -15,24 +15,27 @@ class Tool:
         setup: How it is used here, in a few words.
         environment: What its own documentation says to set; `{data}` is its data folder.
         default: Whether it is measured without `--all`.
-        package: Whose environment it runs in; by default that of its name.
+        trouble: What it is measured in, where that isn't the best of worlds; see troubles.py.
     """
 
     name: str
     setup: str
     environment: Mapping[str, str] = field(default_factory=dict)
     default: bool = True
-    package: str = ""
+    trouble: str = ""
 
     @property
-    def installed(self) -> str:
-        """Name of its environment and requirement file."""
-        return self.package or self.name
+    def package(self) -> str:
+        """Name of its requirement file and of its environment."""
+        return self.name.removesuffix(f"_{self.trouble}")
 
 
 TOOLS = (
     Tool("runwire", "journal, sender thread"),
-    Tool("runwire_relay", "journal, no thread; a relay process beside it is counted with it", package="runwire"),
+    Tool("runwire_relay", "journal, no thread; a relay process beside it is counted with it", trouble="relay"),
+    Tool("runwire_broker_down", "Kafka, and nobody listens there", trouble="broker_down"),
+    Tool("runwire_broker_slow", "Kafka, each request takes 2 s", trouble="broker_slow"),
+    Tool("runwire_disk_full", "the home's disk is full, and nobody listens at the broker's port", trouble="disk_full"),
     Tool(
         "wandb",
         "offline; console capture, system metrics and code saving off",

@@ -74,7 +74,7 @@ def log(adapter: Adapter, answers: IO[str], *arguments: str) -> None:
     seconds = time.monotonic() - start
     with Path(durations_path).open("wb") as file:
         durations[:done].tofile(file)
-    stage(answers, "logged", calls=done, seconds=seconds)
+    stage(answers, "logged", calls=done, seconds=seconds, has_numpy="numpy" in sys.modules)
     adapter.close()
     stage(answers, "closed")
 

@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from runwire._notices import NOTICES
 
 if TYPE_CHECKING:
     from runwire._device import Copies, Copy
@@ -25,8 +26,6 @@ WAITING_ROWS_MAX = 10_000
 _POLL_SECONDS = 0.001
 _TOO_MANY = f"{WAITING_ROWS_MAX:,} rows waited for the device already"
 _NEVER_CAME = "its values didn't come from the device"
-
-_log = logging.getLogger("runwire")
 
 
 @dataclass(slots=True)
@@ -46,7 +45,6 @@ class Arrivals:
         self._journal = journal
         self._rows: deque[_Row] = deque()
         self._turn = threading.Lock()
-        self._has_warned = False
 
     def __len__(self) -> int:
         """Rows that wait."""
@@ -91,10 +89,8 @@ class Arrivals:
                 self._journal.abandon_row(row.place, _NEVER_CAME)
 
     def warn(self, what: str, problem: Exception) -> None:
-        """Say once that values are missing."""
-        if not self._has_warned:
-            self._has_warned = True
-            _log.warning("Values on a device are left out, here and later. %s: %r.", what, problem)
+        """Say that values are missing."""
+        NOTICES.say("device", f"Values on a device are left out. {what}: {problem!r}.")
 
     @staticmethod
     def _is_there(copy: Copy, *, may_wait: bool) -> bool:

@@ -5,7 +5,6 @@ Who delivers is written into its journal: its own thread, a relay (then it start
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
@@ -18,6 +17,7 @@ from runwire._clock import wall_anchor_ns, wall_time_us
 from runwire._device import Copies, Remote, copy_all
 from runwire._journal import Journal
 from runwire._mark import read_mark
+from runwire._notices import NOTICES
 from runwire._recovery import recover
 from runwire._segments import SegmentHeader
 from runwire._sender import Sender, import_all
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from runwire._progress import Progress
     from runwire_schemas.events import Lifecycle
     from runwire_schemas.topics import Destination
-
-_log = logging.getLogger("runwire")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +194,7 @@ class Emitter:
             if self._describe is not None:
                 self._describe(self)
         except Exception as problem:  # noqa: BLE001 - a description is not worth a run's events
-            _log.warning("What this process runs on couldn't be found out: %r.", problem)
+            NOTICES.say("description", f"What this process runs on couldn't be found out: {problem!r}.")
         finally:
             self._described.set()
 

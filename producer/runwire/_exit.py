@@ -92,8 +92,14 @@ def _uncaught(run: Run) -> BaseException | None:
     # Where a person types, or in a notebook, it is just the last one of many.
     if error is None and not hasattr(sys, "ps1"):
         error = getattr(sys, "last_value", None)
-    if error is None and _watch.exit_called is not None:
+    if error is None and _watch.exit_called is not None and not _is_notebook():
         status, calls = _watch.exit_called
         if calls == run.calls:  # else somebody caught it, and training went on
             error = SystemExit(status)
     return None if isinstance(error, SystemExit) and error.code in (None, 0) else error
+
+
+def _is_notebook() -> bool:
+    """Whether IPython runs the code: a cell's `sys.exit(3)` ends the cell, and nothing else."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_shell is not None and get_shell() is not None

@@ -68,7 +68,6 @@ from runwire._segments import (
     ROW,
     SegmentHeader,
     StoredEvent,
-    padded,
     segment_path,
 )
 from runwire_schemas.errors import SchemaError
@@ -128,6 +127,7 @@ class Journal:
         self._busy = False
         self._sealed = False
         self._is_closed = False
+        self._is_draining = False
         self._side: deque[Callable[[], None]] = deque()
         self._next_seq = 0
         self._first_seq = 0
@@ -202,6 +202,8 @@ class Journal:
         # `with`, because nothing can come between taking the lock and giving it back, not even KeyboardInterrupt.
         with self._lock:
             if self._busy:
+                # Refused here if at all, and not in the call that is interrupted.
+                _check_range(step, values)
                 # No closure: its variables would be slow ones in every call.
                 self._side.append(partial(self.append_row, keys, step, time, values))
                 return
@@ -628,9 +630,10 @@ class Journal:
             payload = self._held[0](self._next_seq)
             if segment.at + RECORD_BYTES + len(payload) + 8 + need > segment.size_bytes:
                 return
+            at = segment.at + RECORD_BYTES
             self._write(segment, EVENT, self._next_seq, payload)
-            segment.events.append((segment.at - len(padded(payload)), len(payload)))
-            self._held.popleft()
+            self._held.popleft()  # at once: KeyboardInterrupt in between would write it twice
+            segment.events.append((at, len(payload)))
         while self._lost and self._make_lost_event is not None:
             loss = self._lost.oldest()
             payload = self._make_lost_event(self._next_seq, loss.first_seq, loss.count, loss.reason)
@@ -640,12 +643,14 @@ class Journal:
             segment.losses.append(self._lost.take())
 
     def _drain_side(self) -> None:
-        while self._side and not self._busy:
-            try:
-                append = self._side.popleft()
-            except IndexError:
-                return  # another thread was faster
-            append()
+        if self._is_draining:  # each append below ends here: a loop, or a thousand rows would be a thousand calls deep
+            return
+        self._is_draining = True
+        try:
+            while self._side and not self._busy:
+                self._side.popleft()()
+        finally:
+            self._is_draining = False
 
     def forget(self) -> None:
         """In a forked child: let go of everything that is the parent's, without a lock and without writing."""
@@ -663,6 +668,13 @@ class Journal:
         if self._owner >= 0:
             os.close(self._owner)  # drops no lock: a child has none of its parent's
             self._owner = -1
+
+
+def _check_range(step: int, values: Sequence[float]) -> None:
+    try:
+        struct.pack(f"<q{len(values)}d", step, *values)
+    except struct.error as error:
+        raise OverflowError("a value is beyond float64") from error
 
 
 def _forget_all() -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from runwire_schemas.topics import Destination
 
 SEND_TIMEOUT_SECONDS = 20.0
-OPEN_TIMEOUT_SECONDS = 10.0
+OPEN_TIMEOUT_SECONDS = 60.0
 CLOSE_TIMEOUT_SECONDS = 2.0
 BATCH_BYTES_MAX = 900_000  # below a broker's default message.max.bytes, which bounds whole batches
 

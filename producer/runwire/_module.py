@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
+from runwire._notices import NOTICES
 from runwire._run import Section
 from runwire._start import current_run
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from runwire._run import Run
 
-_log = logging.getLogger("runwire")
 _noticed = False
 
 
@@ -74,5 +73,5 @@ def _current() -> Run | None:
     run = current_run()
     if run is None and not _noticed:
         _noticed = True
-        _log.warning("There is no current run: call runwire.init first. What is logged now is not kept.")
+        NOTICES.say("no run", "There is no current run: call runwire.init first. What is logged now is not kept.")
     return run

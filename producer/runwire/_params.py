@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from runwire._errors import UsageTypeError
-from runwire._values import DEPTH_MAX, dtype_kind, flatten, scalar, shape_of, shown, too_deep
+from runwire._errors import UsageError, UsageTypeError
+from runwire._values import DEPTH_MAX, dtype_kind, flatten, scalar, shape_of, shown, too_deep, unreadable
 
 Param = bool | int | float | str | None
 
@@ -34,10 +34,15 @@ def flatten_params(params: object, argument: str = "params") -> dict[str, Param]
         UsageTypeError: No such thing, or a key that is no string.
         UsageValueError: An empty, overlong or repeated key; nesting deeper than DEPTH_MAX.
     """
-    mapping = _as_mapping(params)
-    if mapping is None:
+    try:
+        mapping = _as_mapping(params)
+        flat = None if mapping is None else flatten(_nested(mapping, argument, DEPTH_MAX), argument)
+    except (UsageError, RecursionError):
+        raise
+    except Exception as error:
+        raise unreadable(argument, error) from error
+    if flat is None:
         raise UsageTypeError(argument, f"must be a mapping of names to values, not {shown(params)}")
-    flat = flatten(_nested(mapping, argument, DEPTH_MAX), argument)
     return {key: param_value(value) for key, value in flat.items()}
 
 
@@ -53,7 +58,22 @@ def param_value(value: Any) -> Param:
     try:
         return _param_value(value)
     except Exception:  # noqa: BLE001 - foreign objects may raise anything when looked at; a parameter isn't worth it
-        return f"<{kind.__qualname__}>"
+        return _placeholder(value)
+
+
+def text_of(value: object) -> str:
+    """What `str()` gives, as it can be sent; never raises."""
+    try:
+        return printable(str.__str__(str(value)))
+    except Exception:  # noqa: BLE001 - foreign objects may raise anything; Python itself refuses to print huge ints
+        return _placeholder(value)
+
+
+def _placeholder(value: object) -> str:
+    try:
+        return f"<{type(value).__qualname__}>"
+    except Exception:  # noqa: BLE001 - a class may answer with anything, too
+        return "<?>"
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import logging
 import os
 import select
 import signal
@@ -27,6 +26,8 @@ import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runwire._notices import NOTICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -38,8 +39,6 @@ SURVIVED_SECONDS = 1.0
 _HELD_SECONDS = 0.05
 _READ_BYTES = 2**16
 _STATUS = Path("/proc/self/status")
-
-_log = logging.getLogger("runwire")
 
 
 class Preemption:
@@ -87,7 +86,7 @@ class Preemption:
                     else:
                         self._unhandled.append(signum)
         except (OSError, RuntimeError, ValueError) as problem:
-            _log.warning("Signals that end the job can't be watched: %r.", problem)
+            NOTICES.say("signals", f"Signals that end the job can't be watched: {problem!r}.")
         if self._traps:
             self._thread = threading.Thread(
                 target=self._watch, args=(tuple(self._traps), end), name="runwire-preemption", daemon=True
@@ -210,7 +209,7 @@ class Preemption:
         try:
             end(trap.signum)
         except Exception as problem:  # noqa: BLE001 - the process is to die, whatever we meet
-            _log.warning("Ending the run before the process dies failed: %r.", problem)
+            NOTICES.say("signals", f"Ending the run before the process dies failed: {problem!r}.")
         trap.release()
         os.kill(os.getpid(), trap.signum)
         time.sleep(SURVIVED_SECONDS)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -29,9 +28,9 @@ from runwire._journal_files import REST_AT, SENT, claim, release, remove_journal
 from runwire._link import Burial, Link, is_set
 from runwire._losses import REST_BYTES
 from runwire._mark import read_mark
+from runwire._notices import Notices
 from runwire._recovery import DeadJournal, Outcome, any_header, try_lock, without_header
 from runwire._segments import OWNER, SegmentHeader, segment_numbers
-from runwire._sender import WARNING_INTERVAL_SECONDS
 from runwire_schemas.topics import parse_url
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ LAST_PASS_SECONDS = 10.0
 DEAD_WAITING_MAX = 64
 LOCK = ".relay"
 JOURNALS = "journal"  # as a home names the folder
-
-_log = logging.getLogger("runwire")
 
 
 @dataclass(slots=True)
@@ -136,7 +133,7 @@ class Relay:
         self._aside_until: dict[str, float] = {}
         self._links: dict[str, Link] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._warned_at: dict[str, float] = {}
+        self._notices = Notices()
         self._buried = 0
         self._lock = _hold(journals)
 
@@ -296,10 +293,7 @@ class Relay:
 
     def _warn(self, text: str, cause: str) -> None:
         """Say it, once a minute a cause."""
-        now = time.monotonic()
-        self._warned_at = {old: at for old, at in self._warned_at.items() if now - at < WARNING_INTERVAL_SECONDS}
-        if self._warned_at.setdefault(cause, now) == now:
-            _log.warning(text)
+        self._notices.say(cause, text)
 
 
 def _hold(journals: Path) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import operator
 import os
 import signal
 import sys
@@ -16,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 from runwire._clock import CLOCK
 from runwire._context.redaction import redact_params, redact_text
 from runwire._device import Remote
-from runwire._errors import UsageError, UsageTypeError, UsageValueError
+from runwire._display import Balance, card, last_line
+from runwire._errors import UsageError, UsageValueError
+from runwire._notices import NOTICES
 from runwire._pace import Pace, unit_of
-from runwire._params import flatten_params, printable
+from runwire._params import flatten_params, printable, text_of
 from runwire._preemption import PREEMPTION
 from runwire._progress import Progress, checked_promise
-from runwire._values import PLAIN_TYPES, checked_key, metric_row, shown
+from runwire._values import PLAIN_TYPES, checked_int, checked_int64, checked_key, metric_row, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,16 +34,16 @@ FINISH_TIMEOUT_SECONDS = 10.0
 ROW_KEYS_MAX = 1_000
 ROW_NAMES_BYTES_MAX = 256 * 2**10
 PARAMS_BYTES_MAX = 256 * 2**10
-KEY_SETS_MAX = 10_000
+KEY_NAMES_MAX = 100_000  # remembered as good: sets of a thousand names that change with each call would fill memory
 COST_SAMPLE = 64  # one call in so many is timed
 EXIT_CODE_MAX = 2**31 - 1
 _NO_STEP = -(2**63) - 1
 
 _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
-_log = logging.getLogger("runwire")
 # Looked up once: `log` runs millions of times.
 _sum = sum
+_are_strings = frozenset({str}).issuperset
 _clock_gettime_ns = time.clock_gettime_ns
 _perf_counter_ns = time.perf_counter_ns
 
@@ -94,6 +94,7 @@ class Run:
         self._started_at = time.monotonic()
         self._step: int | None = None
         self._ended = False
+        self._status = ""
         self._delivered = True
         self._warned: set[str] = set()
         self._auto_metrics = auto_metrics and make_emitter is not None
@@ -118,6 +119,7 @@ class Run:
         # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted); each
         # stands for its equals, so that the journal knows it by identity.
         self._known_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._known_names = 0
         self._last: tuple[list[str], tuple[str, ...] | None] = [], None
         self._progress = Progress(self)
         self._has_finished = threading.Event()
@@ -152,7 +154,7 @@ class Run:
         start_ns = 0 if calls % COST_SAMPLE else _perf_counter_ns()
         if step is None:
             step = calls if self._step is None else self._step
-        elif type(step) is not int:
+        elif type(step) is not int or not -(2**63) <= step < 2**63:
             step = _checked_step(step)
         known, values = None, []
         try:
@@ -176,7 +178,7 @@ class Run:
                     self._log_pace(step, now_ns)
             else:
                 self._log_slowly(metrics, step)
-        except UsageError:
+        except (UsageError, RecursionError):  # the caller is too deep, and we are not broken
             raise
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._log_again(metrics, step, problem)
@@ -219,7 +221,7 @@ class Run:
         from runwire_schemas.events import MetricDefined  # noqa: PLC0415 - fastavro: not at import time
 
         if best is not None:
-            check_choice("best", best, ("min", "max"))
+            best = check_choice("best", best, ("min", "max"))
         self._record(MetricDefined, metric=checked_key(metric, "metric"), unit=_text(unit), best=best)
 
     def time(self, name: str) -> Section:
@@ -230,6 +232,9 @@ class Run:
 
         Args:
             name: What the section is called.
+
+        Returns:
+            A context manager; sections may lie inside of one another.
 
         Raises:
             UsageTypeError: `name` is no string.
@@ -252,7 +257,7 @@ class Run:
         """
         from runwire_schemas.events import AlertRaised  # noqa: PLC0415 - fastavro: not at import time
 
-        check_choice("level", level, _LEVELS)
+        level = check_choice("level", level, _LEVELS)
         at = self.step if step is None else _checked_step(step)
         self._record(AlertRaised, title=_text(title) or "", text=_text(text) or "", level=level, step=at)
 
@@ -290,14 +295,18 @@ class Run:
             UsageTypeError: `exit_code` is no int.
         """
         if status is not None:
-            check_choice("status", status, _STATUSES)
+            status = check_choice("status", status, _STATUSES)
         code = None if exit_code is None else _checked_exit_code(exit_code)
         return self._end(status or _unless_preempted("finished"), code, None if error is None else _safe_text(error))
 
     def fail(self, error: BaseException) -> bool:
-        """Finish as failed, with the exception's type and text; as preempted where a signal said that the job ends.
+        """Finish as failed; as preempted where a signal said that the job ends.
 
-        Returns what `finish` does.
+        Args:
+            error: Its type and text are kept, without secrets that can be recognised; of SystemExit the code, too.
+
+        Returns:
+            What `finish` does.
         """
         return self.finish(_unless_preempted("failed"), exit_code=_exit_code(error), error=_error_text(error))
 
@@ -317,6 +326,7 @@ class Run:
             PREEMPTION.hold()
             return self._delivered
         self._ended = True
+        self._status = status
         self._leave_fast_path()
         self._delivered = False
         self._on_end(self)
@@ -324,7 +334,7 @@ class Run:
             before()
             self._delivered = self._finish(status, exit_code, error)
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
-            self._warn_once(f"Ending run {self.name} failed, its journal is kept: {problem!r}.")
+            self._warn_once("end", f"Ending run {self.name} failed, its journal is kept: {problem!r}.")
         finally:
             self._emitter = None
             self._has_finished.set()
@@ -347,8 +357,21 @@ class Run:
             self.fail(error)
 
     def __repr__(self) -> str:
-        """Name, id and destination."""
-        return f"<runwire.Run {self.name} ({self.id}) rank {self.rank} to {self.url}>"
+        """Name, id, state and destination."""
+        return f"<runwire.Run {self.name} ({self.id}) rank {self.rank}, {self._state}, to {self.url}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's cell shows this: who the run is, how it is, and how to look at it."""
+        fields = {"run": self.name, "id": self.id, "project": self.project, "state": self._state, "to": self.url}
+        return card({**fields, "look at it": f"runwire show {self.id}"})
+
+    @property
+    def _state(self) -> str:
+        if self._make_emitter is None:
+            return "not tracked (mode off)"
+        if self._ended:
+            return self._status
+        return "tracking is off after a fault" if self._is_off else "running"
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's emitter, locks and counts: the first call here opens an emitter of the child's own."""
@@ -382,7 +405,7 @@ class Run:
             sampler.start()
             self._sampler = sampler
         except RuntimeError as problem:  # no thread can be started
-            self._warn_once(f"System metrics are off: {problem}.")
+            self._warn_once("system", f"System metrics are off: {problem}.")
 
     @property
     def has_emitter(self) -> bool:
@@ -397,7 +420,6 @@ class Run:
     def _log_slowly(self, metrics: object, step: int) -> None:
         """Everything that is not a plain dict of known keys and plain numbers."""
         try:
-            _checked_step(step)
             if type(metrics) is dict:
                 metrics = metrics.copy()  # at once: another thread may be changing it
             keys, values = metric_row(metrics)
@@ -419,15 +441,20 @@ class Run:
         self._highest_step = max(self._highest_step, step)
         if now_ns >= self._pace_due_ns:
             self._log_pace(step, now_ns)
-        is_plain = type(metrics) is dict and keys == tuple(metrics) and Remote not in map(type, values)
+        is_plain = type(metrics) is dict and _are_strings(map(type, metrics)) and keys == tuple(metrics)
+        is_plain = is_plain and Remote not in map(type, values)
         if is_plain and len(keys) <= ROW_KEYS_MAX and not _is_long(keys) and not self._ended:
-            if len(self._known_keys) >= KEY_SETS_MAX:
+            self._known_names += len(keys)
+            if self._known_names > KEY_NAMES_MAX:
                 self._known_keys.clear()
+                self._known_names = len(keys)
             self._known_keys[keys] = keys
 
     def _log_again(self, metrics: Mapping[str, Any], step: int, problem: Exception) -> None:
         """A row that failed on the fast path: what it holds is odd, or another thread changed it; else our fault."""
-        if isinstance(problem, OverflowError) or not PLAIN_TYPES.issuperset(map(type, dict(metrics).values())):
+        row = metrics.copy() if type(metrics) is dict else {}  # at once: another thread may be changing it
+        is_plain = _are_strings(map(type, row)) and PLAIN_TYPES.issuperset(map(type, row.values()))
+        if isinstance(problem, OverflowError) or not is_plain:
             self._log_slowly(metrics, step)
         else:
             self._switch_off(problem)
@@ -482,7 +509,7 @@ class Run:
             return False
         if self._ended:
             PREEMPTION.hold()
-            self._warn_once(f"Run {self.name} has ended: what is logged now is not kept.")
+            self._warn_once("ended", f"Run {self.name} has ended: what is logged now is not kept.")
             return False
         if self._make_emitter is None:
             return True
@@ -490,6 +517,8 @@ class Run:
             emitter = self._emitter or self._open(self._make_emitter, write)
             if emitter is not None:
                 write(emitter)
+        except RecursionError:
+            raise  # the caller is too deep, and we are not broken
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._switch_off(problem)
             return False
@@ -516,7 +545,7 @@ class Run:
         """An internal fault: say so once, keep the journal as it is, take every later call and keep nothing."""
         self._is_off = True
         self._leave_fast_path()
-        self._warn_once(f"Tracking of run {self.name} is off in process {os.getpid()}: {problem!r}.")
+        self._warn_once("fault", f"Tracking of run {self.name} is off in process {os.getpid()}: {problem!r}.")
 
     def _finish(self, status: str, exit_code: int | None, error: str | None) -> bool:
         from runwire_schemas.events import Cost, RunEnded  # noqa: PLC0415 - fastavro: not at import time
@@ -553,24 +582,18 @@ class Run:
         return delivered
 
     def _say_goodbye(self, emitter: Emitter, cost: Any, *, delivered: bool) -> None:
-        share = (cost.log_seconds + cost.sender_cpu_seconds) / max(cost.wall_seconds, 1e-9)
-        rest = f"all sent to {self.url}"
-        if not delivered:
-            waiting = max(0, emitter.journal.next_seq - emitter.acknowledged_seq - cost.rows_dropped)
-            where, how = ("for the relay in", " --follow") if emitter.is_relayed else ("in", "")
-            rest = f"{waiting:,} rows wait {where} {emitter.journal.folder}: `runwire sync{how}` sends them"
-        if cost.rows_dropped:
-            rest += f"; {cost.rows_dropped:,} rows are lost, for the journal couldn't be written"
-        _say(
-            f"runwire: {self.name} ({self.id}) {cost.points:,} points, {rest}; "
-            f"tracking cost {100 * share:.2f} % of {cost.wall_seconds:.1f} s"
-        )
+        journal = emitter.journal
+        sent = emitter.acknowledged_seq
+        waiting = max(0, journal.next_seq - sent - cost.rows_dropped)
+        seconds = cost.log_seconds + cost.sender_cpu_seconds
+        balance = Balance(cost.points, delivered, sent, waiting, cost.rows_dropped, seconds, cost.wall_seconds)
+        place = str(journal.folder)
+        _say(last_line(self.name, self.id, self.url, place, balance, is_relayed=emitter.is_relayed))
 
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            with contextlib.suppress(Exception):  # of a handler that training brought along
-                _log.warning(text)
+    def _warn_once(self, cause: str, text: str) -> None:
+        if cause not in self._warned:
+            self._warned.add(cause)
+            NOTICES.say(cause, text)
 
 
 class Section:
@@ -609,17 +632,20 @@ def _unless_preempted(status: str) -> str:
     return status if PREEMPTION.noted() is None else "preempted"
 
 
-def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise UsageValueError for what is none of the words."""
-    if not isinstance(value, str) or value not in choices:
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
+    """The word as a plain string.
+
+    Raises:
+        UsageValueError: It is none of the words.
+    """
+    word = str.__str__(value) if issubclass(type(value), str) else ""
+    if word not in choices:
         raise UsageValueError(argument, f"must be one of {', '.join(choices)}, not {shown(value)}")
+    return word
 
 
 def _checked_exit_code(code: object) -> int:
-    try:
-        return max(-EXIT_CODE_MAX, min(EXIT_CODE_MAX, operator.index(code)))  # type: ignore[arg-type]
-    except TypeError:
-        raise UsageTypeError("exit_code", f"must be an int, not {shown(code)}") from None
+    return max(-EXIT_CODE_MAX, min(EXIT_CODE_MAX, checked_int("exit_code", code)))
 
 
 def _exit_code(error: BaseException) -> int:
@@ -641,21 +667,15 @@ def _error_text(error: BaseException) -> str:
 def _safe_text(error: object) -> str:
     """What went wrong, without secrets, and no longer than a record should be."""
     # Cut before it is searched: an assertion may quote megabytes.
-    return printable(redact_text(printable(str(error))))
+    return printable(redact_text(text_of(error)))
 
 
 def _checked_step(step: object) -> int:
-    try:
-        number = operator.index(step)  # type: ignore[arg-type]
-    except TypeError:
-        raise UsageTypeError("step", f"must be an int, not {shown(step)}") from None
-    if not -(2**63) <= number < 2**63:
-        raise UsageValueError("step", "must fit into 64 bits")
-    return number
+    return checked_int64("step", step)
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else printable(str(value))
+    return None if value is None else text_of(value)
 
 
 def _is_long(keys: tuple[str, ...]) -> bool:

@@ -11,10 +11,10 @@ import asyncio
 import concurrent.futures.thread  # noqa: F401 - by whoever imports it first; while Python ends that is an error
 import contextlib
 import importlib
-import logging
 import socket
 import threading
 import time
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,7 @@ from runwire._batch import Message, messages
 from runwire._delivery import Delivery
 from runwire._errors import JournalError, TransportError
 from runwire._forks import ForkLock
+from runwire._notices import NOTICES, Notices
 from runwire._segments import SegmentReader, segment_path
 from runwire._transport import make_transport
 
@@ -39,7 +40,6 @@ FLUSH_INTERVAL_SECONDS = 0.1
 HEARTBEAT_INTERVAL_SECONDS = 5.0
 RECONNECT_SECONDS_MIN = 0.2
 RECONNECT_SECONDS_MAX = 5.0
-WARNING_INTERVAL_SECONDS = 60.0
 STARTS_MAX = 3
 FORK_WAIT_SECONDS = 10.0  # a fork inside of an import that the sender waits for must not wait forever
 BESIDE_SECONDS = 2.0  # how long the end of a run waits for the recovery of others
@@ -55,8 +55,6 @@ _TRANSPORTS = {
     "dir": ("runwire._directory",),
     "memory": ("runwire._memory",),
 }
-
-_log = logging.getLogger("runwire")
 
 
 _importing = ForkLock(FORK_WAIT_SECONDS)
@@ -99,6 +97,7 @@ class Sender(threading.Thread):
         destination: Destination,
         speaker: Speaker,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        notices: Notices = NOTICES,
     ) -> None:
         """`beside` runs next to the deliveries, once: recovery of dead emitters' journals."""
         super().__init__(name="runwire-sender", daemon=True)
@@ -114,7 +113,7 @@ class Sender(threading.Thread):
         self._finishing = threading.Event()
         self._abandoned = False
         self._wake: Callable[[], None] = lambda: None
-        self._warned_at = -WARNING_INTERVAL_SECONDS
+        self._notices = notices
         self.delivered = False
         self.cpu_seconds = 0.0
         self.last_error: str | None = None
@@ -135,11 +134,11 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """The thread's whole life."""
-        import_all(self._destination.kind)
-        try:
-            self._speaker.describe()
-        except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process
-            self._warn(f"Git, host and packages stay unknown: {error!r}.", once=True)
+        for first in (partial(import_all, self._destination.kind), self._speaker.describe):
+            try:
+                first()
+            except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process
+                self._notices.say("description", f"Git, host and packages stay unknown: {error!r}.")
         for _ in range(STARTS_MAX):
             try:
                 asyncio.run(self._main())
@@ -148,7 +147,7 @@ class Sender(threading.Thread):
                 if self._abandoned:
                     break
                 self.last_error = repr(error)
-                self._warn(f"Sending failed, the journal keeps everything: {error!r}.", once=True)
+                self._notices.say("sender", f"Sending failed, the journal keeps everything: {error!r}.")
                 self._rewind()
         self._close_readers()
 
@@ -173,7 +172,8 @@ class Sender(threading.Thread):
                 await self._deliver(transport, changed)
             except TransportError as error:
                 self.last_error = str(error)
-                self._warn(f"{error} Training goes on; events wait in {self._journal.folder}.")
+                cause = "refused" if error.refused else "destination"
+                self._notices.say(cause, f"{error} Training goes on; events wait in {self._journal.folder}.")
                 if self.acknowledged_seq > before_seq:
                     pause_seconds = RECONNECT_SECONDS_MIN
                 if not error.refused:  # what was refused is halved or set aside by now: the rest goes at once
@@ -271,12 +271,6 @@ class Sender(threading.Thread):
     def _close_readers(self) -> None:
         while self._readers:
             self._readers.pop().close()
-
-    def _warn(self, text: str, *, once: bool = False) -> None:
-        now = time.monotonic()
-        if once or now - self._warned_at >= WARNING_INTERVAL_SECONDS:
-            self._warned_at = now
-            _log.warning(text)
 
 
 async def _tell(transport: Transport, message: Message) -> None:

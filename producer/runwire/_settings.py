@@ -33,7 +33,7 @@ from runwire._context.worktree import find_root
 from runwire._errors import SettingsError, UsageTypeError, UsageValueError
 from runwire._home import Home, find_home
 from runwire._resume import Memory
-from runwire._values import utf8
+from runwire._values import checked_text, shown, unreadable, utf8
 from runwire_schemas.errors import DestinationError
 from runwire_schemas.topics import Destination, mask, parse_url
 
@@ -49,6 +49,7 @@ SENDERS: tuple[Sender, ...] = ("thread", "relay")
 NAME_CHARACTERS_MAX = 1_024
 TAGS_MAX = 100
 _NEVER_CAUGHT = frozenset({"KILL", "STOP", "SEGV", "FPE", "ABRT", "BUS", "ILL"})
+_COLLECTIONS = (list, tuple, set, frozenset)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -111,9 +112,8 @@ def read_settings(
 
     def choose(argument: str, keyword: object, characters_max: int = NAME_CHARACTERS_MAX) -> str | None:
         """The keyword, else the variable, else None."""
-        if keyword is not None and not isinstance(keyword, str):
-            raise UsageTypeError(argument, f"must be a string, not {type(keyword).__name__}")
-        chosen = keyword or variables.get(f"RUNWIRE_{argument.upper()}") or None
+        given = "" if keyword is None else checked_text(argument, keyword)
+        chosen = given or variables.get(f"RUNWIRE_{argument.upper()}") or None
         if chosen is not None and len(chosen) > characters_max:
             raise SettingsError(
                 f"{_source(argument, keyword)} has {len(chosen):,} characters, at most {characters_max:,} are taken."
@@ -122,7 +122,7 @@ def read_settings(
             raise SettingsError(f"{_source(argument, keyword)} holds a NUL character, which no folder's name can.")
         return utf8(chosen)  # type: ignore[no-any-return]
 
-    given_home = choose("home", os.fspath(home) if isinstance(home, os.PathLike) else home)
+    given_home = choose("home", _path_text(home))
     found = find_home(given_home, here or _in(given_home or ""), _source("home", home))
     git_root = None if here is None else find_root(here)
     chosen_mode = (choose("mode", mode) or "on").lower()
@@ -132,7 +132,7 @@ def read_settings(
     chosen_project = choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/"))
     if resume and run_id:
         raise UsageValueError("resume", "names the run to continue, and so does run_id: give one of them")
-    resumes, resumed = _resumed(resume, choose("resume", resume if isinstance(resume, str) else None))
+    resumes, resumed = _resumed(resume, choose("resume", resume if issubclass(type(resume), str) else None))
     if resumed is not None:
         resumed = _by_name(resumed, chosen_project, Memory(found.runs))
     if resumed is not None and not (resume or run_id) and variables.get("RUNWIRE_RUN_ID", resumed) not in {"", resumed}:
@@ -186,9 +186,11 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
     """Tags without repetition, in order."""
     if keyword is None:
         keyword = [tag.strip() for tag in variables.get("RUNWIRE_TAGS", "").split(",")]
-    elif not isinstance(keyword, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) for tag in keyword):
-        raise UsageTypeError("tags", f"must be a list of strings, not {keyword!r:.80}")
-    tags = tuple(dict.fromkeys(utf8(tag) for tag in keyword if tag))
+    elif not issubclass(type(keyword), (list, tuple, set, frozenset)) or not all(
+        issubclass(type(tag), str) for tag in keyword
+    ):
+        raise UsageTypeError("tags", f"must be a list of strings, not {shown(keyword)}")
+    tags = tuple(dict.fromkeys(tag for tag in map(utf8, keyword) if tag))
     if len(tags) > TAGS_MAX:
         raise SettingsError(f"tags: {len(tags):,} are given, at most {TAGS_MAX} are taken.")
     return tags
@@ -197,8 +199,8 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
 def _auto_metrics(keyword: object, variables: Mapping[str, str], destination: Destination) -> bool:
     """Whether there are any; a test that captures finds what it logged and nothing else."""
     if keyword is not None:
-        if not isinstance(keyword, bool):
-            raise UsageTypeError("auto_metrics", f"must be True or False, not {keyword!r:.80}")
+        if type(keyword) is not bool:
+            raise UsageTypeError("auto_metrics", f"must be True or False, not {shown(keyword)}")
         return keyword
     chosen = (variables.get("RUNWIRE_AUTO_METRICS") or ("off" if destination.kind == "memory" else "on")).lower()
     if chosen not in _SWITCH:
@@ -213,10 +215,10 @@ def _resumed(keyword: object, chosen: str | None) -> tuple[bool, str | None]:
         keyword: Which wins where it is no text either.
         chosen: The keyword's text, else the variable's.
     """
-    if isinstance(keyword, bool):
+    if type(keyword) is bool:
         return keyword, None
-    if keyword is not None and not isinstance(keyword, str):
-        raise UsageTypeError("resume", f"must be True or a run's id, not {type(keyword).__name__}")
+    if keyword is not None and not issubclass(type(keyword), str):
+        raise UsageTypeError("resume", f"must be True or a run's id, not {shown(keyword)}")
     if chosen is None or chosen.lower() in {"false", "0"}:
         return False, None
     return True, None if chosen.lower() in {"true", "1"} else chosen
@@ -245,6 +247,16 @@ def _preempt_signals(variables: Mapping[str, str]) -> tuple[int, ...]:
     if wrong:
         raise SettingsError(f"RUNWIRE_PREEMPT_SIGNALS must be signals such as TERM,USR1, or none, not {wrong[0]!r}.")
     return tuple(dict.fromkeys(int(signal.Signals[f"SIG{name}"]) for name in names))
+
+
+def _path_text(home: object) -> object:
+    """A path's text; anything else as it is."""
+    if not issubclass(type(home), os.PathLike):
+        return home
+    try:
+        return os.fspath(home)  # type: ignore[call-overload]
+    except Exception as error:
+        raise unreadable("home", error) from error
 
 
 def _source(argument: str, keyword: object) -> str:

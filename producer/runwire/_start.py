@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
-import operator
 import os
 import secrets
 import sys
@@ -15,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from runwire._context.identity import attempt_token, run_id, run_name
 from runwire._context.ranks import Launch, detect
-from runwire._errors import SettingsError, UsageTypeError, UsageValueError
+from runwire._errors import SettingsError, UsageValueError
 from runwire._exit import after_fork_in_child, unwatch_exit, watch_end_of_child, watch_exit
+from runwire._notices import NOTICES
 from runwire._preemption import PREEMPTION
 from runwire._resume import Memory, Remembered
 from runwire._run import FINISH_TIMEOUT_SECONDS, Run, check_choice, flat_params
 from runwire._settings import Settings, read_settings
-from runwire._values import shown, utf8
+from runwire._values import checked_int64, checked_text, shown, utf8
 from runwire._version import __version__
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 TEXT_CHARACTERS_MAX = 65_536
 _ROLES = ("train", "eval")
-_log = logging.getLogger("runwire")
 
 
 class _Process:
@@ -117,7 +115,7 @@ def init(
             that nothing unites.
         JournalError: The home's disk takes no journal: it is full.
     """
-    check_choice("role", role, _ROLES)
+    role = check_choice("role", role, _ROLES)
     if params is not None and config is not None:
         raise UsageValueError("config", "is another name for params: give one of them")
     # All of it before a run is opened, or the current one finished: a wrong call changes nothing.
@@ -125,7 +123,9 @@ def init(
     flat = [flat_params(value, name) for name, value in given.items() if value is not None]
     described = {
         "notes": _checked_text("notes", notes),
-        "resumed_from_step": None if resumed_from_step is None else _checked_step(resumed_from_step),
+        "resumed_from_step": None
+        if resumed_from_step is None
+        else checked_int64("resumed_from_step", resumed_from_step),
         "forked_from": _checked_fork(forked_from),
     }
     settings = read_settings(
@@ -169,7 +169,7 @@ def finish_current(reason: str | None = None) -> None:
     if run is not None:
         # A forked child that never logged only knows its parent's run, and ends nothing.
         if reason is not None and run.has_emitter:
-            _log.warning("Run %s is finished, because %s.", run.name, reason)
+            NOTICES.say("second init", f"Run {run.name} is finished, because {reason}.")
         run.finish()
 
 
@@ -242,10 +242,9 @@ def _find(settings: Settings, launch: Launch, memory: Memory) -> Remembered:
             settled = memory.settle(settings.project, f"{launch.job}#{nth_init}", found)
             found = Remembered(settled.run_id, settings.name or settled.name)
         if last is None and launch.local_rank == 0:
-            _log.warning(
-                "No run of project %s is remembered in %s to be resumed: %s begins.",
-                settings.project, settings.home.path, found.name,
-            )  # fmt: skip
+            home = settings.home.path
+            text = f"No run of project {settings.project} is remembered in {home} to be resumed: {found.name} begins."
+            NOTICES.say("resume", text)
     return found
 
 
@@ -337,19 +336,17 @@ class _EmitterMaker:
         emitter.record(RunStarted, **utf8(said))  # arguments, variables and names of files may be any bytes
 
     def _elsewhere(self, url: str) -> None:
-        _log.warning(
-            "A journal in %s waits for %s, this run sends to %s: `runwire sync` sends it where it belongs.",
-            self._settings.home.journal,
-            url,
-            self._settings.destination,
+        NOTICES.say(
+            "elsewhere",
+            f"A journal in {self._settings.home.journal} waits for {url}, this run sends to "
+            f"{self._settings.destination}: `runwire sync` sends it where it belongs.",
         )
 
 
 def _checked_text(argument: str, text: object) -> str | None:
     if text is None:
         return None
-    if not isinstance(text, str):
-        raise UsageTypeError(argument, f"must be a string, not {type(text).__name__}")
+    text = checked_text(argument, text)
     if len(text) > TEXT_CHARACTERS_MAX:
         raise UsageValueError(argument, f"has {len(text):,} characters, at most {TEXT_CHARACTERS_MAX:,} are taken")
     checked: str = utf8(text)
@@ -363,22 +360,12 @@ def _checked_fork(text: object) -> str | None:
         return None
     run, at, step = checked.rpartition("@")
     try:
-        _checked_step(int(step))
+        checked_int64("forked_from", int(step))
     except ValueError:
         at = ""
     if not (run and at):
         raise UsageValueError("forked_from", f"must be RUN@STEP, a run's id and a whole step, not {shown(text)}")
     return checked
-
-
-def _checked_step(step: object) -> int:
-    try:
-        number = operator.index(step)  # type: ignore[arg-type]
-    except TypeError:
-        raise UsageTypeError("resumed_from_step", f"must be an int, not {type(step).__name__}") from None
-    if not -(2**63) <= number < 2**63:
-        raise UsageValueError("resumed_from_step", "must fit into 64 bits")
-    return number
 
 
 def _forget(run: Run) -> None:

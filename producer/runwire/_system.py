@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import threading
 import time
@@ -22,6 +21,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runwire._forks import ForkLock
+from runwire._notices import NOTICES
 from runwire._system_gpus import GpuProbe, load_nvml
 from runwire._system_host import HostProbe, metrics_between
 
@@ -41,7 +41,6 @@ _UNITS = {
     "_celsius": "°C",
 }
 
-_log = logging.getLogger("runwire")
 _reading = ForkLock(FORK_WAIT_SECONDS)
 
 
@@ -147,7 +146,7 @@ class Sampler(threading.Thread):
             self._sample()
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach training
             if not self._stopping.is_set():  # while Python ends, nothing can be imported any more
-                _log.warning("System metrics are off: %r.", error)
+                NOTICES.say("system", f"System metrics are off: {error!r}.")
         finally:
             self._turn.give_back()
 
@@ -185,4 +184,4 @@ class Sampler(threading.Thread):
         """Once a cause."""
         if (what, type(error)) not in self._said:
             self._said.add((what, type(error)))
-            _log.warning("System metrics: %s can't be read and is left out: %r.", what, error)
+            NOTICES.say(f"system: {what}", f"System metrics: {what} can't be read and is left out: {error!r}.")

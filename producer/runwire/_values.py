@@ -7,17 +7,20 @@
    but handed on as `Remote` (`_device.py`).
 3. Keys stay verbatim, NUL and right-to-left text included; only lone surrogates, which no UTF-8 can carry,
    are escaped with a backslash. Nested mappings become `outer/inner`.
+4. Whatever a foreign object's own methods raise or claim, the caller gets UsageTypeError; RecursionError stays what
+   it is, for it is about the caller's depth.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runwire._device import Remote, remote
-from runwire._errors import UsageTypeError, UsageValueError
+from runwire._errors import UsageError, UsageTypeError, UsageValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +39,13 @@ def metric_row(metrics: object) -> tuple[tuple[str, ...], tuple[float | Remote, 
         UsageTypeError: No mapping, a key that is no string, a value that is no number.
         UsageValueError: An empty, overlong or repeated key; nesting deeper than DEPTH_MAX.
     """
-    flat = flatten(metrics)
-    return tuple(flat), tuple(_remote_or_scalar(value, key) for key, value in flat.items())
+    try:
+        flat = flatten(metrics)
+        return tuple(flat), tuple(_remote_or_scalar(value, key) for key, value in flat.items())
+    except (UsageError, RecursionError):
+        raise
+    except Exception as error:
+        raise unreadable("metrics", error) from error
 
 
 def _remote_or_scalar(value: Any, key: str) -> float | Remote:
@@ -69,7 +77,7 @@ def scalar(value: Any, key: str = "") -> float:
     if kind.__module__ in {"decimal", "fractions"}:
         return rounded(value)
     plain = _read(value, key)
-    if isinstance(plain, (int, float)) or type(plain).__module__ in {"decimal", "fractions"}:
+    if issubclass(type(plain), (int, float)) or type(plain).__module__ in {"decimal", "fractions"}:
         return scalar(plain)
     if type(plain).__module__ == "numpy" and dtype_kind(plain) == "f":
         return float(plain)  # numpy.longdouble gives itself
@@ -100,7 +108,7 @@ def checked_key(key: object, argument: str = "metrics") -> str:
         UsageTypeError: It is no string.
         UsageValueError: It is empty or longer than KEY_BYTES_MAX.
     """
-    if not isinstance(key, str):
+    if not issubclass(type(key), str):
         raise UsageTypeError(argument, f"has the key {shown(key)}: keys must be strings")
     key = str.__str__(key)
     if not key:
@@ -139,6 +147,8 @@ def rounded(value: Any) -> float:
 
 def _read(value: Any, key: str) -> Any:
     """What an array or tensor of one element holds."""
+    if type(value).__module__.startswith("numpy.ma") and value.mask.any():
+        raise UsageTypeError(f"metrics[{shown(key)}]", "is masked: leave the key out where there is no value")
     try:
         if dtype_kind(value) not in {"m", "M"}:  # times would come as bare integers of an unknown unit
             reader = getattr(value, "item", None)
@@ -182,7 +192,10 @@ def shown(value: Any) -> str:
         return "None"
     if kind is str:
         return repr(value) if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]!r}..."
-    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    try:
+        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    except Exception:  # noqa: BLE001 - a class may answer with anything; this only decorates an error
+        return "an object"
     if kind is bool or kind is float or (kind is int and value.bit_length() < _SHOWN_CHARACTERS):
         return f"{name} {value!r}"
     shape = shape_of(value)
@@ -192,14 +205,56 @@ def shown(value: Any) -> str:
 def _leaves(mapping: Mapping[Any, Any], argument: str, prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
     if depth > DEPTH_MAX:
         raise too_deep(argument)
-    for name in mapping:
+    # Of a dict a copy, for another thread may be changing it; and its pairs, for a key may have a hash of its own.
+    pairs = mapping.copy().items() if type(mapping) is dict else ((name, mapping[name]) for name in mapping)
+    for name, value in pairs:
         key = checked_key(name, argument)
         path = checked_key(f"{prefix}/{key}", argument) if prefix else key
-        value = mapping[name]
         if type(value) not in PLAIN_TYPES and issubclass(type(value), Mapping):
             yield from _leaves(value, argument, path, depth + 1)
         else:
             yield path, value
+
+
+def checked_text(argument: str, value: object) -> str:
+    """A string of any make as Python's own.
+
+    Raises:
+        UsageTypeError: It is none.
+    """
+    if not issubclass(type(value), str):  # of the type, as above: what claims to be one has none of its methods
+        raise UsageTypeError(argument, f"must be a string, not {shown(value)}")
+    return str.__str__(value)
+
+
+def checked_int(argument: str, value: object) -> int:
+    """An int of any make as Python's own.
+
+    Raises:
+        UsageTypeError: It is none.
+    """
+    try:
+        return int.__int__(operator.index(value))  # type: ignore[arg-type]
+    except Exception as error:
+        raise UsageTypeError(argument, f"must be an int, not {shown(value)}") from error
+
+
+def checked_int64(argument: str, value: object) -> int:
+    """`checked_int` of 64 bits.
+
+    Raises:
+        UsageTypeError: It is no int.
+        UsageValueError: It has more bits.
+    """
+    number = checked_int(argument, value)
+    if not -(2**63) <= number < 2**63:
+        raise UsageValueError(argument, "must fit into 64 bits")
+    return number
+
+
+def unreadable(argument: str, error: Exception) -> UsageTypeError:
+    """The error for an object whose own methods raise."""
+    return UsageTypeError(argument, f"can't be read: it raises {type(error).__name__}")
 
 
 def too_deep(argument: str) -> UsageValueError:

@@ -121,8 +121,8 @@ WRONG = [
     ({}, {"project": "x" * 129}, SettingsError, "project has 129 characters"),
     ({"RUNWIRE_NAME": "x" * 2_000}, {}, SettingsError, "RUNWIRE_NAME has 2,000 characters"),
     ({}, {"tags": "base"}, UsageTypeError, "tags: must be a list of strings, not 'base'"),
-    ({}, {"tags": [1]}, UsageTypeError, "tags: must be a list of strings, not [1]"),
-    ({}, {"tags": 1}, UsageTypeError, "tags: must be a list of strings, not 1"),
+    ({}, {"tags": [1]}, UsageTypeError, "tags: must be a list of strings, not list"),
+    ({}, {"tags": 1}, UsageTypeError, "tags: must be a list of strings, not int 1"),
     ({}, {"tags": list(map(str, range(101)))}, SettingsError, "tags: 101 are given"),
     ({}, {"home": 3}, UsageTypeError, "home: must be a string, not int"),
 ]

@@ -35,6 +35,7 @@ from tests.services.process import (
     run_blocking,
     wait_until,
 )
+from tests.services.proxy import SlowProxy
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,11 +50,12 @@ PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},DETOUR://127.0.0.1:{behind_proxy_port},CONTROLLER://127.0.0.1:{controller_port}
+# Who comes by the detour is told to go on by the proxy's port.
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},DETOUR://127.0.0.1:{proxy_port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DETOUR:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 log.message.timestamp.type=LogAppendTime
@@ -211,14 +213,23 @@ class KafkaBroker(KafkaTopics):
         self._heap = heap
         self._outlives_us = outlives_us
         self._process: ServiceProcess | None = None
-        free, controller_port = free_ports(2)
-        self._ports = {"port": port or free, "controller_port": controller_port}
+        free, controller_port, behind_proxy_port, proxy_port = free_ports(4)
+        self._ports = {
+            "port": port or free,
+            "controller_port": controller_port,
+            "behind_proxy_port": behind_proxy_port,
+            "proxy_port": proxy_port,
+        }
         super().__init__(f"127.0.0.1:{self._ports['port']}")
 
     @property
     def address(self) -> str:
         """Its HOST:PORT."""
         return self.bootstrap
+
+    def slow(self, delay_seconds: float) -> SlowProxy:
+        """A way to this broker on which each request takes longer: open it, then use `KafkaTopics(proxy.address)`."""
+        return SlowProxy(self._ports["proxy_port"], self._ports["behind_proxy_port"], delay_seconds)
 
     @property
     def log(self) -> Path:

@@ -1,0 +1,60 @@
+"""What a run tells people of itself: the last line of a training, and the card in a notebook's cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What became of a run's rows and records in this process.
+
+    Attributes:
+        points: Values that were logged.
+        delivered: Whether nothing is left for `runwire sync`.
+        sent: Rows and records that the destination has acknowledged.
+        waiting: Those that are in the journal only.
+        lost: Rows that the journal couldn't take.
+        tracking_seconds: Time spent in `log`, and CPU time of the sender.
+        wall_seconds: Since `init`.
+    """
+
+    points: int
+    delivered: bool
+    sent: int
+    waiting: int
+    lost: int
+    tracking_seconds: float
+    wall_seconds: float
+
+
+def last_line(name: str, run_id: str, url: str, journal: str, balance: Balance, *, is_relayed: bool = False) -> str:
+    """What is sent, what waits and where, what is lost, and what tracking cost; `is_relayed`: a relay delivers."""
+    rest = f"all sent to {url}"
+    if not balance.delivered:
+        wait, how = ("wait for the relay in", " --follow") if is_relayed else ("wait in", "")
+        rest = (
+            f"{_rows(balance.sent)} sent to {url}, {_rows(balance.waiting)} {wait} {journal}: "
+            f"`runwire sync{how}` sends them"
+        )
+    if balance.lost:
+        rest += f"; lost: {_rows(balance.lost)}, for the journal couldn't be written"
+    share = balance.tracking_seconds / max(balance.wall_seconds, 1e-9)
+    return (
+        f"runwire: {name} ({run_id}) {balance.points:,} points, {rest}; "
+        f"tracking cost {100 * share:.2f} % of {balance.wall_seconds:.1f} s"
+    )
+
+
+def card(fields: dict[str, str]) -> str:
+    """A small HTML table; names and values are escaped."""
+    rows = "".join(
+        f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
+        for name, value in fields.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
