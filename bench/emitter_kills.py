@@ -32,7 +32,6 @@ from tests.services.process import wait_until
 
 KILLS = 200
 VICTIM = Path(__file__).with_name("victim.py")
-BEGIN_TIMEOUT_SECONDS = 60.0
 KILL_AFTER_SECONDS = (0.0, 0.3)
 EARLY_SHARE = 0.1  # so many are killed while they begin
 ORPHAN_SHARE = 0.3  # of so many the children live on for a moment

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,8 @@ def last_line(name: str, run_id: str, url: str, journal: str, balance: Balance, 
 
 def card(fields: dict[str, str]) -> str:
     """A small HTML table; names and values are escaped."""
+    from html import escape  # noqa: PLC0415 - a notebook's need: `import runwire` stays light
+
     rows = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
         for name, value in fields.items()
