@@ -108,12 +108,20 @@ class Slurm:
     def requeue(self, job: str) -> None:
         """End a job and have its script started anew, at once: by itself SLURM waits two minutes."""
         self.command("scontrol", "requeue", job)
-        wait_until(lambda: self._states(job) == {"PENDING"}, timeout_seconds=JOB_TIMEOUT_SECONDS, what=f"{job} ended")
-        self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+        def started_again() -> bool:
+            states = self._states(job)
+            if states == {"PENDING"}:  # once may be too early: SLURM sets the time when the last task has ended
+                self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+            return states <= {"RUNNING", "COMPLETED"}
+
+        wait_until(started_again, timeout_seconds=JOB_TIMEOUT_SECONDS, what=f"job {job} runs again")
 
     def wait(self, job: str) -> None:
         """Return when a job, or each task of an array, has ended well."""
-        wait_until(lambda: self._states(job) == {"COMPLETED"}, timeout_seconds=JOB_TIMEOUT_SECONDS, what=f"{job} ended")
+        wait_until(
+            lambda: self._states(job) == {"COMPLETED"}, timeout_seconds=JOB_TIMEOUT_SECONDS, what=f"job {job} ended"
+        )
 
     def _states(self, job: str) -> set[str]:
         return set(self.command("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}").split())

@@ -110,7 +110,7 @@ def test_a_rank_that_torchrun_starts_again_leaves_one_curve(torch_bin: Path, tmp
     command: list[str | Path] = [torch_bin / "torchrun", "--nproc-per-node", str(RANKS), "--max-restarts", "1"]
     launch = tracked.start([*command, TRAIN_DDP, "--steps", str(steps)], **RESTARTABLE)
     try:
-        wait_until((tmp_path / "checkpoint.pt").exists, timeout_seconds=120, what="a checkpoint")
+        wait_until((tmp_path / "checkpoint.npz").exists, timeout_seconds=120, what="a checkpoint")
         os.kill(rank_of(launch, 2), signal.SIGKILL)
     finally:
         ended(launch)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -11,16 +12,16 @@ import runwire
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=100)
-parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint.pt"))
+parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint.npz"))
 options = parser.parse_args()
 
 dist.init_process_group("gloo")  # "nccl" on GPUs
 net = torch.nn.Linear(1, 1)
 first_step = 0
 if options.checkpoint.exists():
-    state = torch.load(options.checkpoint, weights_only=True)
-    net.load_state_dict(state["net"])
-    first_step = state["step"] + 1
+    with np.load(options.checkpoint) as saved:
+        net.load_state_dict({name: torch.from_numpy(saved[name]) for name in net.state_dict()})
+        first_step = int(saved["step"]) + 1
 dist.barrier()  # all have read it before rank 0 writes the next
 
 model = DistributedDataParallel(net)
@@ -36,6 +37,6 @@ with runwire.init(project="line", params={"lr": 0.1}, resumed_from_step=resumed_
         optimizer.step()
         run.log({"train/loss": loss}, step=step)
         if run.rank == 0 and step % 10 == 9:
-            torch.save({"net": net.state_dict(), "step": step}, options.checkpoint.with_suffix(".new"))
-            options.checkpoint.with_suffix(".new").replace(options.checkpoint)
+            np.savez("new.npz", step=step, **{name: value.numpy() for name, value in net.state_dict().items()})
+            Path("new.npz").replace(options.checkpoint)
 dist.destroy_process_group()
