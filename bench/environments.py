@@ -25,13 +25,25 @@ def python_of(tool: str) -> Path:
     Raises:
         EnvironmentMissing: No network, or a package that doesn't install on this Python.
     """
-    folder = CACHE / tool
-    requirements = _requirements(tool)
+    return install(CACHE / tool, _requirements(tool), sources=tool == "runwire")
+
+
+def install(folder: Path, requirements: Path, *, sources: bool) -> Path:
+    """Return the Python of an environment with just these packages, made or renewed first where need be.
+
+    Args:
+        folder: Where it lies.
+        requirements: A hash-pinned file.
+        sources: Whether it holds this tree as well, as an editable install does.
+
+    Raises:
+        EnvironmentMissing: As `python_of`.
+    """
     wanted = f"{sys.version}\n{hashlib.sha256(requirements.read_bytes()).hexdigest()}\n"
     stamp = folder / "installed.txt"
     if not stamp.exists() or stamp.read_text() != wanted:
         _install(folder, requirements)
-        if tool == "runwire":
+        if sources:
             _add_sources(folder)
         stamp.write_text(wanted)
     return folder / "bin" / "python"
@@ -53,7 +65,7 @@ def _requirements(tool: str) -> Path:
 
 
 def _install(folder: Path, requirements: Path) -> None:
-    CACHE.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     (CACHE.parent / ".gitignore").write_text("*\n")
     print(f"installing {requirements.relative_to(REPOSITORY)} into {folder.relative_to(REPOSITORY)}", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.launchers import mpirun, slurm, torch_bin  # noqa: F401 - fixtures of more than one folder
 from tests.tiers import describe_missing
 
 _SERVICES = Path(__file__).parent / "services"

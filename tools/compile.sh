@@ -21,3 +21,10 @@ compile base pyproject.toml "$@"
 compile local pyproject.toml requirements/build.in --extra demo --constraints requirements/base.txt "$@"
 compile dev pyproject.toml requirements/dev.in --extra demo --constraints requirements/local.txt "$@"
 compile uv requirements/uv.in "$@"
+# The wheel for x86-64 is linked to CUDA's libraries: those that gloo on CPUs does without are left out, 1.5 GB.
+unused=
+for package in triton nvidia-cusolver nvidia-nvtx nvidia-cuda-cccl cuda-bindings cuda-pathfinder cuda-toolkit; do
+    unused="$unused --no-emit-package $package"
+done
+# shellcheck disable=SC2086 - many options
+compile torch pyproject.toml requirements/torch.in --constraints requirements/base.txt $unused "$@"

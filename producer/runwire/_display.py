@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from dataclasses import dataclass
 
 
@@ -44,6 +47,18 @@ def last_line(name: str, run_id: str, url: str, journal: str, balance: Balance, 
         f"runwire: {name} ({run_id}) {balance.points:,} points, {rest}; "
         f"tracking cost {100 * share:.2f} % of {balance.wall_seconds:.1f} s"
     )
+
+
+def say(line: str) -> None:
+    """One line for people, to standard error; broken or closed it is no reason to fail training."""
+    stream, original = sys.stderr, sys.__stderr__
+    with contextlib.suppress(Exception):
+        if original is not None and stream is original:
+            # Past its buffer: what stays in there makes Python's own last flush fail, and so the exit code another.
+            original.flush()
+            os.write(original.fileno(), f"{line}\n".encode())
+        elif stream is not None:  # a notebook's, a test's
+            stream.write(f"{line}\n")
 
 
 def card(fields: dict[str, str]) -> str:

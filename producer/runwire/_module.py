@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from runwire._notices import NOTICES
-from runwire._run import Section
+from runwire._pace import Section
 from runwire._start import current_run
 
 if TYPE_CHECKING:

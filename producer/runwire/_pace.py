@@ -9,6 +9,12 @@ Nothing runs in the background for it: `log()` asks when a moment is due, and kn
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PACE_INTERVAL_SECONDS = 5.0
 STEP, STEPS_PER_SECOND = "time/step", "time/steps_per_second"
 NEVER_NS = 2**63
@@ -67,3 +73,23 @@ class Pace:
 def unit_of(metric: str) -> str:
     """The unit of one of these metrics."""
     return "1/s" if metric == STEPS_PER_SECOND else "s"
+
+
+class Section:
+    """A timed part of the loop, of `Run.time`; the time counts whatever ends it."""
+
+    __slots__ = ("_add", "_began_ns", "_name")
+
+    def __init__(self, name: str, add: Callable[[str, int], None]) -> None:
+        """`add` gets the name and nanoseconds."""
+        self._name = name
+        self._add = add
+        self._began_ns = 0
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._began_ns = time.perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self._add(self._name, time.perf_counter_ns() - self._began_ns)

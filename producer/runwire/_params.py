@@ -9,15 +9,17 @@ from __future__ import annotations
 import enum
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from runwire._context.redaction import redact_params
 from runwire._errors import UsageError, UsageTypeError
 from runwire._values import DEPTH_MAX, dtype_kind, flatten, scalar, shape_of, shown, too_deep, unreadable
 
 Param = bool | int | float | str | None
 
 TEXT_BYTES_MAX = 16 * 1_024
+PARAMS_BYTES_MAX = 256 * 2**10  # of one record
 ELEMENTS_MAX = 4_096  # of a list kept as JSON: about what TEXT_BYTES_MAX can show
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _COLLECTIONS = (list, tuple, set, frozenset)
@@ -216,3 +218,28 @@ def _json_items(values: Any, budget: list[int], depth: int) -> list[Any]:
             break
         items.append(_jsonable(item, budget, depth))
     return items
+
+
+def flat_params(params: object, argument: str = "params") -> dict[str, Any]:
+    """Parameters as they are sent: flat, plain, secrets masked.
+
+    Raises:
+        UsageTypeError: No mapping, or a key that is no string.
+        UsageValueError: An empty, overlong or repeated key; nesting too deep.
+    """
+    return redact_params(flatten_params(params, argument))
+
+
+def parts(params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Parameters in records of bounded size."""
+    part: dict[str, Any] = {}
+    size = 0
+    for key, value in params.items():
+        cost = len(key) * 4 + (len(value) * 4 if isinstance(value, str) else 16)
+        if part and size + cost > PARAMS_BYTES_MAX:
+            yield part
+            part, size = {}, 0
+        part[key] = value
+        size += cost
+    if part:
+        yield part

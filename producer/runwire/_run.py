@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import sys
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from runwire._clock import CLOCK
-from runwire._context.redaction import redact_params, redact_text
 from runwire._device import Remote
-from runwire._display import Balance, card, last_line
-from runwire._errors import UsageError, UsageValueError
+from runwire._display import Balance, card, last_line, say
+from runwire._endings import checked_exit_code, error_text, exit_code_of, safe_text
+from runwire._errors import UsageError
+from runwire._meter import COST_SAMPLE, Meter
 from runwire._notices import NOTICES
-from runwire._pace import Pace, unit_of
-from runwire._params import flatten_params, printable, text_of
+from runwire._pace import Pace, Section, unit_of
+from runwire._params import flat_params, parts, text_of
 from runwire._preemption import PREEMPTION
 from runwire._progress import Progress, checked_promise
-from runwire._values import PLAIN_TYPES, checked_int, checked_int64, checked_key, metric_row, shown
+from runwire._values import (
+    PLAIN_TYPES,
+    ROW_KEYS_MAX,
+    check_choice,
+    checked_int64,
+    checked_key,
+    is_long,
+    metric_row,
+    row_slices,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from types import EllipsisType, TracebackType
 
     from runwire._emitter import Emitter
     from runwire._system import Sampler
 
 FINISH_TIMEOUT_SECONDS = 10.0
-ROW_KEYS_MAX = 1_000
-ROW_NAMES_BYTES_MAX = 256 * 2**10
-PARAMS_BYTES_MAX = 256 * 2**10
 KEY_NAMES_MAX = 100_000  # remembered as good: sets of a thousand names that change with each call would fill memory
-COST_SAMPLE = 64  # one call in so many is timed
-EXIT_CODE_MAX = 2**31 - 1
 _NO_STEP = -(2**63) - 1
 
 _LEVELS = ("info", "warning", "error")
@@ -115,7 +117,7 @@ class Run:
         self._defined: set[str] = set()
         self._points = 0
         self._highest_step = _NO_STEP
-        self._sampled = self._sampled_ns = self._first_ns = 0
+        self._meter = Meter()
         # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted); each
         # stands for its equals, so that the journal knows it by identity.
         self._known_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -134,7 +136,7 @@ class Run:
 
     @step.setter
     def step(self, value: int) -> None:
-        self._step = _checked_step(value)
+        self._step = checked_int64("step", value)
 
     def log(self, metrics: Mapping[str, Any], *, step: int | None = None) -> None:  # noqa: C901 - one piece: calls cost
         """Keep one row: the values of some metrics at a step.
@@ -155,7 +157,7 @@ class Run:
         if step is None:
             step = calls if self._step is None else self._step
         elif type(step) is not int or not -(2**63) <= step < 2**63:
-            step = _checked_step(step)
+            step = checked_int64("step", step)
         known, values = None, []
         try:
             if type(metrics) is dict:
@@ -183,7 +185,7 @@ class Run:
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._log_again(metrics, step, problem)
         if start_ns:
-            self._sample(calls, _perf_counter_ns() - start_ns)
+            self._meter.sample(calls, _perf_counter_ns() - start_ns)
 
     def log_params(self, params: object) -> None:
         """Keep parameters; a later value of a key replaces an earlier one, and both stay in the log.
@@ -203,7 +205,7 @@ class Run:
         """`log_params` of parameters that are flat, plain and masked already."""
         from runwire_schemas.events import ParamsLogged  # noqa: PLC0415 - fastavro: not at import time
 
-        for part in _parts(flat):
+        for part in parts(flat):
             self._record(ParamsLogged, params=part)
 
     def define(self, metric: str, *, unit: str | None = None, best: str | None = None) -> None:
@@ -258,7 +260,7 @@ class Run:
         from runwire_schemas.events import AlertRaised  # noqa: PLC0415 - fastavro: not at import time
 
         level = check_choice("level", level, _LEVELS)
-        at = self.step if step is None else _checked_step(step)
+        at = self.step if step is None else checked_int64("step", step)
         self._record(AlertRaised, title=_text(title) or "", text=_text(text) or "", level=level, step=at)
 
     def progress(self, *, expect_next_in: float | EllipsisType | None = ...) -> None:
@@ -296,8 +298,8 @@ class Run:
         """
         if status is not None:
             status = check_choice("status", status, _STATUSES)
-        code = None if exit_code is None else _checked_exit_code(exit_code)
-        return self._end(status or _unless_preempted("finished"), code, None if error is None else _safe_text(error))
+        code = None if exit_code is None else checked_exit_code(exit_code)
+        return self._end(status or _unless_preempted("finished"), code, None if error is None else safe_text(error))
 
     def fail(self, error: BaseException) -> bool:
         """Finish as failed; as preempted where a signal said that the job ends.
@@ -308,7 +310,7 @@ class Run:
         Returns:
             What `finish` does.
         """
-        return self.finish(_unless_preempted("failed"), exit_code=_exit_code(error), error=_error_text(error))
+        return self.finish(_unless_preempted("failed"), exit_code=exit_code_of(error), error=error_text(error))
 
     def end_by_signal(self, signum: int) -> None:
         """Finish as preempted, in a thread of ours, before the process dies of a signal; done within 12 seconds.
@@ -351,7 +353,7 @@ class Run:
         """Finish; an exception makes the run failed and goes on its way."""
         if error is None or isinstance(error, GeneratorExit):  # a generator that its user closed early
             self.finish()
-        elif isinstance(error, SystemExit) and not _exit_code(error):
+        elif isinstance(error, SystemExit) and not exit_code_of(error):
             self.finish(exit_code=0)
         else:
             self.fail(error)
@@ -432,7 +434,7 @@ class Run:
 
         def write(emitter: Emitter) -> None:
             # A call is one row, unsplittable, unless it has more keys than a row may have.
-            for part in _slices(keys):
+            for part in row_slices(keys):
                 emitter.append_row(keys[part], step, now_ns, values[part])
             self._points += len(keys)
 
@@ -443,7 +445,7 @@ class Run:
             self._log_pace(step, now_ns)
         is_plain = type(metrics) is dict and _are_strings(map(type, metrics)) and keys == tuple(metrics)
         is_plain = is_plain and Remote not in map(type, values)
-        if is_plain and len(keys) <= ROW_KEYS_MAX and not _is_long(keys) and not self._ended:
+        if is_plain and len(keys) <= ROW_KEYS_MAX and not is_long(keys) and not self._ended:
             self._known_names += len(keys)
             if self._known_names > KEY_NAMES_MAX:
                 self._known_keys.clear()
@@ -492,13 +494,6 @@ class Run:
     def _add_time(self, name: str, taken_ns: int) -> None:
         self._pace.add(name, taken_ns)
         self._pace_due_ns = 0
-
-    def _sample(self, calls: int, taken_ns: int) -> None:
-        if calls == 0:  # opens what is not open yet: no example for others
-            self._first_ns = taken_ns
-        else:
-            self._sampled += 1
-            self._sampled_ns += taken_ns
 
     def _record(self, kind: Callable[..., Any], **fields: Any) -> None:
         self._keep(lambda emitter: emitter.record(kind, **fields))
@@ -561,10 +556,9 @@ class Run:
         ends_at = time.monotonic() + self._finish_timeout_seconds
         emitter.wait_until_described(self._finish_timeout_seconds / 2)
         sender = emitter.sender
-        others = self._calls - 1
         cost = Cost(
             wall_seconds=time.monotonic() - self._started_at,
-            log_seconds=1e-9 * (self._first_ns + (self._sampled_ns * others / self._sampled if self._sampled else 0)),
+            log_seconds=self._meter.log_seconds(self._calls),
             sender_cpu_seconds=sum(thread.cpu_seconds for thread in (sender, sampler) if thread),
             rows=self._calls,
             points=self._points,
@@ -588,7 +582,7 @@ class Run:
         seconds = cost.log_seconds + cost.sender_cpu_seconds
         balance = Balance(cost.points, delivered, sent, waiting, cost.rows_dropped, seconds, cost.wall_seconds)
         place = str(journal.folder)
-        _say(last_line(self.name, self.id, self.url, place, balance, is_relayed=emitter.is_relayed))
+        say(last_line(self.name, self.id, self.url, place, balance, is_relayed=emitter.is_relayed))
 
     def _warn_once(self, cause: str, text: str) -> None:
         if cause not in self._warned:
@@ -596,127 +590,9 @@ class Run:
             NOTICES.say(cause, text)
 
 
-class Section:
-    """A timed part of the loop, of `Run.time`; the time counts whatever ends it."""
-
-    __slots__ = ("_add", "_began_ns", "_name")
-
-    def __init__(self, name: str, add: Callable[[str, int], None]) -> None:
-        """`add` gets the name and nanoseconds."""
-        self._name = name
-        self._add = add
-        self._began_ns = 0
-
-    def __enter__(self) -> None:
-        """Begin."""
-        self._began_ns = _perf_counter_ns()
-
-    def __exit__(self, *_: object) -> None:
-        """End."""
-        self._add(self._name, _perf_counter_ns() - self._began_ns)
-
-
-def _say(line: str) -> None:
-    """One line for people, to standard error; broken or closed it is no reason to fail training."""
-    stream, original = sys.stderr, sys.__stderr__
-    with contextlib.suppress(Exception):
-        if original is not None and stream is original:
-            # Past its buffer: what stays in there makes Python's own last flush fail, and so the exit code another.
-            original.flush()
-            os.write(original.fileno(), f"{line}\n".encode())
-        elif stream is not None:  # a notebook's, a test's
-            stream.write(f"{line}\n")
-
-
 def _unless_preempted(status: str) -> str:
     return status if PREEMPTION.noted() is None else "preempted"
 
 
-def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
-    """The word as a plain string.
-
-    Raises:
-        UsageValueError: It is none of the words.
-    """
-    word = str.__str__(value) if issubclass(type(value), str) else ""
-    if word not in choices:
-        raise UsageValueError(argument, f"must be one of {', '.join(choices)}, not {shown(value)}")
-    return word
-
-
-def _checked_exit_code(code: object) -> int:
-    return max(-EXIT_CODE_MAX, min(EXIT_CODE_MAX, checked_int("exit_code", code)))
-
-
-def _exit_code(error: BaseException) -> int:
-    """What Python makes the exit code after this exception, as a shell shows it."""
-    if isinstance(error, SystemExit):
-        code = error.code
-        return 0 if code is None else int(code) if isinstance(code, int) else 1
-    return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _error_text(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an exception that can't be shown is an exception all the same
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _safe_text(error: object) -> str:
-    """What went wrong, without secrets, and no longer than a record should be."""
-    # Cut before it is searched: an assertion may quote megabytes.
-    return printable(redact_text(text_of(error)))
-
-
-def _checked_step(step: object) -> int:
-    return checked_int64("step", step)
-
-
 def _text(value: object) -> str | None:
     return None if value is None else text_of(value)
-
-
-def _is_long(keys: tuple[str, ...]) -> bool:
-    return sum(map(len, keys)) * 4 > ROW_NAMES_BYTES_MAX
-
-
-def _slices(keys: tuple[str, ...]) -> Iterator[slice]:
-    """Parts of at most ROW_KEYS_MAX keys and ROW_NAMES_BYTES_MAX bytes of names."""
-    if len(keys) <= ROW_KEYS_MAX and not _is_long(keys):
-        yield slice(0, len(keys))
-        return
-    start = size = 0
-    for at, key in enumerate(keys):
-        key_bytes = len(key.encode())
-        if at - start >= ROW_KEYS_MAX or size + key_bytes > ROW_NAMES_BYTES_MAX:
-            yield slice(start, at)
-            start, size = at, 0
-        size += key_bytes
-    yield slice(start, len(keys))
-
-
-def flat_params(params: object, argument: str = "params") -> dict[str, Any]:
-    """Parameters as they are sent: flat, plain, secrets masked.
-
-    Raises:
-        UsageTypeError: No mapping, or a key that is no string.
-        UsageValueError: An empty, overlong or repeated key; nesting too deep.
-    """
-    return redact_params(flatten_params(params, argument))
-
-
-def _parts(params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Parameters in records of bounded size."""
-    part: dict[str, Any] = {}
-    size = 0
-    for key, value in params.items():
-        cost = len(key) * 4 + (len(value) * 4 if isinstance(value, str) else 16)
-        if part and size + cost > PARAMS_BYTES_MAX:
-            yield part
-            part, size = {}, 0
-        part[key] = value
-        size += cost
-    if part:
-        yield part

@@ -8,19 +8,23 @@ import os
 import secrets
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runwire._context.identity import attempt_token, run_id, run_name
-from runwire._context.ranks import Launch, detect
+from runwire._context.launch import Launch, Process
+from runwire._context.process_group import process_group
+from runwire._context.ranks import detect
 from runwire._errors import SettingsError, UsageValueError
 from runwire._exit import after_fork_in_child, unwatch_exit, watch_end_of_child, watch_exit
 from runwire._notices import NOTICES
+from runwire._params import flat_params
 from runwire._preemption import PREEMPTION
 from runwire._resume import Memory, Remembered
-from runwire._run import FINISH_TIMEOUT_SECONDS, Run, check_choice, flat_params
+from runwire._run import FINISH_TIMEOUT_SECONDS, Run
 from runwire._settings import Settings, read_settings
-from runwire._values import checked_int64, checked_text, shown, utf8
+from runwire._values import check_choice, checked_int64, checked_text, shown, utf8
 from runwire._version import __version__
 
 if TYPE_CHECKING:
@@ -175,13 +179,18 @@ def finish_current(reason: str | None = None) -> None:
 
 def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
     """The run of these settings, its emitter open."""
-    from runwire._context.host import parent_identity  # noqa: PLC0415 - needed once
+    from runwire._context.host import ancestor_identity, machine_identity  # noqa: PLC0415 - needed once
 
     folder = ""
     with contextlib.suppress(OSError):  # it may be deleted
         folder = os.getcwd()  # noqa: PTH109 - a string is wanted
     command = (folder, *sys.argv)
-    launch = detect(settings.environ, agent=parent_identity, command=command)
+    process = Process(settings.environ, command, machine_identity, ancestor_identity, process_group)
+    launch = detect(process, united=settings.run_id is not None)
+    if settings.mode == "off":
+        launch = replace(launch, problem=None, notice=None)  # nothing is kept that ranks could share
+    if launch.notice:
+        NOTICES.say("launch", launch.notice)
     memory = Memory(settings.home.runs)
     found = _find(settings, launch, memory)
     maker = _EmitterMaker(settings, launch, found.run_id, found.name, role=role, described=described)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 KEY_BYTES_MAX = 1_024
 DEPTH_MAX = 16
+ROW_KEYS_MAX = 1_000
+ROW_NAMES_BYTES_MAX = 256 * 2**10
 _SHOWN_CHARACTERS = 40
 
 PLAIN_TYPES: frozenset[type] = frozenset({float, int, bool})  # a caller may pack these without `scalar`
@@ -260,3 +262,35 @@ def unreadable(argument: str, error: Exception) -> UsageTypeError:
 def too_deep(argument: str) -> UsageValueError:
     """The error for nesting that has no end in sight."""
     return UsageValueError(argument, f"is nested deeper than {DEPTH_MAX} levels, or contains itself")
+
+
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
+    """The word as a plain string.
+
+    Raises:
+        UsageValueError: It is none of the words.
+    """
+    word = str.__str__(value) if issubclass(type(value), str) else ""
+    if word not in choices:
+        raise UsageValueError(argument, f"must be one of {', '.join(choices)}, not {shown(value)}")
+    return word
+
+
+def is_long(keys: tuple[str, ...]) -> bool:
+    """Whether the names alone may be more than a row may hold of them."""
+    return sum(map(len, keys)) * 4 > ROW_NAMES_BYTES_MAX
+
+
+def row_slices(keys: tuple[str, ...]) -> Iterator[slice]:
+    """Parts of at most ROW_KEYS_MAX keys and ROW_NAMES_BYTES_MAX bytes of names."""
+    if len(keys) <= ROW_KEYS_MAX and not is_long(keys):
+        yield slice(0, len(keys))
+        return
+    start = size = 0
+    for at, key in enumerate(keys):
+        key_bytes = len(key.encode())
+        if at - start >= ROW_KEYS_MAX or size + key_bytes > ROW_NAMES_BYTES_MAX:
+            yield slice(start, at)
+            start, size = at, 0
+        size += key_bytes
+    yield slice(start, len(keys))

@@ -55,7 +55,7 @@ def test_killed_rank_goes_on_and_every_point_is_in_the_log(tmp_path: Path) -> No
     ends = [event.how for event in events if isinstance(event, EmitterEnded) and event.rank == KILLED_RANK]
     assert sorted(ends) == ["crashed", "finished"]
     starts = [event for event in events if isinstance(event, RunStarted) and event.rank == KILLED_RANK]
-    assert {event.attempt for event in starts} == {"torchrun:job#0"}
+    assert {event.attempt for event in starts} == {"torchrun:job#0:29500"}
     assert list((home / "journal").iterdir()) == []
 
 

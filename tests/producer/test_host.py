@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runwire._context.host import host_name, parent_identity, read_host, user_name
+from runwire._context.host import ancestor_identity, host_name, machine_identity, read_host, user_name
 from runwire._context.packages import PACKAGES_MAX, read_packages
 
 if TYPE_CHECKING:
@@ -46,20 +46,26 @@ def test_the_user_has_a_name_where_there_is_one() -> None:
     assert user_name({}) is None or user_name({})
 
 
-ASK = "from runwire._context.host import parent_identity; print(parent_identity())"
+ASK = "from runwire._context.host import ancestor_identity; print(ancestor_identity(frozenset({'starter'})))"
 
 
-def test_ranks_of_one_agent_name_it_alike_and_two_agents_differ() -> None:
-    """Process id and start time: what torchrun's ranks share when it has no id."""
-    agent = f"import subprocess, sys; [subprocess.run([sys.executable, '-c', {ASK!r}]) for _ in '12']"
+def test_ranks_name_what_started_them_also_through_a_shell(tmp_path: Path) -> None:
+    """Process id and start time of the nearest ancestor of that name: alike for its ranks, another for each launch."""
+    starter = tmp_path / "starter"
+    starter.write_text(
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {ASK!r}])\n"
+        f"subprocess.run(['sh', '-c', '\"$@\"; true', 'sh', sys.executable, '-c', {ASK!r}])\n"
+    )
     names = [
-        subprocess.run([sys.executable, "-c", agent], capture_output=True, text=True, check=True).stdout.split()
+        subprocess.run([sys.executable, starter], capture_output=True, text=True, check=True).stdout.split()
         for _ in "12"
     ]
-    assert names[0][0] == names[0][1]
-    assert names[1][0] == names[1][1]
+    assert [len(set(launch)) for launch in names] == [1, 1]
+    assert len(names[0]) == len(names[1]) == 2
     assert names[0][0] != names[1][0]
-    assert parent_identity() not in {None, names[0][0]}
+    assert names[0][0].startswith(f"{machine_identity()}/")
+    assert ancestor_identity(frozenset({"starter"})) is None
 
 
 def test_packages_are_those_installed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from runwire._context import words
 from runwire._context.identity import attempt_token, default_project, is_run_id, run_id, run_name
-from runwire._context.ranks import Launch
+from runwire._context.launch import Launch
 from runwire._errors import SettingsError
 
 ENTROPY = bytes(range(16))
@@ -87,6 +88,9 @@ TOKENS = [
     (Launch(), None, EMITTER),
     (Launch(), "mine", EMITTER),
     (LOST, "mine", "mine#0"),
+    (replace(LOST, life="46429", restart_count=1), "mine", "mine#1:46429"),
+    (Launch("kubernetes"), "mine", "mine#0"),
+    (Launch("kubernetes"), None, EMITTER),
 ]
 
 
@@ -98,8 +102,12 @@ def test_attempts_are_lives_of_a_launch(launch: Launch, explicit: str | None, to
 
 def test_long_tokens_are_shortened() -> None:
     """An envelope takes 128 characters; two long jobs stay apart."""
-    tokens = {attempt_token(Launch("mpi", "x" * 200 + end), explicit=None, emitter_id=EMITTER) for end in "ab"}
-    assert len(tokens) == 2
+    tokens = {
+        attempt_token(Launch("mpi", "x" * 200 + end, life=life), explicit=None, emitter_id=EMITTER)
+        for end in "ab"
+        for life in "12"
+    }
+    assert len(tokens) == 4
     assert max(map(len, tokens)) <= 128
 
 

@@ -126,6 +126,32 @@ def test_off_takes_every_call_and_still_checks_it(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
+def test_ranks_that_nothing_unites_are_refused_unless_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence says what to set; an id makes them ranks of one run; off tracks nothing that they could share."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(runwire.SettingsError, match=r"^RUNWIRE_RUN_ID: nothing makes these 2 ranks one run and"):
+        runwire.init(url="memory:refused", home=tmp_path)
+    with runwire.init(url="memory:off", home=tmp_path, mode="off") as run:
+        assert run.rank == 1
+    with capture() as captured:
+        runwire.init(url=captured.url, home=tmp_path, run_id="mine").finish()
+        started = next(event for event in captured.events() if isinstance(event, RunStarted))
+        assert (started.attempt, started.world_size, started.launched_by) == ("mine#0", 2, "explicit")
+
+
+def test_a_pod_that_may_be_a_rank_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line, and a run of its own."""
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    with runwire.init(url="memory:pod", home=tmp_path, mode="offline") as run:
+        assert run.rank == 0
+    assert [line for line in caplog.messages if "Pod 3 of an indexed Job is a run of its own." in line] != []
+
+
 def test_any_bytes_around_a_run_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments, variables, hosts and tags that aren't UTF-8 stop no run."""
     odd, escaped = "x\udcff", "x\\udcff"

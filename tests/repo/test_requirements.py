@@ -14,7 +14,7 @@ from packaging.version import Version
 from tests.repo.files import REPOSITORY
 
 FILES = REPOSITORY / "requirements"
-COMPILED = ("base", "local", "dev", "uv")
+COMPILED = ("base", "local", "dev", "uv", "torch")
 PIN = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;\\]+)(?P<rest>(?:.*\\\n)*.*)$", re.MULTILINE)
 
 
@@ -52,6 +52,7 @@ def direct() -> dict[str, list[Requirement]]:
         "local": [*everything, *asked("build")],
         "dev": [*everything, *asked("dev")],
         "uv": list(asked("uv")),
+        "torch": [*base, *asked("torch")],
     }
 
 
@@ -75,7 +76,9 @@ def test_every_pin_has_its_hashes_and_no_address(stem: str) -> None:
     """What is installed is what was compiled, from whatever registry the machine uses."""
     text = (FILES / f"{stem}.txt").read_text()
     assert [match["name"] for match in PIN.finditer(text) if "--hash=sha256:" not in match["rest"]] == []
-    assert [line for line in text.splitlines() if not line.startswith((" ", "#")) and not PIN.match(line)] == []
+    assert [
+        line for line in text.splitlines() if line and not line.startswith((" ", "#")) and not PIN.match(line)
+    ] == []
     assert "://" not in text
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _GPUS = "/proc/driver/nvidia/gpus"
 _FILE_BYTES_MAX = 64 * 1_024
 _START_FIELD = 19  # of /proc/PID/stat, counted after the name: ticks since boot
+_ANCESTORS_MAX = 16
+_ARGUMENTS_MAX = 6  # `python -u -m deepspeed.launcher.launch`: the program stands in front
 
 
 def read_host(environ: Mapping[str, str]) -> Host:
@@ -53,28 +55,53 @@ def user_name(environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def parent_identity() -> str | None:
-    """A name of the parent process that no other process ever has, on this machine or another.
+def machine_identity() -> str | None:
+    """A name of this machine since it was booted; None where the system doesn't tell."""
+    boot = _read("/proc/sys/kernel/random/boot_id").strip() or _ask("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
+    return f"{os.uname().nodename}/{boot}" if boot else None
 
-    None where the system doesn't tell when a process started.
+
+def ancestor_identity(programs: frozenset[str]) -> str | None:
+    """A name of the nearest ancestor that runs one of these programs; no other process on any machine has it.
+
+    Not simply of the parent: a shell or a script between the launcher and a rank is another one for each rank.
+
+    Args:
+        programs: Names of files, or of modules that `python -m` runs.
+
+    Returns:
+        None where no ancestor runs one, or the system doesn't tell when it started.
     """
-    parent = os.getppid()
+    machine = machine_identity()
+    pid = os.getppid()
+    for _ in range(_ANCESTORS_MAX):
+        parent, started, arguments = _process(pid)
+        if machine and started and any(argument.rpartition("/")[2] in programs for argument in arguments):
+            return f"{machine}/{pid}/{started}"
+        if parent <= 1:
+            break
+        pid = parent
+    return None
+
+
+def _process(pid: int) -> tuple[int, str, list[str]]:
+    """(parent, when it started, first arguments) of a process; (0, "", []) where it is gone."""
     # The name may hold spaces and brackets.
-    fields = _read(f"/proc/{parent}/stat").rpartition(")")[2].split()
-    boot = _read("/proc/sys/kernel/random/boot_id").strip()
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if len(fields) > _START_FIELD:
-        return f"{os.uname().nodename}/{boot}/{parent}/{fields[_START_FIELD]}"
-    started = _ask_ps(parent)
-    return f"{os.uname().nodename}/{parent}/{started}" if started else None
+        return int(fields[1]), fields[_START_FIELD], _read(f"/proc/{pid}/cmdline").split("\0")[:_ARGUMENTS_MAX]
+    told = _ask("/bin/ps", "-o", "ppid=,lstart=,command=", "-p", str(pid)).split()
+    # lstart is five words: Sat Jun  1 12:00:00 2030
+    return (int(told[0]), " ".join(told[1:6]), told[6 : 6 + _ARGUMENTS_MAX]) if len(told) > 6 else (0, "", [])  # noqa: PLR2004
 
 
-def _ask_ps(pid: int) -> str:
-    """When a process started, on systems without /proc."""
+def _ask(program: str, *arguments: str) -> str:
+    """What a program says, on systems without /proc."""
     import subprocess  # noqa: PLC0415 - macOS alone gets here, under a launcher that gave no id
 
     try:
         done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
-            ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=2, check=True
+            [program, *arguments], capture_output=True, text=True, timeout=2, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -16,7 +16,7 @@ from runwire._values import utf8
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from runwire._context.ranks import Launch
+    from runwire._context.launch import Launch
 
 RUN_ID_CHARACTERS = 16
 RUN_ID_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz234567")
@@ -60,12 +60,14 @@ def attempt_token(launch: Launch, *, explicit: str | None, emitter_id: str, resu
     if resumes and launch.world_size == 1:
         return emitter_id
     named = launch.job
-    if named is None and explicit is not None and launch.world_size > 1:
-        named = explicit  # several ranks that only this id unites are one attempt
+    # Several ranks that only this id unites are one attempt; a pod with index 0 doesn't know of the others.
+    if named is None and (launch.world_size > 1 or launch.launcher == "kubernetes"):
+        named = explicit
     if named is None:
         return emitter_id
-    token: str = utf8(f"{named}#{launch.restart_count}")
-    return token if len(token) <= TOKEN_CHARACTERS_MAX else f"{digest(named)}#{launch.restart_count}"
+    life = f"#{launch.restart_count}" + (f":{launch.life}" if launch.life else "")
+    token: str = utf8(f"{named}{life}")
+    return token if len(token) <= TOKEN_CHARACTERS_MAX else digest(named, life)
 
 
 def run_name(identifier: str) -> str:
