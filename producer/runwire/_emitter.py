@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runwire import _signals
+from runwire._cap import JOURNAL_BYTES_MAX, segment_bytes_for
 from runwire._clock import wall_time_us
-from runwire._journal import Journal
+from runwire._fsync import IntervalSync, SyncedJournal, open_journal
 from runwire._recovery import recover
 from runwire._segments import SegmentHeader
 from runwire._sender import Sender, import_all
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from runwire_schemas.events import Lifecycle
     from runwire_schemas.topics import Destination
 
+SYNC_SECONDS_MIN = 1.0  # what the last fsync gets when the delivery has taken all of the time
 _log = logging.getLogger("runwire")
 
 
@@ -52,6 +55,8 @@ class Emitter:
         *,
         describe: Callable[[Emitter], None] | None,
         on_elsewhere: Callable[[str], None],
+        journal_bytes_max: int = JOURNAL_BYTES_MAX,
+        fsync: str = "none",
     ) -> None:
         """Open the journal.
 
@@ -61,6 +66,8 @@ class Emitter:
             destination: Where the sender delivers to.
             describe: Runs once, in a thread of ours: what takes long to find out.
             on_elsewhere: Gets the URL of a dead journal in this home that wants to go elsewhere.
+            journal_bytes_max: Size that the journal keeps to.
+            fsync: What survives power loss: see `_fsync.py`.
 
         Raises:
             JournalError: The journal can't be made.
@@ -77,13 +84,25 @@ class Emitter:
         self.header = SegmentHeader(
             identity.project, identity.run_id, self.id, self.attempt, identity.rank, str(destination), 0, 0
         )
-        self.journal = Journal(journals / self.id, self.header)
+        self._fsync = fsync
+        self._syncer: IntervalSync | None = None
+        self.journal = open_journal(
+            fsync,
+            journals / self.id,
+            self.header,
+            segment_bytes=segment_bytes_for(journal_bytes_max),
+            journal_bytes_max=journal_bytes_max,
+        )
         self.journal.on_loss(self._lost_payload, _signals.renumbered)
 
     def start(self, *, deliver: bool) -> None:
         """Begin to describe, and to deliver where that is wanted."""
+        if self._fsync == "interval" and isinstance(self.journal, SyncedJournal):
+            self._syncer = IntervalSync(self.journal)
+            self._syncer.start()
         if deliver:
-            self.sender = Sender(self.journal, self._destination, self, self._beside)
+            is_durable = self._fsync != "none"
+            self.sender = Sender(self.journal, self._destination, self, self._beside, is_durable=is_durable)
             self.sender.start()
         elif self._describe is None:
             self._described.set()
@@ -110,14 +129,18 @@ class Emitter:
 
     def finish(self, timeout_seconds: float) -> bool:
         """Deliver and close; False when the journal keeps a rest for `runwire sync`. Later calls keep nothing."""
+        ends_at = time.monotonic() + timeout_seconds
         self.journal.seal()
         delivered = self.sender is not None and self.sender.finish(timeout_seconds)
+        if self._syncer is not None:
+            self._syncer.finish(0.0 if delivered else max(SYNC_SECONDS_MIN, ends_at - time.monotonic()))
         self.journal.close(delete=delivered)
         return delivered
 
     async def _beside(self) -> None:
         """Next to the deliveries: send what dead emitters of this home left for the same destination."""
-        for outcome in await recover(self._journals, only=str(self._destination)):
+        is_durable = self._fsync != "none"
+        for outcome in await recover(self._journals, only=str(self._destination), is_durable=is_durable):
             if outcome.state == "elsewhere":
                 self._on_elsewhere(outcome.url)
 

@@ -9,6 +9,8 @@
     RUNWIRE_TAGS     tags, separated by commas
     RUNWIRE_USER     who runs this (default: the login name)
     RUNWIRE_MODE     on, offline (journal only, to be sent later) or off (nothing is kept)
+    RUNWIRE_FSYNC    what survives power loss: none, interval (200 ms) or each (default: none; see `_fsync.py`)
+    RUNWIRE_JOURNAL_BYTES  size that each process's journal keeps to: a number of bytes, or 512MiB, 8GiB (default: 8GiB)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -17,10 +19,12 @@ those that read other programs' variables take `Settings.environ`.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from runwire._cap import JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN
 from runwire._context.host import user_name
 from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project
 from runwire._context.worktree import find_root
@@ -34,9 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Mode = Literal["on", "offline", "off"]
+Fsync = Literal["none", "interval", "each"]
 
+FSYNCS: tuple[Fsync, ...] = ("none", "interval", "each")
 MODES: tuple[Mode, ...] = ("on", "offline", "off")
 NAME_CHARACTERS_MAX = 1_024
+_SIZE = re.compile(r"(\d{1,18}) *(KiB|MiB|GiB|TiB|)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 TAGS_MAX = 100
 
 
@@ -54,6 +62,8 @@ class Settings:
     tags: tuple[str, ...] = ()
     user: str | None = None
     mode: Mode = "on"
+    fsync: Fsync = "none"
+    journal_bytes_max: int = JOURNAL_BYTES_MAX
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -74,6 +84,7 @@ def read_settings(
     tags: Sequence[str] | None = None,
     user: str | None = None,
     mode: str | None = None,
+    fsync: str | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -105,6 +116,9 @@ def read_settings(
     chosen_mode = (choose("mode", mode) or "on").lower()
     if chosen_mode not in MODES:
         raise SettingsError(f"{_source('mode', mode)} must be one of {', '.join(MODES)}, not {chosen_mode!r}.")
+    chosen_fsync = (choose("fsync", fsync) or "none").lower()
+    if chosen_fsync not in FSYNCS:
+        raise SettingsError(f"{_source('fsync', fsync)} must be one of {', '.join(FSYNCS)}, not {chosen_fsync!r}.")
     return Settings(
         destination=_destination(choose("url", url), _source("url", url), found, here),
         home=found,
@@ -116,6 +130,8 @@ def read_settings(
         tags=_tags(tags, variables),
         user=choose("user", user) or utf8(user_name(variables)),
         mode=chosen_mode,
+        fsync=chosen_fsync,
+        journal_bytes_max=_journal_bytes_max(choose("journal_bytes", None)),
         environ=variables,
     )
 
@@ -153,6 +169,20 @@ def _tags(keyword: Sequence[str] | None, variables: Mapping[str, str]) -> tuple[
     if len(tags) > TAGS_MAX:
         raise SettingsError(f"tags: {len(tags):,} are given, at most {TAGS_MAX} are taken.")
     return tags
+
+
+def _journal_bytes_max(size: str | None) -> int:
+    if size is None:
+        return JOURNAL_BYTES_MAX
+    found = _SIZE.fullmatch(size)
+    if found is None:
+        raise SettingsError(
+            f"RUNWIRE_JOURNAL_BYTES must be a number of bytes, or such as 512MiB or 8GiB, not {size!r}."
+        )
+    size_bytes = int(found[1]) * _UNITS[(found[2] or "").lower()]
+    if size_bytes < JOURNAL_BYTES_MIN:
+        raise SettingsError(f"RUNWIRE_JOURNAL_BYTES must be at least {JOURNAL_BYTES_MIN // 2**20}MiB, not {size!r}.")
+    return size_bytes
 
 
 def _source(argument: str, keyword: object) -> str:

@@ -74,6 +74,7 @@ def init(
     url: str | None = None,
     home: str | os.PathLike[str] | None = None,
     mode: str | None = None,
+    fsync: str | None = None,
 ) -> Run:
     """Start tracking this process's part of a run.
 
@@ -98,6 +99,8 @@ def init(
         url: `kafka://HOST:PORT/TOPIC` or `dir:PATH`; by default a folder in the home.
         home: Folder of journal, topic folder and database; by default the nearest `.runwire` upward.
         mode: "on", "offline" (journal only; `runwire sync` sends it) or "off" (nothing is kept).
+        fsync: What survives power loss of this machine: "none" (by default), "interval" (all but the last 200 ms;
+            costs `log` nothing) or "each" (all that returned; every call waits for the disk).
 
     Returns:
         The run, also usable as a context manager. A run that was current before is finished, with a notice.
@@ -120,7 +123,16 @@ def init(
         "forked_from": _checked_text("forked_from", forked_from),
     }
     settings = read_settings(
-        url=url, home=home, run_id=run_id, project=project, name=name, group=group, tags=tags, user=user, mode=mode
+        url=url,
+        home=home,
+        run_id=run_id,
+        project=project,
+        name=name,
+        group=group,
+        tags=tags,
+        user=user,
+        mode=mode,
+        fsync=fsync,
     )
     with _process.lock:
         finish_current("a new one begins")
@@ -200,6 +212,7 @@ class _EmitterMaker:
             SettingsError: The home can't be written.
         """
         from runwire._emitter import Emitter, Identity  # noqa: PLC0415 - fastavro, asyncio: not at import time
+        from runwire._filesystem import warning_about  # noqa: PLC0415 - with it
 
         settings = self._settings
         home = settings.home.create()
@@ -210,6 +223,8 @@ class _EmitterMaker:
             settings.destination,
             describe=None if self._is_worker else self._describe,  # the parent says it
             on_elsewhere=self._elsewhere,
+            journal_bytes_max=settings.journal_bytes_max,
+            fsync=settings.fsync,
         )
         # A forked child belongs to its parent's attempt, also where nothing but the parent named it.
         self._attempt = emitter.attempt
@@ -220,6 +235,9 @@ class _EmitterMaker:
             emitter.finish(0)
             raise
         _watch_end_of_child()
+        warning = warning_about(emitter.journal.place)
+        if warning is not None and not self._is_worker and not self._launch.local_rank:
+            _log.warning(warning)
         return emitter
 
     @property

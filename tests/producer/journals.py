@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from runwire import _signals
-from runwire._batch import Message
+from runwire._batch import Message, messages
 from runwire._journal import Journal
 from runwire._journal_files import REST_AT
 from runwire._losses import REST_BYTES
 from runwire._recovery import DeadJournal
 from runwire._segments import OWNER, SegmentHeader
+from runwire._sender import Sender
 from runwire_schemas.codec import decode, encode
 from runwire_schemas.events import EmitterEnded, Heartbeat, Lifecycle, MetricBatch, RowsLost, TextLogged
+from runwire_schemas.topics import parse_url
 
 EMITTER = "e" * 32
 URL = "memory:journal"
@@ -91,10 +93,10 @@ class Story:
         assert set(self.seqs) | self.lost_seqs == set(range(self.end[0]))
 
 
-def tell(messages: Iterable[Message]) -> Story:
+def tell(found: Iterable[Message]) -> Story:
     """Decode messages."""
     story = Story()
-    for message in messages:
+    for message in found:
         event = decode(message.payload)
         if isinstance(event, MetricBatch):
             assert (message.envelope.first_seq, message.envelope.count) == (event.first_seq, event.count)
@@ -131,3 +133,31 @@ def died(journal: Journal, into: Path) -> Path:
     folder = into / journal.folder.name
     shutil.copytree(journal.folder, folder)
     return folder
+
+
+class Silent:
+    """A speaker that has nothing to say."""
+
+    def describe(self) -> None: ...
+
+    def heartbeat(self, *_: object) -> object: ...
+
+    def ended(self, *_: object) -> object: ...
+
+
+class Reader:
+    """Reads a journal as its sender does, and tells what it read."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._sender = Sender(journal, parse_url(URL), Silent())  # type: ignore[arg-type]
+
+    def read(self) -> Story:
+        """What is new."""
+        published = self._journal.published
+        found = self._sender._read(published.number, published.offset)
+        return tell(messages(found, self._journal.header, 7, 2**20))
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._sender._close_readers()
