@@ -77,7 +77,7 @@ class SyncedJournal(Journal):
         self._close_files()
 
     def _sync(self) -> bool:
-        published = self.published
+        published, number = self.published, self._number
         if published == self._synced or self._is_closed:
             return True
         if time.monotonic() < self._refused_until:
@@ -87,11 +87,11 @@ class SyncedJournal(Journal):
         while self._closed:
             self._sync_closed(*self._closed.popleft())
         try:
-            if published.number > self._named:
+            if number > self._named:
                 self._sync_names()
-                self._named = published.number
-            for number in sorted(self._refused):
-                self._rescue(number)
+                self._named = number
+            for refused in sorted(self._refused):
+                self._rescue(refused)
         except OSError as error:
             if not self.folder.exists():
                 return True  # all is acknowledged, or somebody deleted it: nothing is there to be kept
