@@ -6,9 +6,11 @@
    thread (a signal handler that logs) finds the journal busy and goes to a side queue, written when the first is done.
 2. `published` moves when a record is whole; the sender reads only below it.
 3. Where no segment can be made (disk full, folder gone), nothing raises into training. A row that finds no room is
-   counted, and declared lost by a `RowsLost` record as soon as there is room; a lifecycle record waits for that room.
+   counted, and declared lost by a `RowsLost` record as soon as there is room; a lifecycle record waits for that room,
+   in bounded memory (`_waiting.py`). What is wrong is said once a minute, by whoever has just let go of the lock.
 4. At `journal_bytes_max` the oldest full segment goes: its rows are declared lost, its lifecycle records are written
-   again with new numbers. What the sender has already read of it may still arrive, and is stored then.
+   again with new numbers. What the sender has already read of it may still arrive, and is stored then. Segments that
+   hold lifecycle records before all stay: of these alone a journal grows beyond its cap.
 5. `seal` ends it: what is appended later is not kept, so the number of rows is final before the sender says it. What
    found no room until then is named in the lock file, whose blocks are there from the start: recovery declares it.
 6. `reserve_row` gives a row its place and number before its values are there; `published` stops at the first such
@@ -17,7 +19,7 @@
    lost at `journal_bytes_max`.
 8. A forked child forgets its parent's journals before it runs a line of its own: neither map, file nor lock is used.
 
-Promised: records survive SIGKILL of the process. Not promised: power loss (nothing is fsynced); a count of the rows
+Promised: records survive SIGKILL of the process. Not promised: power loss (see `_fsync.py`); a count of the rows
 that a full disk cost a process which then died without `seal`.
 """
 
@@ -32,17 +34,20 @@ import threading
 import time
 import zlib
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from runwire._cap import JOURNAL_BYTES_MAX, SEGMENT_BYTES_MAX, Cap, lifecycle_of
+from runwire._disk import write_all
 from runwire._errors import JournalError
-from runwire._filesystem import is_mappable
+from runwire._filesystem import file_system_of
 from runwire._journal_files import (
     REST_AT,
     FullSegment,
     KeySet,
     OpenSegment,
+    Published,
     Reservation,
     SegmentFile,
     allocate,
@@ -51,10 +56,10 @@ from runwire._journal_files import (
     populate,
     release,
     remove_journal,
-    write_all,
 )
-from runwire._losses import Loss, Losses, pack_rest
+from runwire._losses import Loss
 from runwire._mark import read_mark
+from runwire._notices import Notices
 from runwire._segments import (
     COMMIT,
     COMMIT_BYTES,
@@ -71,27 +76,23 @@ from runwire._segments import (
     padded,
     segment_path,
 )
+from runwire._waiting import Waiting
 from runwire_schemas.errors import SchemaError
+from runwire_schemas.topics import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-SEGMENT_BYTES = 8 * 2**20
-JOURNAL_BYTES_MAX = 8 * 2**30
 RETRY_SECONDS = 1.0
+_DELETED = "somebody deleted the journal's folder"
 _SPARE, _FRESH = "spare", "fresh"
 _CRC = struct.Struct("=I")
 _crc32 = zlib.crc32  # looked up once: `append_row` runs millions of times
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """How far the journal is whole: byte `offset` of segment `number`."""
-
-    number: int
-    offset: int
-    next_seq: int
+class _NoRoomError(Exception):
+    """A row was counted as lost."""
 
 
 class Journal:
@@ -105,7 +106,7 @@ class Journal:
         folder: Path,
         header: SegmentHeader,
         *,
-        segment_bytes: int = SEGMENT_BYTES,
+        segment_bytes: int = SEGMENT_BYTES_MAX,
         journal_bytes_max: int = JOURNAL_BYTES_MAX,
     ) -> None:
         """Make the folder, take its lock, open the first segment.
@@ -114,7 +115,7 @@ class Journal:
             folder: Must not exist; its name is the emitter's id.
             header: Written into each segment; number and first_seq are filled in.
             segment_bytes: Size of a segment; a record of up to half of it fits.
-            journal_bytes_max: Size that all segments together keep to, but never fewer than four.
+            journal_bytes_max: Size that all segments together keep to, but never fewer than four: see `_cap.py`.
 
         Raises:
             JournalError: The folder can't be made or written.
@@ -122,8 +123,11 @@ class Journal:
         self.folder = folder
         self.header = header
         self.rows_lost = 0
+        self.acknowledged_seq = 0
+        self.moved: set[int] = set()  # numbers of records that were copied forward: nothing need arrive under these
+        self.replaced: set[int] = set()  # segments whose file is another one now
         self._segment_bytes = segment_bytes
-        self._segments_max = max(4, journal_bytes_max // segment_bytes)
+        self._cap = Cap(journal_bytes_max, segment_bytes)
         self._lock = threading.RLock()
         self._busy = False
         self._sealed = False
@@ -132,36 +136,33 @@ class Journal:
         self._next_seq = 0
         self._first_seq = 0
         self._segment: OpenSegment | None = None
-        self._number = -1
+        self._number = self._owner = -1
         self._full: dict[int, FullSegment] = {}
         self._spare: SegmentFile | None = None
         self._spares = itertools.count()
-        self._owner = -1
-        self._lost = Losses()
         self._reserved: dict[int, Reservation] = {}
-        self._held: deque[Callable[[int], bytes]] = deque()
+        self._waiting = Waiting()
         self._retry_at = 0.0
         self._reason = ""
-        self._make_lost_event: Callable[[int, int, int, str], bytes] | None = None
+        self._notices = Notices(folder)
         self._renumber: Callable[[bytes, int], bytes] | None = None
         try:
             self._make_folder()
-            self._mapped = is_mappable(folder)
+            self.place = file_system_of(self._owner)
+            self._mapped = self.place.is_mappable
             self._open_segment()
         except OSError as error:
             self.close(delete=self._owner >= 0)
-            raise JournalError(f"Journal folder {folder} can't be written: {error.strerror}.") from error
+            raise JournalError(
+                f"Journal folder {folder} can't be written: {error.strerror}. "
+                "Set RUNWIRE_HOME to a folder on a local disk that has room."
+            ) from error
 
     def on_loss(
         self, make_event: Callable[[int, int, int, str], bytes], renumber: Callable[[bytes, int], bytes]
     ) -> None:
-        """Set who encodes.
-
-        Args:
-            make_event: The `RowsLost` record: (its seq, first_seq, count, reason) -> payload.
-            renumber: (payload of a lifecycle record, its new seq) -> payload.
-        """
-        self._make_lost_event = make_event
+        """Set who encodes: `RowsLost` from (its seq, first_seq, count, reason), a lifecycle record's payload anew."""
+        self._waiting.make_loss = make_event
         self._renumber = renumber
 
     @property
@@ -185,7 +186,7 @@ class Journal:
     @property
     def has_rest(self) -> bool:
         """Whether `take_rest` has something."""
-        return bool(self._lost or self._held)
+        return bool(self._waiting)
 
     def append_row(self, keys: tuple[str, ...], step: int, time: int, values: tuple[float, ...] | list[float]) -> None:
         """Keep one row; its values must be floats, ints or bools.
@@ -214,8 +215,6 @@ class Journal:
                     key_set = None if segment is None else segment.key_sets.get(keys)
                 if key_set is None or segment is None or segment.at + key_set.record_bytes > segment.size_bytes:
                     segment, key_set = self._make_room(keys)
-                    if segment is None or key_set is None:
-                        return
                 seq = self._next_seq
                 body = key_set.pack(key_set.length, key_set.kind, seq, step, time, *values)
                 at = segment.at
@@ -232,6 +231,8 @@ class Journal:
                 segment.at = end
                 self._next_seq = seq + 1
                 segment.last_keys, segment.last_key_set = keys, key_set
+            except _NoRoomError:
+                pass
             except struct.error as error:
                 raise OverflowError("a value is beyond float64") from error
             except (OSError, ValueError) as error:  # ValueError: a handler that interrupted us has closed the map
@@ -250,13 +251,13 @@ class Journal:
             self._busy = True
             try:
                 segment, key_set = self._make_room(keys, or_lose=False)
-                if segment is None or key_set is None:
-                    return None
                 kind = PENDING | key_set.kind & ~0xFF
                 at, seq = segment.at, self._next_seq
                 self._write(segment, kind, seq, bytes(key_set.length))
                 place = Reservation(segment.number, at, seq, step, time, key_set)
                 self._reserved[seq] = place
+            except _NoRoomError:
+                return None
             except OSError as error:
                 self._fail(error)
                 return None
@@ -303,7 +304,15 @@ class Journal:
     def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
         """Journal that rows will never come; the sender calls this, also after `seal`."""
         with self._lock:
-            self._lost.add(Loss(first_seq, count, reason))
+            self._waiting.add_loss(Loss(first_seq, count, reason))
+            self._settle_now()
+
+    def lose(self, count: int, reason: str) -> None:
+        """Number rows that were logged before there was a journal, and declare them lost."""
+        with self._lock:
+            self._waiting.add_loss(Loss(self._next_seq, count, reason))
+            self.rows_lost += count
+            self._next_seq += count
             self._settle_now()
 
     def give_up(self, number: int, reason: str) -> None:
@@ -318,8 +327,7 @@ class Journal:
             return
         try:
             # A name of its own each time: the one before may just be becoming a segment.
-            path = self.folder / f"{_SPARE}-{next(self._spares)}"
-            spare = allocate(path, self._segment_bytes, mapped=self._mapped)
+            spare = allocate(self.folder / f"{_SPARE}-{next(self._spares)}", self._segment_bytes, mapped=self._mapped)
         except OSError:
             return  # the writer will meet it, and say so
         if spare.map is not None:
@@ -339,8 +347,9 @@ class Journal:
         full = self._full.get(number)
         return None if full is None else full.end
 
-    def trim(self, number: int) -> None:
-        """Delete every full segment before segment `number`: all of its rows are acknowledged."""
+    def trim(self, number: int, acknowledged_seq: int) -> None:
+        """Rows 0 .. acknowledged_seq - 1 are in the log: delete every full segment before segment `number`."""
+        self.acknowledged_seq = acknowledged_seq
         for old in [old for old in tuple(self._full) if old < number]:
             self._full.pop(old, None)
             with contextlib.suppress(OSError):
@@ -359,12 +368,16 @@ class Journal:
                     self._abandon(place, "its values hadn't come from the device")
                 self._reserved.clear()
                 segment = self._segment
-                if segment is None and self.has_rest:
+                if segment is None and self._waiting:
                     segment = self._open_segment()
-                if segment is not None:
+                count = self._waiting.records + 1
+                while segment is not None:
                     self._settle(segment, 0)
-                    if segment.at + RECORD_BYTES <= segment.size_bytes:
-                        self._write(segment, END, -1, b"")
+                    if not 0 < self._waiting.records < count:  # losses alone aren't worth a segment and its rows
+                        break
+                    count, segment = self._waiting.records, self._open_segment()
+                if segment is not None and segment.at + RECORD_BYTES <= segment.size_bytes:
+                    self._write(segment, END, -1, b"")
             except OSError:
                 pass  # `take_rest` has it still
             finally:
@@ -375,25 +388,15 @@ class Journal:
 
     def _keep_rest(self) -> None:
         """Name what found no room where there is always some, in case nobody takes it before the process ends."""
-        count = len(self._held) + len(self._lost)
-        if count and self._owner >= 0 and len(self.header.to_bytes()) <= REST_AT:
-            # Numbers that `take_rest` would give: lost too, unless they arrive.
-            losses = [*self._lost, Loss(self._next_seq, count, "records for which there was no room")]
+        if self._waiting and self._owner >= 0 and len(self.header.to_bytes()) <= REST_AT:
             with contextlib.suppress(OSError):
-                write_all(self._owner, pack_rest(self._next_seq + count, losses), REST_AT)
+                write_all(self._owner, self._waiting.pack(self._next_seq), REST_AT)
 
     def take_rest(self) -> list[StoredEvent]:
         """After `seal`: the records for which there was no room, numbered, to be sent as they are."""
-        rest = []
         with self._lock:
-            while self._held:
-                rest.append(StoredEvent(self._next_seq, self._held.popleft()(self._next_seq)))
-                self._next_seq += 1
-            while self._lost and self._make_lost_event is not None:
-                loss = self._lost.take()
-                payload = self._make_lost_event(self._next_seq, loss.first_seq, loss.count, loss.reason)
-                rest.append(StoredEvent(self._next_seq, payload))
-                self._next_seq += 1
+            rest = self._waiting.take(self._next_seq)
+            self._next_seq += len(rest)
         return rest
 
     def close(self, *, delete: bool) -> None:
@@ -407,9 +410,9 @@ class Journal:
                     spare.path.unlink()
             owner, self._owner = self._owner, -1
             self._is_closed = True
-        if delete:
-            remove_journal(self.folder)
-        if owner >= 0:
+        if owner >= 0:  # else it is a forked child's, and the folder its parent's
+            if delete:
+                remove_journal(self.folder)
             os.close(owner)
             release(self.folder)
 
@@ -417,11 +420,11 @@ class Journal:
         if self._sealed:
             return
         payload_bytes = len(make_payload(self._next_seq)) + 16
-        if self._oversize(payload_bytes + RECORD_BYTES):
+        if self._oversize(payload_bytes + RECORD_BYTES) or not self._waiting.has_room_for(payload_bytes):
             self._lose()
             return
         # Held first, written from there: a failure on the way leaves it where it is.
-        self._held.append(make_payload)
+        self._waiting.add_record(make_payload, payload_bytes)
         try:
             segment = self._segment_for(2 * RECORD_BYTES + payload_bytes)
             if segment is not None:
@@ -457,20 +460,25 @@ class Journal:
             os.close(fd)
 
     def _abandon(self, place: Reservation, reason: str) -> None:
-        self._lost.add(Loss(place.seq, 1, reason))
+        self._waiting.add_loss(Loss(place.seq, 1, reason))
         self.rows_lost += 1
 
-    def _make_room(self, keys: tuple[str, ...], *, or_lose: bool = True) -> tuple[OpenSegment | None, KeySet | None]:
-        """A segment with room for the next row, and its key set; (None, None) counts the row as lost, or doesn't."""
+    def _make_room(self, keys: tuple[str, ...], *, or_lose: bool = True) -> tuple[OpenSegment, KeySet]:
+        """A segment with room for the next row, and its key set.
+
+        Raises:
+            _NoRoomError: There is none: the row is counted as lost, unless that isn't wanted, or behind the seal.
+            OSError: The disk didn't take the key set.
+        """
         if self._sealed:
-            return None, None
+            raise _NoRoomError
         definition = json.dumps(keys).encode()
         need = 2 * RECORD_BYTES + len(definition) + 8 + 8 * len(keys)
         segment = None if self._oversize(need) else self._segment_for(need)
         if segment is None:
             if or_lose:
                 self._lose()
-            return None, None
+            raise _NoRoomError
         self._settle(segment, need)
         key_set = segment.key_sets.get(keys)
         if key_set is None:
@@ -506,11 +514,14 @@ class Journal:
             OSError: No segment can be made; the journal is left without one.
         """
         self._close_segment()
-        if self.header.sender != "thread" and len(self._full) + 2 > self._segments_max:
+        if self.header.sender != "thread" and self._cap.victim(self._full) is not None:
             self._forget_relayed()
-        # The next one and its spare count too.
-        while self._full and len(self._full) + 2 > self._segments_max:
-            self._drop(min(self._full), f"the journal reached {self._segments_max * self._segment_bytes:,} bytes")
+        while (victim := self._cap.victim(self._full)) is not None:
+            self._drop(victim, self._cap.reason)
+            self._notice(
+                self._cap.reason,
+                f"Its oldest rows are lost, and counted, until {mask(self.header.url)} takes what waits.",
+            )
         spare, self._spare = self._spare, None
         if spare is not None and not spare.path.exists():  # somebody deleted the folder
             spare.close()
@@ -544,42 +555,51 @@ class Journal:
         """Law 6: the rows of these segments are acknowledged, whether their files are gone yet or not."""
         acknowledged_seq = read_mark(self.folder).acknowledged_seq
         begins = {number: full.first_seq for number, full in self._full.items()} | {self._number + 1: self._next_seq}
-        self.trim(max((number for number, first_seq in begins.items() if first_seq <= acknowledged_seq), default=0))
+        before = max((number for number, first_seq in begins.items() if first_seq <= acknowledged_seq), default=0)
+        self.trim(before, max(self.acknowledged_seq, acknowledged_seq))
 
     def _drop(self, number: int, reason: str) -> None:
-        """Delete a full segment whose rows were not all acknowledged: law 4."""
-        full = self._full.pop(number, None)
+        """Delete a full segment whose rows were not all acknowledged: law 4.
+
+        Raises:
+            OSError: Its lifecycle records can't be read now; it stays.
+        """
+        path = segment_path(self.folder, number)
+        full = self._full.get(number)
         if full is None:
             return
+        first_seq = max(full.first_seq, self.acknowledged_seq)
+        records = lifecycle_of(path, full, first_seq)
+        if self._full.pop(number, None) is None:
+            return  # acknowledged just now
+        for seq, payload in records:
+            self._hold(seq, payload)
         later = [other.first_seq for other in self._full.values() if other.first_seq > full.first_seq]
         if self._segment is not None:
             later.append(self._first_seq)
         for place in [place for place in self._reserved.values() if place.number == number]:
             del self._reserved[place.seq]
-        path = segment_path(self.folder, number)
         with contextlib.suppress(OSError):
-            with path.open("rb", buffering=0) as file:
-                for at, length in full.events:
-                    self._hold(os.pread(file.fileno(), length, at))
             path.unlink()
-        count = min(later, default=self._next_seq) - full.first_seq
-        if count:
-            self.rows_lost += count - len(full.events) - len(full.losses)
-            for loss in (*full.losses, Loss(full.first_seq, count, reason)):
-                self._lost.add(loss)
+        count = min(later, default=self._next_seq) - first_seq
+        if count > 0:
+            declared = [loss for seq, loss in full.losses if seq >= first_seq]
+            self.rows_lost += count - len(records) - len(declared)
+            for loss in (*declared, Loss(first_seq, count, reason)):
+                self._waiting.add_loss(loss)
 
-    def _hold(self, payload: bytes) -> None:
+    def _hold(self, seq: int, payload: bytes) -> None:
         renumber = self._renumber
         if renumber is not None:
             with contextlib.suppress(ValueError, SchemaError):  # damaged on the disk: lost with the rows
                 renumber(payload, 0)
-                self._held.append(lambda seq: renumber(payload, seq))
+                self._waiting.add_record(partial(renumber, payload), len(payload))
+                self.moved.add(seq)
 
     def _make_folder(self) -> None:
-        owner = make_folder(self.folder, self.header.to_bytes(), self)
-        if self._owner >= 0:
-            os.close(self._owner)
-        self._owner = owner
+        before, self._owner = self._owner, make_folder(self.folder, self.header.to_bytes(), self)
+        if before >= 0:
+            os.close(before)
 
     def _allocate(self) -> SegmentFile:
         """The writer's own next file; the sender's has another name."""
@@ -587,7 +607,10 @@ class Journal:
         try:
             return allocate(path, self._segment_bytes, mapped=self._mapped)
         except FileNotFoundError:
-            self._make_folder()  # somebody deleted it
+            self._make_folder()  # somebody deleted it, and what the full segments held
+            self._notice(_DELETED, "What was not sent yet is lost, and counted; it goes on in a new one.")
+            for number in sorted(self._full):
+                self._drop(number, _DELETED)
             return allocate(path, self._segment_bytes, mapped=self._mapped)
 
     def _fail(self, error: OSError | ValueError) -> None:
@@ -602,12 +625,18 @@ class Journal:
                 segment.path.unlink()
         self._retry_at = time.monotonic() + RETRY_SECONDS
         self._reason = f"the journal couldn't be written: {getattr(error, 'strerror', error)}"
+        self._notice(self._reason, "Training goes on; rows are lost, and counted, until it can be.")
+
+    def _notice(self, cause: str, consequence: str) -> None:
+        """Say what lasts: not now, for the lock is held, but when the call that holds it is done."""
+        if self._notices.is_due(cause):
+            self._side.append(partial(self._notices.say, cause, consequence))
 
     def _lose(self) -> None:
         """Count one row, or record, as lost."""
         if self._sealed:
             return
-        self._lost.add(Loss(self._next_seq, 1, self._reason))
+        self._waiting.add_loss(Loss(self._next_seq, 1, self._reason))
         self.rows_lost += 1
         self._next_seq += 1
 
@@ -624,20 +653,16 @@ class Journal:
         Raises:
             OSError: The disk didn't take it; it waits on.
         """
-        while self._held:
-            payload = self._held[0](self._next_seq)
+        while (payload := self._waiting.payload(self._next_seq)) is not None:
             if segment.at + RECORD_BYTES + len(payload) + 8 + need > segment.size_bytes:
                 return
-            self._write(segment, EVENT, self._next_seq, payload)
-            segment.events.append((segment.at - len(padded(payload)), len(payload)))
-            self._held.popleft()
-        while self._lost and self._make_lost_event is not None:
-            loss = self._lost.oldest()
-            payload = self._make_lost_event(self._next_seq, loss.first_seq, loss.count, loss.reason)
-            if segment.at + RECORD_BYTES + len(payload) + 8 + need > segment.size_bytes:
-                return
-            self._write(segment, EVENT, self._next_seq, payload)
-            segment.losses.append(self._lost.take())
+            seq = self._next_seq
+            self._write(segment, EVENT, seq, payload)
+            loss = self._waiting.pop()
+            if loss is None:
+                segment.events.append((segment.at - len(padded(payload)), len(payload)))
+            else:
+                segment.losses.append((seq, loss))
 
     def _drain_side(self) -> None:
         while self._side and not self._busy:
@@ -652,8 +677,7 @@ class Journal:
         self._sealed = self._is_closed = True
         self._lock = threading.RLock()  # a thread that isn't here may hold the old one
         self._side.clear()
-        self._held.clear()
-        self._lost.clear()
+        self._waiting.clear()
         self._reserved.clear()
         segment, self._segment = self._segment, None
         spare, self._spare = self._spare, None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from runwire._clock import CLOCK
 from runwire._context.redaction import redact_params, redact_text
 from runwire._device import Remote
-from runwire._errors import UsageError, UsageTypeError, UsageValueError
+from runwire._errors import JournalError, SettingsError, UsageError, UsageTypeError, UsageValueError
 from runwire._pace import Pace, unit_of
 from runwire._params import flatten_params, printable
 from runwire._preemption import PREEMPTION
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from runwire._system import Sampler
 
 FINISH_TIMEOUT_SECONDS = 10.0
+OPEN_RETRY_SECONDS = 1.0
 ROW_KEYS_MAX = 1_000
 ROW_NAMES_BYTES_MAX = 256 * 2**10
 PARAMS_BYTES_MAX = 256 * 2**10
@@ -124,6 +125,8 @@ class Run:
         self._lock = threading.RLock()
         self._is_opening = False
         self._later: deque[Callable[[Emitter], None]] = deque()
+        self._open_at = 0.0
+        self._unkept = 0
 
     @property
     def step(self) -> int:
@@ -488,29 +491,47 @@ class Run:
             return True
         try:
             emitter = self._emitter or self._open(self._make_emitter, write)
-            if emitter is not None:
-                write(emitter)
+            if emitter is None:
+                return False
+            write(emitter)
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._switch_off(problem)
             return False
         return True
 
     def _open(self, make_emitter: Callable[[], Emitter], write: Callable[[Emitter], None]) -> Emitter | None:
-        """A forked child's own emitter; None when `write` waits for the call that is opening it."""
+        """A forked child's own emitter; None when `write` waits for the call that is opening it, or is lost."""
         with self._lock:
             if self._is_opening:  # this is a signal handler, in the middle of the lines below
                 self._later.append(write)
                 return None
             if self._emitter is None and not self._ended:
+                if time.monotonic() < self._open_at:
+                    self._unkept += 1
+                    return None
                 self._is_opening = True
                 try:
                     self._attach(make_emitter())
+                except (JournalError, SettingsError) as problem:
+                    self._wait_for_room(problem)
+                    return None
                 finally:
                     self._is_opening = False
             emitter = self._emitter
+            if emitter is not None and self._unkept:
+                emitter.journal.lose(self._unkept, "there was no room for a journal")
+                self._unkept = 0
             while emitter is not None and self._later:
                 self._later.popleft()(emitter)
             return emitter
+
+    def _wait_for_room(self, problem: Exception) -> None:
+        """A forked child finds no room for its journal: it tries again now and then, and counts what is lost."""
+        self._unkept += 1 + len(self._later)
+        self._later.clear()
+        self._open_at = time.monotonic() + OPEN_RETRY_SECONDS
+        reason = getattr(problem.__cause__, "strerror", None) or problem  # each try has a folder of its own
+        self._warn_once(f"Process {os.getpid()} can't keep a journal of run {self.name} yet, and loses rows: {reason}.")
 
     def _switch_off(self, problem: Exception) -> None:
         """An internal fault: say so once, keep the journal as it is, take every later call and keep nothing."""
@@ -526,7 +547,9 @@ class Run:
             sampler.stop()
             self._sampler = None
         if emitter is None:
-            return True
+            if self._unkept:
+                self._warn_once(f"{self._unkept:,} rows of process {os.getpid()} are lost: it found no room for them.")
+            return not self._unkept
         if self._highest_step != _NO_STEP:
             self._log_pace(self._highest_step, _clock_gettime_ns(CLOCK), is_last=True)
         ends_at = time.monotonic() + self._finish_timeout_seconds

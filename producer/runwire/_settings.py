@@ -14,6 +14,8 @@
     RUNWIRE_PREEMPT_SIGNALS  signals that end the job, separated by commas, or none (default: TERM; inside a SLURM job
                      TERM,USR1,USR2)
     RUNWIRE_SENDER   thread (this process delivers) or relay (`runwire sync --follow` does; no thread, no network here)
+    RUNWIRE_FSYNC    what survives power loss: none, interval (200 ms) or each (default: none; see `_fsync.py`)
+    RUNWIRE_JOURNAL_BYTES  size that each process's journal keeps to: a number of bytes, or 512MiB, 8GiB (default: 8GiB)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -22,11 +24,13 @@ those that read other programs' variables take `Settings.environ`.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from runwire._cap import JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN
 from runwire._context.host import user_name
 from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project, explicit_run_id, is_run_id, is_run_name
 from runwire._context.worktree import find_root
@@ -42,11 +46,15 @@ if TYPE_CHECKING:
 
 Mode = Literal["on", "offline", "off"]
 Sender = Literal["thread", "relay"]
+Fsync = Literal["none", "interval", "each"]
 
+FSYNCS: tuple[Fsync, ...] = ("none", "interval", "each")
 MODES: tuple[Mode, ...] = ("on", "offline", "off")
 _SWITCH = {"on": True, "off": False}
 SENDERS: tuple[Sender, ...] = ("thread", "relay")
 NAME_CHARACTERS_MAX = 1_024
+_SIZE = re.compile(r"(\d{1,18}) *(KiB|MiB|GiB|TiB|)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 TAGS_MAX = 100
 _NEVER_CAUGHT = frozenset({"KILL", "STOP", "SEGV", "FPE", "ABRT", "BUS", "ILL"})
 
@@ -73,6 +81,8 @@ class Settings:
     resume: bool = False
     preempt_signals: tuple[int, ...] = ()
     sender: Sender = "thread"
+    fsync: Fsync = "none"
+    journal_bytes_max: int = JOURNAL_BYTES_MAX
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -96,6 +106,7 @@ def read_settings(
     mode: str | None = None,
     auto_metrics: bool | None = None,
     sender: str | None = None,
+    fsync: str | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -155,6 +166,8 @@ def read_settings(
         resume=resumes,
         preempt_signals=_preempt_signals(variables),
         sender=chosen_sender,
+        fsync=_fsync(choose("fsync", fsync), _source("fsync", fsync), chosen_sender),
+        journal_bytes_max=_journal_bytes_max(choose("journal_bytes", None)),
         environ=variables,
     )
 
@@ -245,6 +258,31 @@ def _preempt_signals(variables: Mapping[str, str]) -> tuple[int, ...]:
     if wrong:
         raise SettingsError(f"RUNWIRE_PREEMPT_SIGNALS must be signals such as TERM,USR1, or none, not {wrong[0]!r}.")
     return tuple(dict.fromkeys(int(signal.Signals[f"SIG{name}"]) for name in names))
+
+
+def _fsync(chosen: str | None, source: str, sender: Sender) -> Fsync:
+    fsync = (chosen or "none").lower()
+    if fsync not in FSYNCS:
+        raise SettingsError(f"{source} must be one of {', '.join(FSYNCS)}, not {fsync!r}.")
+    if fsync == "interval" and sender == "relay":
+        raise SettingsError(
+            f"{source} is interval, which needs a thread, and with a relay there is none: set each or none."
+        )
+    return fsync
+
+
+def _journal_bytes_max(size: str | None) -> int:
+    if size is None:
+        return JOURNAL_BYTES_MAX
+    found = _SIZE.fullmatch(size)
+    if found is None:
+        raise SettingsError(
+            f"RUNWIRE_JOURNAL_BYTES must be a number of bytes, or such as 512MiB or 8GiB, not {size!r}."
+        )
+    size_bytes = int(found[1]) * _UNITS[(found[2] or "").lower()]
+    if size_bytes < JOURNAL_BYTES_MIN:
+        raise SettingsError(f"RUNWIRE_JOURNAL_BYTES must be at least {JOURNAL_BYTES_MIN // 2**20}MiB, not {size!r}.")
+    return size_bytes
 
 
 def _source(argument: str, keyword: object) -> str:

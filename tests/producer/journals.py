@@ -97,10 +97,10 @@ class Story:
         assert set(self.seqs) | self.lost_seqs == set(range(self.end[0]))
 
 
-def tell(messages: Iterable[Message]) -> Story:
+def tell(found: Iterable[Message]) -> Story:
     """Decode messages."""
     story = Story()
-    for message in messages:
+    for message in found:
         event = decode(message.payload)
         if isinstance(event, MetricBatch):
             assert (message.envelope.first_seq, message.envelope.count) == (event.first_seq, event.count)

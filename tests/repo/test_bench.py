@@ -11,7 +11,7 @@ import pytest
 from tests.repo.files import REPOSITORY
 
 BENCH = REPOSITORY / "bench"
-SCRIPTS = ("log_overhead", "device_sync", "ingest", "freshness", "kills", "system_cost", "run")
+SCRIPTS = ("log_overhead", "fsync", "device_sync", "ingest", "freshness", "kills", "system_cost", "run")
 COMPARED = ("wandb", "tensorboardX", "trackio", "mlflow", "aim", "clearml")
 PIN = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;\\]+)(?P<rest>(?:.*\\\n)*.*)$", re.MULTILINE)
 
