@@ -9,7 +9,6 @@ standard output when it has begun.
 
 from __future__ import annotations
 
-import functools
 import mmap
 import os
 import random
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import runwire
 from runwire import _emitter
-from runwire._journal import Journal
 
 # Some hundred rows: every life sees many changes of segment.
 SEGMENT_BYTES = 64 * 2**10
@@ -43,8 +41,7 @@ def main(url: str, home: str, counters: str, number: str) -> None:
     with Path(counters).open("r+b") as file:
         returned = mmap.mmap(file.fileno(), 8 * WRITERS_MAX)
     # There is no option for it: who has a reason to change a segment's size has one to change this line.
-    small = functools.partial(Journal, segment_bytes=SEGMENT_BYTES)
-    _emitter.Journal = small  # type: ignore[attr-defined, assignment]
+    _emitter.segment_bytes_for = lambda journal_bytes_max: min(SEGMENT_BYTES, journal_bytes_max)  # type: ignore[attr-defined]
     run = runwire.init(project="kills", url=url, home=home)
     for writer in range(THREADS):
         threading.Thread(target=write, args=(run, returned, int(number), writer), daemon=True).start()

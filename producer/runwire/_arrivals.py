@@ -19,8 +19,8 @@ from runwire._notices import NOTICES
 
 if TYPE_CHECKING:
     from runwire._device import Copies, Copy
-    from runwire._journal import Journal
     from runwire._journal_files import Reservation
+    from runwire._reservations import ReservingJournal
 
 WAITING_ROWS_MAX = 10_000
 _POLL_SECONDS = 0.001
@@ -41,7 +41,7 @@ class _Row:
 class Arrivals:
     """The rows of one emitter that wait for values; any thread may call, signal handlers too."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: ReservingJournal) -> None:
         self._journal = journal
         self._rows: deque[_Row] = deque()
         self._turn = threading.Lock()

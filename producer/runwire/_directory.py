@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runwire._disk import folder_to_disk, to_disk
 from runwire._errors import TransportError
 from runwire_schemas.folder import FILE_BYTES_MAX, SYNC_BYTES, encode_block, file_header, file_name
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 class DirectoryTransport:
     """One sender incarnation's files `<sender>-<n>.avro`, rolled at FILE_BYTES_MAX."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, *, is_durable: bool = False) -> None:
         self._folder = Path(destination.path)
+        self._is_durable = is_durable
         # Time first: the files of a folder list in the order in which their senders began.
         self._sender = f"{time.time_ns() // 1_000:014x}{secrets.token_hex(8)}"
         self._path = self._folder
@@ -52,6 +54,10 @@ class DirectoryTransport:
                 self._sync,
             )
             self._write(block)
+            if self._is_durable and self._fd is not None:
+                to_disk(self._fd)
+                if not self._blocks:
+                    folder_to_disk(self._folder)
             self._blocks += 1
             self._check_place()
         except OSError as error:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from runwire import _signals
 from runwire._arrivals import Arrivals
+from runwire._cap import JOURNAL_BYTES_MAX, segment_bytes_for
 from runwire._clock import wall_anchor_ns, wall_time_us
 from runwire._device import Copies, Remote, copy_all
-from runwire._journal import Journal
+from runwire._fsync import IntervalSync, SyncedJournal, open_journal
 from runwire._mark import read_mark
 from runwire._notices import NOTICES
 from runwire._recovery import recover
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from runwire._progress import Progress
     from runwire_schemas.events import Lifecycle
     from runwire_schemas.topics import Destination
+
+SYNC_SECONDS_MIN = 1.0  # what the last fsync gets when the delivery has taken all of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Emitter:
         sender: str,
         describe: Callable[[Emitter], None] | None,
         on_elsewhere: Callable[[str], None],
+        journal_bytes_max: int = JOURNAL_BYTES_MAX,
+        fsync: str = "none",
     ) -> None:
         """Open the journal.
 
@@ -69,6 +74,8 @@ class Emitter:
             sender: Who that is: thread, relay or none.
             describe: Runs once, in a thread of ours where there may be one: what takes long to find out.
             on_elsewhere: Gets the URL of a dead journal in this home that wants to go elsewhere.
+            journal_bytes_max: Size that the journal keeps to.
+            fsync: What survives power loss: see `_fsync.py`.
 
         Raises:
             JournalError: The journal can't be made.
@@ -96,7 +103,15 @@ class Emitter:
             anchor_ns=wall_anchor_ns(),
             sender=sender,
         )
-        self.journal = Journal(journals / self.id, self.header)
+        self._fsync = fsync
+        self._syncer: IntervalSync | None = None
+        self.journal = open_journal(
+            fsync,
+            journals / self.id,
+            self.header,
+            segment_bytes=segment_bytes_for(journal_bytes_max),
+            journal_bytes_max=journal_bytes_max,
+        )
         self.arrivals = Arrivals(self.journal)
         self.journal.on_loss(self._lost_payload, _signals.renumbered)
 
@@ -112,10 +127,14 @@ class Emitter:
 
     def start(self) -> None:
         """Begin to describe, and to deliver where that is wanted."""
+        if self._fsync == "interval" and isinstance(self.journal, SyncedJournal):
+            self._syncer = IntervalSync(self.journal)
+            self._syncer.start()
         if self.is_relayed:
             self.describe()  # no thread: git answers within seconds, or isn't waited for
         elif self.header.sender == "thread":
-            self.sender = Sender(self.journal, self._destination, self, self._beside)
+            is_durable = self._fsync != "none"
+            self.sender = Sender(self.journal, self._destination, self, self._beside, is_durable=is_durable)
             self.sender.start()
         elif self._describe is None:
             self._described.set()
@@ -152,6 +171,8 @@ class Emitter:
         self.journal.seal()
         delivered = self.sender is not None and self.sender.finish(max(0.0, ends_at - time.monotonic()))
         self._relayed_seq = read_mark(self.journal.folder).acknowledged_seq  # before the relay may remove it
+        if self._syncer is not None:
+            self._syncer.finish(0.0 if delivered else max(SYNC_SECONDS_MIN, ends_at - time.monotonic()))
         self.journal.close(delete=delivered)
         return delivered
 
@@ -184,7 +205,8 @@ class Emitter:
 
     async def _beside(self) -> None:
         """Next to the deliveries: send what dead emitters of this home left for the same destination."""
-        for outcome in await recover(self._journals, only=str(self._destination)):
+        is_durable = self._fsync != "none"
+        for outcome in await recover(self._journals, only=str(self._destination), is_durable=is_durable):
             if outcome.state == "elsewhere":
                 self._on_elsewhere(outcome.url)
 

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runwire._disk import write_all
 from runwire._segments import OWNER, RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -108,17 +109,31 @@ class OpenSegment(SegmentFile):
     last_keys: tuple[str, ...] | None = None
     last_key_set: KeySet | None = None
     events: list[tuple[int, int]] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
+    losses: list[tuple[int, Loss]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class FullSegment:
-    """A segment that waits for its acknowledgements: its end, its first row, where its lifecycle records lie."""
+    """A segment that waits for its acknowledgements: its end, its first row, where its lifecycle records lie.
+
+    Attributes:
+        events: Offset and length of each payload.
+        losses: What is declared lost in it, with the number of the record that does.
+    """
 
     end: int
     first_seq: int
     events: list[tuple[int, int]]
-    losses: list[Loss]
+    losses: list[tuple[int, Loss]]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How far the journal is whole: byte `offset` of segment `number`."""
+
+    number: int
+    offset: int
+    next_seq: int
 
 
 def make_folder(folder: Path, head: bytes, holder: object) -> int:
@@ -195,16 +210,6 @@ def remove_journal(folder: Path) -> None:
         gone.rmdir()
 
 
-def write_all(fd: int, data: bytes, at: int) -> None:
-    """One `pwrite`; a short one is a full disk.
-
-    Raises:
-        OSError: The disk didn't take all of it.
-    """
-    if os.pwrite(fd, data, at) < len(data):
-        raise OSError(28, os.strerror(28))
-
-
 def populate(mapped: mmap.mmap) -> None:
     """Fault the pages in now, in small steps: the writer's calls don't pay for it, nor wait for the GIL."""
     try:
@@ -215,8 +220,14 @@ def populate(mapped: mmap.mmap) -> None:
         return  # an older kernel, or no Linux: the pages come one by one
 
 
-def holders() -> list[object]:
-    """Who holds folders in this process; a forked child asks, and forgets them all."""
+def _forget_all() -> None:
+    """A forked child holds none of its parent's folders: journals forget them before it runs a line of its own."""
     found = list(_OURS.values())
     _OURS.clear()
-    return found
+    for holder in found:
+        forget = getattr(holder, "forget", None)
+        if forget is not None:
+            forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

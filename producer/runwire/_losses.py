@@ -45,6 +45,10 @@ class Losses:
     def add(self, loss: Loss) -> None:
         """Remember a loss; at the journal's cap the declarations alone would fill the disk if none became one."""
         first, end = loss.first_seq, loss.first_seq + loss.count
+        last = self._waiting[-1] if self._waiting else None
+        if last is not None and last.reason == loss.reason and first == last.first_seq + last.count:
+            self._waiting[-1] = Loss(last.first_seq, last.count + loss.count, loss.reason)  # row by row on a full disk
+            return
         apart = []
         for other in self._waiting:
             other_end = other.first_seq + other.count

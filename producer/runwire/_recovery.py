@@ -100,8 +100,12 @@ async def recover(
     to: str | None = None,
     only: str | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
+    is_durable: bool = True,
 ) -> list[Outcome]:
-    """`sync` inside a running loop; with `only`, journals for any other URL are left alone, as state elsewhere."""
+    """`sync` inside a running loop; with `only`, journals for any other URL are left alone, as state elsewhere.
+
+    Unless told otherwise, what a folder (`dir:`) got is on its disk before the journal is deleted.
+    """
     outcomes = []
     for folder in _folders(journals):
         if folder.name.startswith("."):
@@ -111,7 +115,7 @@ async def recover(
         if folder.is_symlink() or not folder.is_dir():  # a link's target is nobody's to delete
             continue
         try:
-            outcome = await _recover_one(folder, to, only)
+            outcome = await _recover_one(folder, to, only, is_durable=is_durable)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are sent
             outcome = Outcome(folder.name, "", "", error=repr(error))
         if outcome is not None:
@@ -125,7 +129,7 @@ def _folders(journals: Path) -> list[Path]:
     return sorted(journals.iterdir()) if journals.is_dir() else []
 
 
-async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcome | None:
+async def _recover_one(folder: Path, to: str | None, only: str | None, *, is_durable: bool) -> Outcome | None:
     if not claim(folder):
         return Outcome(folder.name, "", "", state="alive")
     owner = _lock(folder)
@@ -139,7 +143,7 @@ async def _recover_one(folder: Path, to: str | None, only: str | None) -> Outcom
             return replace(_outcome(header), state="elsewhere")
         url = to or header.url
         dead = DeadJournal(folder, header, os.pread(owner, REST_BYTES, REST_AT), read_mark(folder, url))
-        error = await _deliver(dead, url)
+        error = await _deliver(dead, url, is_durable=is_durable)
         if error:
             return replace(_outcome(header), error=error)
         remove_journal(folder)
@@ -260,7 +264,7 @@ class DeadJournal:
                 self._declared.append((lost.first_seq, lost.first_seq + lost.count))
 
 
-async def _deliver(dead: DeadJournal, url: str) -> str:
+async def _deliver(dead: DeadJournal, url: str, *, is_durable: bool) -> str:
     """Send it all: "" or why that wasn't possible now."""
     delivery = Delivery(dead.header, dead.declare_loss)
     found: Iterator[Message] = dead.found()
@@ -270,7 +274,7 @@ async def _deliver(dead: DeadJournal, url: str) -> str:
     while failures < ATTEMPTS:
         transport: Transport | None = None
         try:
-            transport = make_transport(parse_url(url))
+            transport = make_transport(parse_url(url), is_durable=is_durable)
             await transport.open()
             await delivery.send(transport, found)
             if not rows_sent:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from runwire._clock import CLOCK
@@ -15,6 +14,7 @@ from runwire._endings import checked_exit_code, error_text, exit_code_of, safe_t
 from runwire._errors import UsageError
 from runwire._meter import COST_SAMPLE, Meter
 from runwire._notices import NOTICES
+from runwire._opening import Opening
 from runwire._pace import Pace, Section, unit_of
 from runwire._params import flat_params, parts, text_of
 from runwire._preemption import PREEMPTION
@@ -125,9 +125,7 @@ class Run:
         self._last: tuple[list[str], tuple[str, ...] | None] = [], None
         self._progress = Progress(self)
         self._has_finished = threading.Event()
-        self._lock = threading.RLock()
-        self._is_opening = False
-        self._later: deque[Callable[[Emitter], None]] = deque()
+        self._opening = Opening()
 
     @property
     def step(self) -> int:
@@ -509,9 +507,10 @@ class Run:
         if self._make_emitter is None:
             return True
         try:
-            emitter = self._emitter or self._open(self._make_emitter, write)
-            if emitter is not None:
-                write(emitter)
+            emitter = self._emitter or self._opening.open(self._opened, write, self._say_no_room)
+            if emitter is None:
+                return False
+            write(emitter)
         except RecursionError:
             raise  # the caller is too deep, and we are not broken
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
@@ -519,22 +518,15 @@ class Run:
             return False
         return True
 
-    def _open(self, make_emitter: Callable[[], Emitter], write: Callable[[Emitter], None]) -> Emitter | None:
-        """A forked child's own emitter; None when `write` waits for the call that is opening it."""
-        with self._lock:
-            if self._is_opening:  # this is a signal handler, in the middle of the lines below
-                self._later.append(write)
-                return None
-            if self._emitter is None and not self._ended:
-                self._is_opening = True
-                try:
-                    self._attach(make_emitter())
-                finally:
-                    self._is_opening = False
-            emitter = self._emitter
-            while emitter is not None and self._later:
-                self._later.popleft()(emitter)
-            return emitter
+    def _opened(self) -> Emitter | None:
+        """This process's emitter: the one that is there, or one that is made; none after the end."""
+        if self._emitter is None and self._make_emitter is not None and not self._ended:
+            self._attach(self._make_emitter())
+        return self._emitter
+
+    def _say_no_room(self, reason: object) -> None:
+        text = f"Process {os.getpid()} can't keep a journal of run {self.name} yet, and loses rows: {reason}."
+        self._warn_once("room", text)
 
     def _switch_off(self, problem: Exception) -> None:
         """An internal fault: say so once, keep the journal as it is, take every later call and keep nothing."""
@@ -550,7 +542,12 @@ class Run:
             sampler.stop()
             self._sampler = None
         if emitter is None:
-            return True
+            unkept = self._opening.unkept
+            if unkept:
+                self._warn_once(
+                    "lost", f"{unkept:,} rows of process {os.getpid()} are lost: it found no room for them."
+                )
+            return not unkept
         if self._highest_step != _NO_STEP:
             self._log_pace(self._highest_step, _clock_gettime_ns(CLOCK), is_last=True)
         ends_at = time.monotonic() + self._finish_timeout_seconds

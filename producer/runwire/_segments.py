@@ -160,6 +160,7 @@ class SegmentReader:
         except BaseException:
             os.close(self._fd)
             raise
+        self._path = path
         self.has_header = header is not None
         self.header: SegmentHeader = header or otherwise  # type: ignore[assignment]
         self._size = os.fstat(self._fd).st_size
@@ -172,6 +173,16 @@ class SegmentReader:
     def offset(self) -> int:
         """Where the next record begins."""
         return self._at
+
+    def reopen(self) -> None:
+        """The writer has put another file with the same content in this one's place: read on there.
+
+        Raises:
+            OSError: It can't be opened.
+        """
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        os.close(self._fd)
+        self._fd = fd
 
     def close(self) -> None:
         """Give the file back."""

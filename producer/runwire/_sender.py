@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures.thread  # noqa: F401 - by whoever imports it first; while Python ends that is an error
 import contextlib
+import errno
 import importlib
+import os
 import socket
 import threading
 import time
@@ -19,6 +21,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runwire._batch import Message, messages
+from runwire._cap import GONE
 from runwire._delivery import Delivery
 from runwire._errors import JournalError, TransportError
 from runwire._forks import ForkLock
@@ -29,7 +32,8 @@ from runwire._transport import make_transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from runwire._journal import Journal, Published
+    from runwire._journal import Journal
+    from runwire._journal_files import Published
     from runwire._segments import Rows, StoredEvent
     from runwire._transport import Transport
     from runwire_schemas.topics import Destination
@@ -42,6 +46,8 @@ RECONNECT_SECONDS_MIN = 0.2
 RECONNECT_SECONDS_MAX = 5.0
 STARTS_MAX = 3
 FORK_WAIT_SECONDS = 10.0  # a fork inside of an import that the sender waits for must not wait forever
+# A loop needs descriptors and memory of its own; when a process has none left, that passes.
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 BESIDE_SECONDS = 2.0  # how long the end of a run waits for the recovery of others
 
 # What would be imported on the way, by the libraries too.
@@ -97,15 +103,27 @@ class Sender(threading.Thread):
         destination: Destination,
         speaker: Speaker,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        *,
         notices: Notices = NOTICES,
+        is_durable: bool = False,
     ) -> None:
-        """`beside` runs next to the deliveries, once: recovery of dead emitters' journals."""
+        """A thread that isn't started yet.
+
+        Args:
+            journal: What it sends.
+            destination: Where to.
+            speaker: Makes the messages that lie outside the sequence.
+            beside: Runs next to the deliveries, once: recovery of dead emitters' journals.
+            notices: Says what lasts.
+            is_durable: What it trims from the journal must survive power loss elsewhere: see `make_transport`.
+        """
         super().__init__(name="runwire-sender", daemon=True)
         self._journal = journal
         self._destination = destination
         self._speaker = speaker
-        self._delivery = Delivery(journal.header, journal.declare_loss)
+        self._delivery = self._new_delivery(0)
         self._beside = beside
+        self._is_durable = is_durable
         self._found: Iterator[Message] = iter(())
         self._readers: list[SegmentReader] = []
         self._at_number = -1
@@ -139,9 +157,12 @@ class Sender(threading.Thread):
                 first()
             except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process
                 self._notices.say("description", f"Git, host and packages stay unknown: {error!r}.")
-        for _ in range(STARTS_MAX):
+        starts = 0
+        while starts < STARTS_MAX:
             try:
-                asyncio.run(self._main())
+                _check_descriptors()
+                with asyncio.Runner() as runner:
+                    runner.run(self._main())
                 break
             except Exception as error:  # noqa: BLE001 - as above
                 if self._abandoned:
@@ -149,6 +170,10 @@ class Sender(threading.Thread):
                 self.last_error = repr(error)
                 self._notices.say("sender", f"Sending failed, the journal keeps everything: {error!r}.")
                 self._rewind()
+                if isinstance(error, OSError) and error.errno in _PASSING:
+                    time.sleep(RECONNECT_SECONDS_MIN)
+                else:
+                    starts += 1
         self._close_readers()
 
     async def _main(self) -> None:
@@ -165,7 +190,7 @@ class Sender(threading.Thread):
         self._beside = None
         pause_seconds = RECONNECT_SECONDS_MIN
         while not (self.delivered or self._abandoned):
-            transport = make_transport(self._destination)
+            transport = make_transport(self._destination, is_durable=self._is_durable)
             before_seq = self.acknowledged_seq
             try:
                 await transport.open()
@@ -219,8 +244,7 @@ class Sender(threading.Thread):
                 read = chain(self._read(published.number, published.offset), self._rest)
                 self._found = messages(read, self._journal.header, BATCH_ROWS_MAX, BATCH_BYTES_MAX)
                 await self._delivery.send(transport, self._found)
-                self._trim()
-                self._journal.prepare()
+                self._make_room()
                 read_until = published
             self.cpu_seconds = time.thread_time()
             if not finishing:
@@ -240,6 +264,9 @@ class Sender(threading.Thread):
         while True:
             if self._readers and self._readers[-1].header.number == self._at_number:
                 end = offset if self._at_number == number else self._journal.end_of(self._at_number)
+                if self._at_number in self._journal.replaced:
+                    self._journal.replaced.discard(self._at_number)
+                    self._readers[-1].reopen()
                 if end is not None:
                     yield from self._readers[-1].read(end, BATCH_ROWS_MAX)
             following = self._journal.following(self._at_number)
@@ -251,6 +278,10 @@ class Sender(threading.Thread):
                 if self._journal.end_of(following) is None:
                     return  # its end isn't known yet, and so not what is lost with it
                 reason = getattr(error, "strerror", "it is damaged")  # no path: the log is read elsewhere
+                if isinstance(error, OSError) and error.errno not in GONE:
+                    # Too many open files, permissions: what is on the disk is read when that has passed.
+                    self._rewind()
+                    raise TransportError(f"The journal can't be read: {reason}.") from error
                 self._journal.give_up(following, f"the journal couldn't be read: {reason}")
             self._at_number = following
 
@@ -259,14 +290,29 @@ class Sender(threading.Thread):
         while len(self._readers) > 1 and self._readers[1].header.first_seq <= self.acknowledged_seq:
             self._readers.pop(0).close()
         if self._readers and not self._abandoned:
-            self._journal.trim(self._readers[0].header.number)
+            self._journal.trim(self._readers[0].header.number, self.acknowledged_seq)
 
     def _rewind(self) -> None:
         """Read again from the oldest segment on: nobody knows what was lost on the way; the ledger drops the rest."""
         self._close_readers()
         self._at_number = -1
         self._found = iter(())
-        self._delivery = Delivery(self._journal.header, self._journal.declare_loss, self.acknowledged_seq)
+        self._delivery = self._new_delivery(self.acknowledged_seq)
+
+    def _new_delivery(self, acknowledged_seq: int) -> Delivery:
+        journal = self._journal
+        return Delivery(
+            journal.header,
+            journal.declare_loss,
+            acknowledged_seq,
+            moved=journal.moved,
+            on_acknowledged=self._make_room,
+        )
+
+    def _make_room(self) -> None:
+        """After each window, for what waits may take minutes: the journal shrinks, and has its next file ready."""
+        self._trim()
+        self._journal.prepare()
 
     def _close_readers(self) -> None:
         while self._readers:
@@ -292,6 +338,20 @@ async def _getaddrinfo(
 ) -> Any:
     """In this thread: asyncio's own way takes a thread pool, and none may work while Python ends."""
     return socket.getaddrinfo(host, port, family, type, proto, flags)
+
+
+def _check_descriptors() -> None:
+    """A loop that is only half made for want of descriptors says so on standard error: ask before.
+
+    Raises:
+        OSError: This process has none left.
+    """
+    fds = [*os.pipe()]
+    try:
+        fds += os.pipe()
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 async def _wait(changed: asyncio.Event, seconds: float) -> None:

@@ -14,6 +14,8 @@
     RUNWIRE_PREEMPT_SIGNALS  signals that end the job, separated by commas, or none (default: TERM; inside a SLURM job
                      TERM,USR1,USR2)
     RUNWIRE_SENDER   thread (this process delivers) or relay (`runwire sync --follow` does; no thread, no network here)
+    RUNWIRE_FSYNC    what survives power loss: none, interval (200 ms) or each (default: none; see `_fsync.py`)
+    RUNWIRE_JOURNAL_BYTES  size that each process's journal keeps to: a number of bytes, or 512MiB, 8GiB (default: 8GiB)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -22,11 +24,13 @@ those that read other programs' variables take `Settings.environ`.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+from runwire._cap import JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN
 from runwire._context.host import user_name
 from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project, explicit_run_id, is_run_id, is_run_name
 from runwire._context.worktree import find_root
@@ -40,13 +44,18 @@ from runwire_schemas.topics import Destination, mask, parse_url
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+Word = TypeVar("Word", bound=str)
 Mode = Literal["on", "offline", "off"]
 Sender = Literal["thread", "relay"]
+Fsync = Literal["none", "interval", "each"]
 
+FSYNCS: tuple[Fsync, ...] = ("none", "interval", "each")
 MODES: tuple[Mode, ...] = ("on", "offline", "off")
 _SWITCH = {"on": True, "off": False}
 SENDERS: tuple[Sender, ...] = ("thread", "relay")
 NAME_CHARACTERS_MAX = 1_024
+_SIZE = re.compile(r"(\d{1,18}) *(KiB|MiB|GiB|TiB|)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 TAGS_MAX = 100
 _NEVER_CAUGHT = frozenset({"KILL", "STOP", "SEGV", "FPE", "ABRT", "BUS", "ILL"})
 _COLLECTIONS = (list, tuple, set, frozenset)
@@ -74,6 +83,8 @@ class Settings:
     resume: bool = False
     preempt_signals: tuple[int, ...] = ()
     sender: Sender = "thread"
+    fsync: Fsync = "none"
+    journal_bytes_max: int = JOURNAL_BYTES_MAX
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -97,6 +108,7 @@ def read_settings(
     mode: str | None = None,
     auto_metrics: bool | None = None,
     sender: str | None = None,
+    fsync: str | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -125,36 +137,34 @@ def read_settings(
     given_home = choose("home", _path_text(home))
     found = find_home(given_home, here or _in(given_home or ""), _source("home", home))
     git_root = None if here is None else find_root(here)
-    chosen_mode = (choose("mode", mode) or "on").lower()
-    if chosen_mode not in MODES:
-        raise SettingsError(f"{_source('mode', mode)} must be one of {', '.join(MODES)}, not {chosen_mode!r}.")
     destination = _destination(choose("url", url), _source("url", url), found, here)
     chosen_project = choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/"))
+    chosen_run_id = choose("run_id", run_id)
+    resumes, resumed = _resumed(resume, choose("resume", resume if issubclass(type(resume), str) else None))
     if resume and run_id:
         raise UsageValueError("resume", "names the run to continue, and so does run_id: give one of them")
-    resumes, resumed = _resumed(resume, choose("resume", resume if issubclass(type(resume), str) else None))
     if resumed is not None:
         resumed = _by_name(resumed, chosen_project, Memory(found.runs))
-    if resumed is not None and not (resume or run_id) and variables.get("RUNWIRE_RUN_ID", resumed) not in {"", resumed}:
-        raise SettingsError("RUNWIRE_RESUME and RUNWIRE_RUN_ID name different runs: set one of them.")
-    chosen_sender = (choose("sender", sender) or "thread").lower()
-    if chosen_sender not in SENDERS:
-        raise SettingsError(f"{_source('sender', sender)} must be one of {', '.join(SENDERS)}, not {chosen_sender!r}.")
+        if not (resume or run_id) and chosen_run_id not in {None, resumed}:
+            raise SettingsError("RUNWIRE_RESUME and RUNWIRE_RUN_ID name different runs: set one of them.")
+    chosen_sender = _one_of(SENDERS, choose("sender", sender), _source("sender", sender))
     return Settings(
         destination=destination,
         home=found,
         project=chosen_project,
         git_root=git_root,
-        run_id=(resumed if resume else None) or choose("run_id", run_id) or resumed,
+        run_id=(resumed if resume else None) or chosen_run_id or resumed,
         name=choose("name", name),
         group=choose("group", group),
         tags=_tags(tags, variables),
         user=choose("user", user) or utf8(user_name(variables)),
-        mode=chosen_mode,
+        mode=_one_of(MODES, choose("mode", mode), _source("mode", mode)),
         auto_metrics=_auto_metrics(auto_metrics, variables, destination),
         resume=resumes,
         preempt_signals=_preempt_signals(variables),
         sender=chosen_sender,
+        fsync=_fsync(choose("fsync", fsync), _source("fsync", fsync), chosen_sender),
+        journal_bytes_max=_journal_bytes_max(choose("journal_bytes", None)),
         environ=variables,
     )
 
@@ -257,6 +267,38 @@ def _path_text(home: object) -> object:
         return os.fspath(home)  # type: ignore[call-overload]
     except Exception as error:
         raise unreadable("home", error) from error
+
+
+def _one_of(words: tuple[Word, ...], chosen: str | None, source: str) -> Word:
+    """The word that was chosen; by default the first."""
+    lower = (chosen or words[0]).lower()
+    for word in words:
+        if word == lower:
+            return word
+    raise SettingsError(f"{source} must be one of {', '.join(words)}, not {lower!r}.")
+
+
+def _fsync(chosen: str | None, source: str, sender: Sender) -> Fsync:
+    fsync = _one_of(FSYNCS, chosen, source)
+    if fsync == "interval" and sender == "relay":
+        raise SettingsError(
+            f"{source} is interval, which needs a thread, and with a relay there is none: set each or none."
+        )
+    return fsync
+
+
+def _journal_bytes_max(size: str | None) -> int:
+    if size is None:
+        return JOURNAL_BYTES_MAX
+    found = _SIZE.fullmatch(size)
+    if found is None:
+        raise SettingsError(
+            f"RUNWIRE_JOURNAL_BYTES must be a number of bytes, or such as 512MiB or 8GiB, not {size!r}."
+        )
+    size_bytes = int(found[1]) * _UNITS[(found[2] or "").lower()]
+    if size_bytes < JOURNAL_BYTES_MIN:
+        raise SettingsError(f"RUNWIRE_JOURNAL_BYTES must be at least {JOURNAL_BYTES_MIN // 2**20}MiB, not {size!r}.")
+    return size_bytes
 
 
 def _source(argument: str, keyword: object) -> str:

@@ -78,6 +78,7 @@ def init(
     mode: str | None = None,
     auto_metrics: bool | None = None,
     sender: str | None = None,
+    fsync: str | None = None,
 ) -> Run:
     """Start tracking this process's part of a run.
 
@@ -109,6 +110,8 @@ def init(
             default, but for tests that capture.
         sender: "thread" (this process delivers, in a thread of ours) or "relay": `runwire sync --follow` delivers for
             all processes of the node, and this one starts no thread and opens no connection.
+        fsync: What survives power loss of this machine: "none" (by default), "interval" (all but the last 200 ms;
+            costs `log` nothing) or "each" (all that returned; every call waits for the disk).
 
     Returns:
         The run, also usable as a context manager. A run that was current before is finished, with a notice.
@@ -145,6 +148,7 @@ def init(
         mode=mode,
         auto_metrics=auto_metrics,
         sender=sender,
+        fsync=fsync,
     )
     with _process.lock:
         finish_current("a new one begins")
@@ -282,6 +286,7 @@ class _EmitterMaker:
             SettingsError: The home can't be written.
         """
         from runwire._emitter import Emitter, Identity  # noqa: PLC0415 - fastavro, asyncio: not at import time
+        from runwire._filesystem import warning_about  # noqa: PLC0415 - with it
         from runwire._journal_files import last_word_path  # noqa: PLC0415 - mmap: as above
 
         settings = self._settings
@@ -294,6 +299,8 @@ class _EmitterMaker:
             sender="none" if settings.mode == "offline" else settings.sender,
             describe=None if self._is_worker else self._describe,  # the parent says it
             on_elsewhere=self._elsewhere,
+            journal_bytes_max=settings.journal_bytes_max,
+            fsync=settings.fsync,
         )
         # A forked child belongs to its parent's attempt, also where nothing but the parent named it.
         self._attempt = emitter.attempt
@@ -306,6 +313,9 @@ class _EmitterMaker:
         watch_end_of_child()
         if not self._is_worker:
             PREEMPTION.leave_word(partial(last_word_path, emitter.journal.folder))
+        warning = warning_about(emitter.journal.place)
+        if warning is not None and not self._is_worker and not self._launch.local_rank:
+            NOTICES.say("filesystem", warning)
         return emitter
 
     @property

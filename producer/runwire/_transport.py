@@ -15,7 +15,8 @@ class Transport(Protocol):
     """A way for messages to the log, used by one sender thread and its event loop.
 
     What is durable when: a message that `send` returned is in the log for good, as far as the log itself promises
-    (Kafka: acknowledged by all in-sync replicas; `dir:`: written to the file, survives any process, not power loss).
+    (Kafka: acknowledged by all in-sync replicas; `dir:`: written to the file, which survives any process, and power
+    loss where it was asked for).
     What is not promised: that it is there once. After an error it may be there, and is sent again.
     """
 
@@ -38,8 +39,13 @@ class Transport(Protocol):
         """Give connections and files back; never raises."""
 
 
-def make_transport(destination: Destination) -> Transport:
-    """The transport of a destination, not opened yet; its library is imported here and not before."""
+def make_transport(destination: Destination, *, is_durable: bool = False) -> Transport:
+    """The transport of a destination, not opened yet; its library is imported here and not before.
+
+    Args:
+        destination: Where to.
+        is_durable: What `send` returned has to survive power loss of this machine too, where that is up to us (`dir:`).
+    """
     match destination.kind:
         case "kafka":
             from runwire._kafka import KafkaTransport  # noqa: PLC0415 - aiokafka costs 100 ms
@@ -48,7 +54,7 @@ def make_transport(destination: Destination) -> Transport:
         case "dir":
             from runwire._directory import DirectoryTransport  # noqa: PLC0415 - only where it is used
 
-            return DirectoryTransport(destination)
+            return DirectoryTransport(destination, is_durable=is_durable)
         case _:
             from runwire._memory import MemoryTransport  # noqa: PLC0415 - only where it is used
 

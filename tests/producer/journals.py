@@ -15,6 +15,7 @@ from runwire._journal_files import REST_AT
 from runwire._losses import REST_BYTES
 from runwire._mark import read_mark
 from runwire._recovery import DeadJournal
+from runwire._reservations import ReservingJournal
 from runwire._segments import OWNER, SegmentHeader
 from runwire._sender import Sender
 from runwire_schemas.codec import decode, encode
@@ -30,10 +31,10 @@ Row = tuple[int, tuple[str, ...], int, tuple[float, ...]]
 
 def open_journal(
     folder: Path, *, mapped: bool = True, url: str = URL, sender: str = "thread", **options: Any
-) -> Journal:
+) -> ReservingJournal:
     """A journal in `folder` that can declare losses."""
     head = SegmentHeader("project", "r" * 16, folder.name, "attempt", 0, url, 0, 0, sender=sender)
-    journal = Journal(folder, head, **options)
+    journal = ReservingJournal(folder, head, **options)
     header = journal.header
     journal.on_loss(lambda *lost: _signals.rows_lost(header, 0, *lost), _signals.renumbered)
     if not mapped:
@@ -97,10 +98,10 @@ class Story:
         assert set(self.seqs) | self.lost_seqs == set(range(self.end[0]))
 
 
-def tell(messages: Iterable[Message]) -> Story:
+def tell(found: Iterable[Message]) -> Story:
     """Decode messages."""
     story = Story()
-    for message in messages:
+    for message in found:
         event = decode(message.payload)
         if isinstance(event, MetricBatch):
             assert (message.envelope.first_seq, message.envelope.count) == (event.first_seq, event.count)

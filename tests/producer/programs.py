@@ -31,6 +31,7 @@ class Program:
 
     def __init__(self, folder: Path, source: str, *, url: str | None = None) -> None:
         self.folder = folder
+        self.timeout_seconds = TIMEOUT_SECONDS
         self.topic = folder / "topic"
         self.home = folder / "home"
         self.path = folder / "train.py"
@@ -54,7 +55,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_SECONDS,
+            timeout=self.timeout_seconds,
             check=False,
         )
 

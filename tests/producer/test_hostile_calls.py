@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import random
@@ -19,7 +18,6 @@ import pytest
 
 import runwire
 from runwire import _emitter
-from runwire._journal import Journal
 from runwire.testing import Captured, capture
 from runwire_schemas.events import AlertRaised, MetricDefined, ParamsLogged, RunEnded
 from tests.producer import hostile
@@ -50,7 +48,7 @@ def run(captured: Captured, tmp_path: Path) -> Iterator[runwire.Run]:
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments that are soon full."""
-    monkeypatch.setattr(_emitter, "Journal", functools.partial(Journal, segment_bytes=64 * 2**10))
+    monkeypatch.setattr(_emitter, "segment_bytes_for", lambda _journal_bytes_max: 64 * 2**10)
 
 
 def exact(points: list[tuple[str, int, float]]) -> list[Point]:

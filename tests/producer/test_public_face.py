@@ -42,6 +42,7 @@ FACE: dict[str, tuple[str, ...]] = {
         "*, mode: str | None = None",
         "*, auto_metrics: bool | None = None",
         "*, sender: str | None = None",
+        "*, fsync: str | None = None",
         "-> Run",
     ),
     "current_run": ("-> Run | None",),

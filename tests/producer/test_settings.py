@@ -38,6 +38,7 @@ PRECEDENCE = [
     ("user", "RUNWIRE_USER", "env-user", "keyword-user"),
     ("mode", "RUNWIRE_MODE", "offline", "off"),
     ("sender", "RUNWIRE_SENDER", "relay", "thread"),
+    ("fsync", "RUNWIRE_FSYNC", "interval", "each"),
 ]
 
 
@@ -58,6 +59,7 @@ def test_every_variable_is_documented() -> None:
         ("", "RUNWIRE_HOME"),
         ("", "RUNWIRE_TAGS"),
         ("", "RUNWIRE_AUTO_METRICS"),
+        ("", "RUNWIRE_JOURNAL_BYTES"),
     ]:
         assert f"    {variable} " in str(_settings.__doc__)
 
@@ -164,3 +166,40 @@ def test_a_folder_that_no_url_can_name_is_an_error() -> None:
         read_settings(environ={}, folder=Path("/nowhere/x\udcff"))
     with pytest.raises(SettingsError, match="NUL"):
         read_settings(home="a\0b", environ={}, folder=Path("/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("size", "journal_bytes_max"),
+    [
+        ("", 8 * 2**30),
+        ("16777216", 2**24),
+        ("512MiB", 512 * 2**20),
+        ("8GiB", 8 * 2**30),
+        ("1 tib", 2**40),
+        ("20000KiB", 20_000 * 2**10),
+    ],
+)
+def test_the_journals_cap_is_a_size(size: str, journal_bytes_max: int) -> None:
+    """A number of bytes, or with a unit of powers of 1,024, in any case."""
+    assert read({"RUNWIRE_JOURNAL_BYTES": size}).journal_bytes_max == journal_bytes_max
+
+
+@pytest.mark.parametrize("size", ["8GB", "1.5GiB", "-1", "many", "MiB", "0x10", "٣MiB", "1" * 30])
+def test_a_cap_that_is_no_size(size: str) -> None:
+    """The sentence shows what one looks like."""
+    with pytest.raises(
+        SettingsError, match="RUNWIRE_JOURNAL_BYTES must be a number of bytes, or such as 512MiB or 8GiB"
+    ):
+        read({"RUNWIRE_JOURNAL_BYTES": size})
+
+
+def test_a_cap_too_small_for_a_journal() -> None:
+    """Eight segments that each take the longest record."""
+    with pytest.raises(SettingsError, match="RUNWIRE_JOURNAL_BYTES must be at least 16MiB, not '15MiB'"):
+        read({"RUNWIRE_JOURNAL_BYTES": "15MiB"})
+
+
+def test_an_fsync_mode_that_is_none() -> None:
+    """The sentence lists them."""
+    with pytest.raises(SettingsError, match="RUNWIRE_FSYNC must be one of none, interval, each, not 'always'"):
+        read({"RUNWIRE_FSYNC": "always"})

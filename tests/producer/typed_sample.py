@@ -54,6 +54,7 @@ def track(url: str, home: Path) -> None:
         resume=None,
         auto_metrics=False,
         sender="thread",
+        fsync="none",
     ) as run:
         assert_type(run, runwire.Run)
         assert_type((run.id, run.name, run.project, run.rank, run.url), tuple[str, str, str, int, str])
