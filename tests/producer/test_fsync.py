@@ -19,7 +19,6 @@ from runwire import _signals
 from runwire._directory import DirectoryTransport
 from runwire._fsync import REFUSED_SECONDS_MIN, IntervalSync, SyncedJournal, open_journal
 from runwire._reservations import ReservingJournal
-from runwire._reservations import ReservingJournal
 from runwire._segments import SegmentHeader
 from runwire_schemas.folder import parse_header, split_blocks
 from runwire_schemas.topics import Destination
