@@ -116,7 +116,8 @@ class Link:
                 self._is_over = self._finishing.is_set()
                 await is_set(self._finishing, POLL_INTERVAL_SECONDS)
                 continue
-            transport = make_transport(parse_url(self._url))
+            # Segments are deleted behind it, whatever their writers promise of power loss.
+            transport = make_transport(parse_url(self._url), is_durable=True)
             try:
                 await transport.open()
                 while (self.live or self.dead) and not self._is_over:

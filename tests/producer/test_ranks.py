@@ -1,8 +1,8 @@
 """Launchers: which rank, world and job each environment means.
 
-The environments were printed by real launchers (torchrun 2.15, DeepSpeed 0.19, Ray 2.60, Open MPI 4.1 and 5.0,
-MPICH 4.0 and 5.0, Intel MPI 2021.18, SLURM 22.05), but for MVAPICH2, Cray PALS and Kubernetes, which follow their
-documentation.
+The environments were printed by real launchers (torchrun 2.15, Ray 2.60, Open MPI 4.1 and 5.0, MPICH 4.0 and 5.0,
+Intel MPI 2021.18, SLURM 22.05), but for DeepSpeed, whose source says what it sets, and MVAPICH2, Cray PALS and
+Kubernetes, which follow their documentation.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def read_torchrun(process: Process) -> Launch | None:
         found,
         launcher="torchrun",
         restart_count=(number(environ, "TORCHELASTIC_RESTART_COUNT") or 0) + RESTARTS_PER_REQUEUE * requeues(environ),
-        # A node that joins or leaves starts the ranks again, and torchrun doesn't count that as a restart.
+        # A node that joins or leaves starts the ranks again; torchrun doesn't count that as a restart, but its port is
+        # another one then, unless it keeps its store.
         life=environ.get("MASTER_PORT", ""),
     )
     nodes = number(environ, "GROUP_WORLD_SIZE") or 1
