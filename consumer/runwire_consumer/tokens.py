@@ -74,8 +74,7 @@ def ensure_token(home: Path, given: str | None = None) -> Token:
     made = Token(secrets.token_urlsafe(32))
     home.mkdir(parents=True, exist_ok=True)
     # Written beside and linked: the file never exists half-written, and of two first starts one wins.
-    draft = home / f".{TOKEN_FILE}.{os.getpid()}"
-    draft.unlink(missing_ok=True)
+    draft = home / f".{TOKEN_FILE}.{secrets.token_hex(8)}"  # of this call alone: threads share a process id
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(made.text + "\n")
