@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -51,7 +52,10 @@ class Disk:
 
     def _folder(self, fd: int) -> None:
         folder = str(Path(f"/proc/self/fd/{fd}").readlink())
-        self._names[folder] = {name: os.stat(name, dir_fd=fd).st_ino for name in os.listdir(fd)}
+        names = self._names[folder] = {}
+        for name in os.listdir(fd):
+            with contextlib.suppress(FileNotFoundError):  # of a program beside us, where the folder is everybody's
+                names[name] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
 
     def close(self) -> None:
         """Give the files back."""
