@@ -49,8 +49,8 @@ format: $(DEV)  ## rewrite the sources as ruff wants them
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
-bench: $(DEV)  ## every measurement of bench/, as tables
-	@for name in log_overhead ingest freshness; do $(PYTHON_IN) -m bench.$$name || exit 1; done
+bench: $(DEV)  ## the measurements of bench/run.py, short, as tables
+	@$(PYTHON_IN) bench/run.py
 
 services-up: $(DEV)  ## start a real Kafka broker and Prometheus to play with
 	@$(PYTHON_IN) tests/services/manage.py up

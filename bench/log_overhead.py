@@ -112,7 +112,9 @@ class Measurement:
     def _setup(self) -> str:
         if self._tool.package != "runwire":
             return self._tool.setup
-        return f"{self._tool.setup} to {'Kafka' if self._broker else 'dir:'}"
+        if self._tool.trouble not in {"", "relay"}:  # which says where it sends, or that nobody is there
+            return self._tool.setup
+        return f"{self._tool.setup}, to {'Kafka' if self._broker else 'dir:'}"
 
     def _attempt(self, part: Callable[[Path], None]) -> None:
         with scratch() as folder:

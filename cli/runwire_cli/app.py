@@ -19,7 +19,6 @@ app = typer.Typer(
     name="runwire",
     help="Stream what training processes do: from log() into SQL and live gauges.",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -44,7 +43,7 @@ def run_whole(arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=list(arguments), prog_name="runwire", standalone_mode=False)
+        code = command.main(args=list(arguments) or ["--help"], prog_name="runwire", standalone_mode=False)
     except typer.Exit as ended:
         return int(ended.exit_code)
     except typer.Abort:

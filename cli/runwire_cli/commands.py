@@ -7,5 +7,5 @@ COMMANDS = {
     "show": "show everything about one run",
     "sql": "answer one SELECT",
     "verify": "print a run's receipt: sent, stored, missing",
-    "sync": "send what dead processes left in their journals; --follow: what running ones write",
+    "sync": "send what dead processes left; --follow: what running ones write",
 }

@@ -30,10 +30,10 @@ def sync(folder: str | None, to: str | None, home_journal: Path) -> int:
     outcomes = recover_journals(journals, to, lambda outcome: _print(outcome, to or outcome.url))
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("sent", "alive", "waiting")}
     rows = sum(outcome.rows for outcome in outcomes)
-    sys.stdout.write(
-        f"{counts['sent']} journals sent ({rows:,} rows), {counts['waiting']} wait, "
-        f"{counts['alive']} belong to processes that still run.\n"
-    )
+    told = [f"{_journals_of(counts['sent'])} sent ({rows:,} rows)"] if counts["sent"] else []
+    told += [f"{_journals_of(counts['waiting'])} waiting"] if counts["waiting"] else []
+    told += [f"{_journals_of(counts['alive'])} of processes that still run"] if counts["alive"] else []
+    sys.stdout.write(f"{', '.join(told) or 'Nothing waits'}.\n")
     return 1 if counts["waiting"] else 0
 
 
@@ -63,6 +63,10 @@ def follow(folder: str | None, to: str | None, home: Path) -> int:
     rest = f"{totals.followed} are not at their end: another relay, or `runwire sync`, goes on with them"
     _say(f"{totals.rows:,} rows sent, {totals.journals} journals to their end; {rest}.")
     return 0
+
+
+def _journals_of(count: int) -> str:
+    return "1 journal" if count == 1 else f"{count} journals"
 
 
 def _say(line: str) -> None:

@@ -82,7 +82,11 @@ def event_phrase(kind: str, body: str) -> str:
 def _event_phrase(kind: str, body: dict[str, Any]) -> str:
     match kind:
         case "RunStarted":
-            return f"started on {body['host']['name']}, pid {body['pid']}"
+            # Each process says it twice: at once, and when it has found what it runs on.
+            git, packages = body.get("git") or {}, body.get("packages")
+            commit = f", commit {git['commit'][:8]}" if git.get("commit") else ""
+            found = f"{commit}, packages: {len(packages)}" if packages else ""
+            return f"started on {body['host']['name']}, pid {body['pid']}{found}"
         case "ParamsLogged":
             count = len(body["params"])
             return f"{count} parameter{'' if count == 1 else 's'}"

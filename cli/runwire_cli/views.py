@@ -35,7 +35,7 @@ _RUN_COLUMNS = {
 _RUN_DROP = ("commit", "points", "took", "last", "project", "params", "started", "best")
 EVENTS_SHOWN_MAX = 15
 COMMIT_CHARACTERS = 8
-_SYSTEM = "system/"
+_AUTOMATIC = ("system/", "time/")
 
 
 def runs_table(rows: Sequence[Row], now: datetime, width: int) -> Grid:
@@ -241,8 +241,8 @@ def _alerts(run: Row, now: datetime) -> Grid | None:
 def _events(run: Row, now: datetime) -> Grid | None:
     if not run["events"]:
         return None
-    # The units of system metrics, dozens at once, would stand for all that happened.
-    told = [line for line in run["events"] if not (line["type"] == "MetricDefined" and _SYSTEM in line["body"])]
+    # The units of what is measured anyway, dozens at once, would stand for all that happened.
+    told = [line for line in run["events"] if not (line["type"] == "MetricDefined" and _is_automatic(line["body"]))]
     newest = told[-EVENTS_SHOWN_MAX:]
     title = "events" if len(newest) == len(told) else f"last {len(newest)} events"
     table = Grid("time", "rank", "attempt", "event", "what", title=title, prose=("what",))
@@ -257,9 +257,13 @@ def _events(run: Row, now: datetime) -> Grid | None:
     return table
 
 
+def _is_automatic(body: str) -> bool:
+    return any(f'"{prefix}' in body for prefix in _AUTOMATIC)
+
+
 def _own_first(metrics: Iterable[str]) -> list[str]:
     """What the training logged stands before what is measured anyway."""
-    return sorted(metrics, key=lambda metric: metric.startswith(_SYSTEM))
+    return sorted(metrics, key=lambda metric: metric.startswith(_AUTOMATIC))
 
 
 def _commit(row: Row) -> str:

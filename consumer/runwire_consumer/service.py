@@ -42,6 +42,7 @@ class ServiceLimits:
         gaps_seconds: How often missing and lost rows are counted for metrics.
         full_retry_seconds: Pause before a full disk is tried again.
         once_timeout_seconds: How long `run_once` waits for a source that can't be reached.
+        outage_seconds: An outage that lasts this long is said in the log, once, and so is its end.
     """
 
     batch_seconds: float = 0.1
@@ -55,6 +56,7 @@ class ServiceLimits:
     gaps_seconds: float = 10.0
     full_retry_seconds: float = 2.0
     once_timeout_seconds: float = 20.0
+    outage_seconds: float = 5.0
 
 
 class Service:
@@ -87,6 +89,8 @@ class Service:
         self._at_tail = False
         self._reachable = True
         self._reachable_since = 0
+        self._outage_began: float | None = None
+        self._outage_told = False
         self._appended: dict[tuple[str, str], int] = {}
         self._told: dict[tuple[str, str], Position] = {}
         self._next_tick = self._next_commit = self._next_gaps = 0.0
@@ -182,7 +186,20 @@ class Service:
         self._trouble = next(
             (state.trouble or "A source can't be reached." for state in states.values() if not state.reachable), None
         )
+        self._tell_outage()
         self.stats.lag = {(name, part): count for name, state in states.items() for part, count in state.lag.items()}
+
+    def _tell_outage(self) -> None:
+        if self._reachable:
+            if self._outage_told:
+                _log.info("Everything that is read answers again.")
+            self._outage_began, self._outage_told = None, False
+            return
+        now = time.monotonic()
+        self._outage_began = self._outage_began or now
+        if not self._outage_told and now - self._outage_began >= self._limits.outage_seconds:
+            self._outage_told = True
+            _log.warning("%s Reading goes on when it answers.", self._trouble)
 
     async def _store_batch(self, batch: list[Message], done: Callable[[], bool], *, at_tail: bool) -> None:
         """One batch on the store's thread, tried again while the disk is full; nothing of it is lost meanwhile."""

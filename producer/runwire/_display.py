@@ -7,6 +7,8 @@ import os
 import sys
 from dataclasses import dataclass
 
+SHARE_SECONDS_MIN = 10.0  # of a run whose cost is told in percent
+
 
 @dataclass(frozen=True, slots=True)
 class Balance:
@@ -37,16 +39,17 @@ def last_line(name: str, run_id: str, url: str, journal: str, balance: Balance, 
     if not balance.delivered:
         wait, how = ("wait for the relay in", " --follow") if is_relayed else ("wait in", "")
         rest = (
-            f"{_rows(balance.sent)} sent to {url}, {_rows(balance.waiting)} {wait} {journal}: "
+            f"{_counted(balance.sent, 'row')} sent to {url}, {_counted(balance.waiting, 'row')} {wait} {journal}: "
             f"`runwire sync{how}` sends them"
         )
     if balance.lost:
-        rest += f"; lost: {_rows(balance.lost)}, for the journal couldn't be written"
-    share = balance.tracking_seconds / max(balance.wall_seconds, 1e-9)
-    return (
-        f"runwire: {name} ({run_id}) {balance.points:,} points, {rest}; "
-        f"tracking cost {100 * share:.2f} % of {balance.wall_seconds:.1f} s"
-    )
+        rest += f"; lost: {_counted(balance.lost, 'row')}, for the journal couldn't be written"
+    # A share of a short run tells of its beginning: of imports and files, not of what a step costs.
+    cost = f"{balance.tracking_seconds:.2f} s of {balance.wall_seconds:.1f} s"
+    if balance.wall_seconds >= SHARE_SECONDS_MIN:
+        share = balance.tracking_seconds / balance.wall_seconds
+        cost = f"{100 * share:.2f} % of {balance.wall_seconds:.1f} s"
+    return f"runwire: {name} ({run_id}) {_counted(balance.points, 'point')}, {rest}; tracking cost {cost}"
 
 
 def say(line: str) -> None:
@@ -72,5 +75,5 @@ def card(fields: dict[str, str]) -> str:
     return f"<table>{rows}</table>"
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -38,7 +38,8 @@ class Notices:
                 self._said_at = {old: at for old, at in self._said_at.items() if now - at < INTERVAL_SECONDS}
             self._said_at[cause] = now
             with contextlib.suppress(Exception):  # of a handler that training brought along, or of a closed stream
-                _log.warning(text)
+                # Unsigned lines in a job's output are nobody's.
+                _log.warning("%s%s", "" if _log.hasHandlers() else "runwire: ", text)
 
 
 # Of this process: a thousand short runs have the same few causes. A forked child goes on where its parent was.

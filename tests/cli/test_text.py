@@ -88,6 +88,11 @@ def test_maps_show_their_first_entries() -> None:
     ("kind", "body", "shown"),
     [
         ("RunStarted", '{"host": {"name": "node-1"}, "pid": 25374}', "started on node-1, pid 25374"),
+        (
+            "RunStarted",
+            '{"host": {"name": "n"}, "pid": 7, "git": {"commit": "0123456789ab"}, "packages": {"numpy": "2.4"}}',
+            "started on n, pid 7, commit 01234567, packages: 1",
+        ),
         ("ParamsLogged", '{"params": {"lr": 0.1, "batch": 64}}', "2 parameters"),
         ("ParamsLogged", '{"params": {"lr": 0.1}}', "1 parameter"),
         ("MetricDefined", '{"metric": "val/acc", "best": "max", "unit": null}', "val/acc: best is max"),

@@ -31,6 +31,7 @@ LIMITS = ServiceLimits(
     tick_seconds=0.0,
     full_retry_seconds=0.001,
     once_timeout_seconds=0.05,
+    outage_seconds=0.0,
 )
 DEADLINE_SECONDS = 20.0
 
@@ -152,6 +153,24 @@ def test_an_outage_of_the_log_makes_nobody_lost() -> None:
         await world.until("SELECT count(*) FROM runs WHERE state = 'lost'", [(2,)])
 
     world.play(story)
+
+
+def test_an_outage_and_its_end_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Who looks at the consumer's log sees why nothing comes."""
+    world = World(log=MemoryLog(reachable=False))
+
+    async def story() -> None:
+        await met(lambda: bool(caplog.messages))
+        await asyncio.sleep(0.05)
+        world.log.reachable = True
+        await met(lambda: len(caplog.messages) > 1)
+
+    with caplog.at_level("INFO"):
+        world.play(story)
+    assert caplog.messages == [
+        "The log is away. Reading goes on when it answers.",
+        "Everything that is read answers again.",
+    ]
 
 
 def test_a_backlog_is_judged_by_the_logs_clock() -> None:

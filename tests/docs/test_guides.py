@@ -107,7 +107,7 @@ def test_a_relay_on_each_node(cluster: Cluster) -> None:
     printed = cluster.run(job)
     assert sorted(points(read_topic(cluster.topic))) == EXPECTED
     assert "rows wait for the relay" in printed
-    assert "0 wait, 0 belong to processes that still run" in printed
+    assert " waiting" not in printed
 
 
 def test_a_forwarder_on_the_login_node(cluster: Cluster) -> None:
@@ -126,10 +126,10 @@ def test_journals_by_hand(cluster: Cluster) -> None:
     job, sync, carry = shell_blocks(PAGE)["Journals by hand"]
     cluster.run(job)
     assert not cluster.topic.exists()
-    assert "1 journals sent" in cluster.run(carry)
+    assert "1 journal sent" in cluster.run(carry)
     carried = points(read_topic(cluster.topic))
     assert carried == EXPECTED
-    assert "1 journals sent" in cluster.run(sync)
+    assert "1 journal sent" in cluster.run(sync)
     assert points(read_topic(cluster.topic)) == carried * 2
     ends = {(event.emitter_id, event.next_seq, event.how) for event in of_kind(read_topic(cluster.topic), EmitterEnded)}
     assert {how for *_, how in ends} == {"finished"}

@@ -1,7 +1,7 @@
 """A stand-in for torch with one slow accelerator: what it is given runs when the test says so.
 
 It has the names of torch that `_device.py` uses and none that would wait: whoever asks a tensor on the device for its
-value gets an error. The real torch is tried in the long tier (test_frameworks.py).
+value gets an error.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 import runwire
 from runwire._arrivals import WAITING_ROWS_MAX, Arrivals
 from runwire._recovery import sync
-from runwire.testing import Captured, capture
+from runwire.testing import Captured
 from runwire_schemas.events import RowsLost
 from tests.producer import fake_torch
 from tests.producer.fake_torch import STREAM, on_device
@@ -29,13 +29,6 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     STREAM.queue.clear()
     yield
     STREAM.queue.clear()
-
-
-@pytest.fixture
-def captured() -> Iterator[Captured]:
-    """An in-memory destination."""
-    with capture() as destination:
-        yield destination
 
 
 @pytest.fixture
@@ -190,7 +183,7 @@ def test_many_threads_log_tensors(run: runwire.Run, captured: Captured) -> None:
 
 
 class ArrayImpl:
-    """An array of jax, as far as `_device.py` looks at it; the real one is tried in the long tier."""
+    """An array of jax, as far as `_device.py` looks at it."""
 
     __module__ = "jaxlib._jax"
     shape, dtype = (), "float32"

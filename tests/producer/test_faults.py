@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,11 @@ import pytest
 
 import runwire
 from runwire import _delivery, _emitter, _journal, _sender, _start
-from runwire.testing import Captured, capture
+from runwire.testing import Captured
 from tests.producer.journals import recovered
 from tests.producer.programs import Program
 
 ROWS = 40
-
-
-@pytest.fixture
-def captured() -> Iterator[Captured]:
-    """An in-memory destination."""
-    with capture() as destination:
-        yield destination
 
 
 def after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:

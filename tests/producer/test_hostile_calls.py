@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,6 @@ LONG_CALLS, LONG_ROUNDS = 25_000, 40
 MEMORY_GROWTH_MAX_BYTES = 48 * 2**20
 
 Point = tuple[str, int, str]
-
-
-@pytest.fixture
-def captured() -> Iterator[Captured]:
-    """An in-memory destination."""
-    with capture() as destination:
-        yield destination
-
-
-@pytest.fixture
-def run(captured: Captured, tmp_path: Path) -> Iterator[runwire.Run]:
-    """A run that sends there."""
-    opened = runwire.init(project="p", url=captured.url, home=tmp_path)
-    yield opened
-    opened.finish()
 
 
 @pytest.fixture

@@ -44,8 +44,9 @@ def test_notices_without_a_standard_error(tmp_path: Path, stderr: str) -> None:
 def test_each_notice_is_one_line(tmp_path: Path) -> None:
     """And the two last lines."""
     done = Program(tmp_path, NOTICES.replace("STDERR", "")).run()
-    beginnings = [line.split(" ")[0] for line in done.stderr.splitlines()]
-    assert beginnings == ["Run", "runwire:", "Run", "Tracking", "runwire:", "There"], done.stderr
+    beginnings = [line.split(" ")[1] for line in done.stderr.splitlines() if line.startswith("runwire: ")]
+    assert [word for word in beginnings if word.istitle()] == ["Run", "Run", "Tracking", "There"], done.stderr
+    assert len(beginnings) == len(done.stderr.splitlines()) == 6
     assert "Traceback" not in done.stderr
 
 

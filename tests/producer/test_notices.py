@@ -48,7 +48,7 @@ def test_a_handler_that_logs_to_the_run_ends() -> None:
 
     class Echo(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            calls.append(record.msg)
+            calls.append(record.getMessage())
             notices.say("a", "again")
             raise LookupError
 

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,8 @@ import numpy as np
 import pytest
 
 import runwire
-from runwire.testing import Captured, capture
+from runwire.testing import Captured
 from runwire_schemas.events import AlertRaised, MetricBatch, MetricDefined, ParamsLogged, RunEnded
-
-
-@pytest.fixture
-def captured() -> Iterator[Captured]:
-    """An in-memory destination."""
-    with capture() as destination:
-        yield destination
-
-
-@pytest.fixture
-def run(captured: Captured, tmp_path: Path) -> Iterator[runwire.Run]:
-    """A run that sends there."""
-    opened = runwire.init(project="p", url=captured.url, home=tmp_path)
-    yield opened
-    opened.finish()
 
 
 def of_kind(captured: Captured, kind: type[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from tests.services.launchers import MPI_ON_FEW_CORES
 from tests.services.process import wait_until
 from tests.services.slurm import Slurm
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 RANKS = 4
 STEPS = 8  # fewer than make a checkpoint: launches at once share a folder

@@ -28,6 +28,7 @@ _TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _DEEPSPEED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
 # Lightning's own launcher sets no RANK; on its first node it is this.
 _LIGHTNING = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_RANK", "")
+_TORCH_STARTERS = frozenset({"torchrun", "torch.distributed.run", "torch.distributed.launch", "accelerate"})
 _DEEPSPEED_STARTERS = frozenset({"deepspeed.launcher.launch"})
 # `--rdzv-id $RANDOM` and `uuidgen` of a batch script, and what torchrun takes for itself on one node.
 _NEW_IN_EACH_LIFE = re.compile(r"\d+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -52,7 +53,9 @@ def read_torchrun(process: Process) -> Launch | None:
     scheduled = _torchrun_in_slurm(process, given, nodes)
     if scheduled:
         return replace(launch, job=scheduled)
-    name = given if given != "none" else _launch_folder(process) if nodes == 1 else None
+    name = given if given != "none" else None
+    if name is None and nodes == 1:
+        name = _launch_folder(process) or process.ancestor(_TORCH_STARTERS)
     return named(launch, name, "--rdzv-id of torchrun or RUNWIRE_RUN_ID")
 
 
