@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 REST_BYTES = 4_096
 REASON_CHARACTERS_MAX = 160
@@ -28,11 +29,11 @@ class Losses:
 
     def __init__(self) -> None:
         """None yet."""
-        self._waiting: list[Loss] = []
+        self._waiting: list[list[Any]] = []  # first_seq, count, reason of each
 
     def __iter__(self) -> Iterator[Loss]:
         """Oldest first."""
-        return iter(self._waiting)
+        return (Loss(*one) for one in self._waiting)
 
     def __len__(self) -> int:
         """How many wait."""
@@ -45,26 +46,30 @@ class Losses:
     def add(self, loss: Loss) -> None:
         """Remember a loss; at the journal's cap the declarations alone would fill the disk if none became one."""
         first, end = loss.first_seq, loss.first_seq + loss.count
-        last = self._waiting[-1] if self._waiting else None
-        if last is not None and last.reason == loss.reason and first == last.first_seq + last.count:
-            self._waiting[-1] = Loss(last.first_seq, last.count + loss.count, loss.reason)  # row by row on a full disk
-            return
         apart = []
         for other in self._waiting:
-            other_end = other.first_seq + other.count
-            if other.reason == loss.reason and other.first_seq <= end and first <= other_end:
-                first, end = min(first, other.first_seq), max(end, other_end)
+            other_first, other_count, reason = other
+            if reason == loss.reason and other_first <= end and first <= other_first + other_count:
+                first, end = min(first, other_first), max(end, other_first + other_count)
             else:
                 apart.append(other)
-        self._waiting = [*apart, Loss(first, end - first, loss.reason)]
+        self._waiting = [*apart, [first, end - first, loss.reason]]
+
+    def add_row(self, seq: int, reason: str) -> None:
+        """The same of one row: with a full disk they come one after the other, each inside of a `log()`."""
+        last = self._waiting[-1] if self._waiting else None
+        if last is not None and last[2] is reason and last[0] + last[1] == seq:
+            last[1] += 1
+        else:
+            self.add(Loss(seq, 1, reason))
 
     def oldest(self) -> Loss:
         """The one to be declared next."""
-        return self._waiting[0]
+        return Loss(*self._waiting[0])
 
     def take(self) -> Loss:
         """The same, taken away: it is declared."""
-        return self._waiting.pop(0)
+        return Loss(*self._waiting.pop(0))
 
     def clear(self) -> None:
         """Forget them all."""

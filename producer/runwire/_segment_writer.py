@@ -88,6 +88,7 @@ class SegmentWriter:
         self._segment_bytes = segment_bytes
         self._cap = Cap(journal_bytes_max, segment_bytes)
         self._lock = threading.RLock()
+        self._acquire, self._release = self._lock.acquire, self._lock.release
         self._busy = False
         self._sealed = False
         self._is_closed = False
@@ -357,6 +358,7 @@ class SegmentWriter:
         """In a forked child: let go of everything that is the parent's, without a lock and without writing."""
         self._sealed = self._is_closed = True
         self._lock = threading.RLock()  # a thread that isn't here may hold the old one
+        self._acquire, self._release = self._lock.acquire, self._lock.release
         self._side.clear()
         self._waiting.clear()
         self._reserved.clear()

@@ -48,6 +48,10 @@ class Waiting:
         """Rows that will never come."""
         self._losses.add(loss)
 
+    def add_lost_row(self, seq: int, reason: str) -> None:
+        """One row that will never come."""
+        self._losses.add_row(seq, reason)
+
     def payload(self, seq: int) -> bytes | None:
         """The first one's, as number `seq`; None where nothing can be written."""
         if self.records:

@@ -152,7 +152,8 @@ def test_faults_in_the_middle_of_training(tmp_path: Path, how: str) -> None:
     assert outcome.steps == sorted(set(outcome.steps)), "no row is there twice"
     assert logged - len(outcome.steps) == sum(costs.values())
     assert outcome.reasons == {says for _, says in faults.values() if says.startswith(WRITTEN)}
-    said = [line for line in done.stderr.splitlines() if line.startswith(f"{program.home}/journal/")]
+    lines = [line.removeprefix("runwire: ") for line in done.stderr.splitlines()]
+    said = [line for line in lines if line.startswith(f"{program.home}/journal/")]
     for says in {says for _, says in faults.values()} - {""}:
         assert sum(says in line for line in said) == 1, done.stderr
     assert len(said) == len({line.partition(": ")[2] for line in said}), "one line a minute a cause"
