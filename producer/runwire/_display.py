@@ -6,6 +6,11 @@ import contextlib
 import os
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runwire._emitter import Emitter
+    from runwire_schemas.events import Cost
 
 SHARE_SECONDS_MIN = 10.0  # of a run whose cost is told in percent
 
@@ -22,6 +27,8 @@ class Balance:
         lost: Rows that the journal couldn't take.
         tracking_seconds: Time spent in `log`, and CPU time of the sender.
         wall_seconds: Since `init`.
+        journal: Folder of what waits.
+        is_relayed: A relay delivers.
     """
 
     points: int
@@ -31,17 +38,33 @@ class Balance:
     lost: int
     tracking_seconds: float
     wall_seconds: float
+    journal: str = ""
+    is_relayed: bool = False
 
 
-def last_line(name: str, run_id: str, url: str, journal: str, balance: Balance, *, is_relayed: bool = False) -> str:
-    """What is sent, what waits and where, what is lost, and what tracking cost; `is_relayed`: a relay delivers."""
+def balance_of(emitter: Emitter, cost: Cost, *, delivered: bool) -> Balance:
+    """What became of a process's rows, when its part of the run has ended."""
+    sent = emitter.acknowledged_seq
+    return Balance(
+        points=cost.points,
+        delivered=delivered,
+        sent=sent,
+        waiting=max(0, emitter.journal.next_seq - sent - cost.rows_dropped),
+        lost=cost.rows_dropped,
+        tracking_seconds=cost.log_seconds + cost.sender_cpu_seconds,
+        wall_seconds=cost.wall_seconds,
+        journal=str(emitter.journal.folder),
+        is_relayed=emitter.is_relayed,
+    )
+
+
+def last_line(name: str, run_id: str, url: str, balance: Balance) -> str:
+    """What is sent, what waits and where, what is lost, and what tracking cost."""
     rest = f"all sent to {url}"
     if not balance.delivered:
-        wait, how = ("wait for the relay in", " --follow") if is_relayed else ("wait in", "")
-        rest = (
-            f"{_counted(balance.sent, 'row')} sent to {url}, {_counted(balance.waiting, 'row')} {wait} {journal}: "
-            f"`runwire sync{how}` sends them"
-        )
+        wait, how = ("wait for the relay in", " --follow") if balance.is_relayed else ("wait in", "")
+        sent, waiting = _counted(balance.sent, "row"), _counted(balance.waiting, "row")
+        rest = f"{sent} sent to {url}, {waiting} {wait} {balance.journal}: `runwire sync{how}` sends them"
     if balance.lost:
         rest += f"; lost: {_counted(balance.lost, 'row')}, for the journal couldn't be written"
     # A share of a short run tells of its beginning: of imports and files, not of what a step costs.

@@ -200,8 +200,16 @@ class Emitter:
     ) -> None:
         known = [None if isinstance(value, Remote) else value for value in values]
         self.arrivals.add(keys, step, time_ns, known, copies)
-        if self.sender is None:  # nobody else looks
+
+    def settle_alone(self) -> bool:
+        """Where there is no sender, take up values that have come from devices; whether others are on their way."""
+        if self.sender is not None or not len(self.arrivals):
+            return False
+        try:
             self.arrivals.settle(may_wait=False)
+        except Exception as problem:  # noqa: BLE001 - the row that was logged is in the journal
+            self.arrivals.warn("They couldn't be taken up", problem)
+        return bool(len(self.arrivals))
 
     async def _beside(self) -> None:
         """Next to the deliveries: send what dead emitters of this home left for the same destination."""

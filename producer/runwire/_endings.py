@@ -41,3 +41,17 @@ def safe_text(error: object) -> str:
     """What went wrong, without secrets, and no longer than a record should be."""
     # Cut before it is searched: an assertion may quote megabytes.
     return printable(redact_text(text_of(error)))
+
+
+def is_of_a_signal_handler(error: BaseException) -> bool:
+    """Whether a signal handler raised it on top of our code: it is the caller's then, such as a time-out's.
+
+    A handler is known by its arguments: it gets the very frame that it interrupts.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        interrupted, trace = trace.tb_frame, trace.tb_next
+        for value in trace.tb_frame.f_locals.values():
+            if value is interrupted or (type(value) is tuple and any(one is interrupted for one in value)):
+                return True
+    return False

@@ -103,6 +103,7 @@ class Link:
         self._on_trouble = on_trouble
         self._warn = warn
         self._window = Window(self._origin_of)
+        self._taken: deque[Message] = deque()  # from a journal, and not in the window yet
         self._origins: dict[str, Origin] = {}
         self._heartbeat_at = self._settle_at = 0.0
         self._finishing = asyncio.Event()
@@ -139,6 +140,7 @@ class Link:
                 self._is_over = self._finishing.is_set()
                 await is_set(self._finishing, RECONNECT_SECONDS_MAX)
             finally:
+                self.settle()  # a journal at its cap must not lose, or write again, what arrived before the link broke
                 await transport.close()
 
     def finish(self) -> None:
@@ -174,18 +176,25 @@ class Link:
 
     def _found(self, until: float) -> Iterator[Message]:
         """Signs of life where they are due, then a few messages of each in turn, until that time or to the end."""
+        yield from self._handed_out()  # a failed send left them: nobody would read them again
         now = time.monotonic()
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_INTERVAL_SECONDS
             for alive in list(self.live.values()):
-                yield from self._guarded(alive, partial(alive.signs_of_life, HEARTBEAT_INTERVAL_SECONDS))
+                self._taken += self._guarded(alive, partial(alive.signs_of_life, HEARTBEAT_INTERVAL_SECONDS))
+                yield from self._handed_out()
         turns: deque[LiveJournal | Burial] = deque([*islice(self.dead, 1), *self.live.values()])
         while turns and time.monotonic() < until:
             journal = turns.popleft()
             taken = self._guarded(journal, partial(journal.take, TURN_MESSAGES))
-            yield from taken
+            self._taken += taken
+            yield from self._handed_out()
             if len(taken) == TURN_MESSAGES:
                 turns.append(journal)
+
+    def _handed_out(self) -> Iterator[Message]:
+        while self._taken:
+            yield self._taken.popleft()
 
     def _guarded(self, journal: LiveJournal | Burial, take: Callable[[], list[Message]]) -> list[Message]:
         try:

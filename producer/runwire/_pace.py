@@ -32,7 +32,8 @@ class Pace:
         """Without `is_automatic` only sections are timed."""
         self._is_automatic = is_automatic
         self._sections: dict[str, int] = {}
-        self._from: tuple[int, int] | None = None  # a step, and when it was
+        # A step, when it was, and the keys of its row: others may count steps of another kind, such as episodes.
+        self._from: tuple[int, int, object] | None = None
         self.due_ns = 0 if is_automatic else NEVER_NS
 
     def add(self, name: str, taken_ns: int) -> None:
@@ -40,30 +41,35 @@ class Pace:
         self._sections[name] = self._sections.get(name, 0) + taken_ns
         self.due_ns = 0
 
-    def take(self, step: int, now_ns: int, *, is_last: bool = False) -> dict[str, float]:
+    def take(self, step: int, now_ns: int, keys: object = None, *, is_last: bool = False) -> dict[str, float]:
         """Metrics that are due at this step, names to values; often none.
 
         Args:
             step: The step that was just logged.
             now_ns: When.
+            keys: What was logged there: an interval ends with the keys that it began with.
             is_last: No other step follows: an interval that has begun counts as it is.
         """
         sections, self._sections = self._sections, {}
-        found = self._pace(step, now_ns, is_last=is_last) if self._is_automatic else {}
+        found = self._pace(step, now_ns, keys, is_last=is_last) if self._is_automatic else {}
         found |= {f"time/{name}": taken_ns / 1e9 for name, taken_ns in sections.items()}
         self.due_ns = NEVER_NS if self._from is None else self._from[1] + _INTERVAL_NS
         return found
 
-    def _pace(self, step: int, now_ns: int, *, is_last: bool) -> dict[str, float]:
+    def _pace(self, step: int, now_ns: int, keys: object, *, is_last: bool) -> dict[str, float]:
         if self._from is None:
-            self._from = step, now_ns
+            self._from = step, now_ns, keys
             return {}
-        from_step, from_ns = self._from
+        from_step, from_ns, from_keys = self._from
         if not is_last and now_ns < from_ns + _INTERVAL_NS:
+            return {}
+        if keys != from_keys:
+            if now_ns >= from_ns + 2 * _INTERVAL_NS:  # they come no more
+                self._from = step, now_ns, keys
             return {}
         if step == from_step:  # a long one: it isn't over
             return {}
-        self._from = step, now_ns
+        self._from = step, now_ns, keys
         if step < from_step or now_ns <= from_ns:  # counted anew
             return {}
         seconds = (now_ns - from_ns) / 1e9 / (step - from_step)

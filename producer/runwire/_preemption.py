@@ -120,6 +120,10 @@ class Preemption:
         self._look()
         return self._noted
 
+    def status_or(self, status: str) -> str:
+        """How a run ends: this way, or preempted where a watched signal came."""
+        return status if self.noted() is None else "preempted"
+
     def hold(self) -> None:
         """While the process is dying: wait for it. Who went on would log what nobody keeps."""
         while self._dying and threading.current_thread() is not self._thread:

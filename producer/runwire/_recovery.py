@@ -7,7 +7,7 @@
 4. `EmitterEnded` goes last; then the folder goes at once, by a rename. Interrupted anywhere before, the next recovery
    sends all of it again, and the ledger drops what is there already.
 5. A journal that can't be read is kept, said, and doesn't keep the others.
-5. What a relay has delivered to the same URL already isn't sent again; what was refused there is declared lost.
+6. What a relay has delivered to the same URL already isn't sent again; what was refused there is declared lost.
 """
 
 from __future__ import annotations

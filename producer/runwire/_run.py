@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from runwire._clock import CLOCK
 from runwire._device import Remote
-from runwire._display import Balance, card, last_line, say
-from runwire._endings import checked_exit_code, error_text, exit_code_of, safe_text
+from runwire._display import balance_of, card, last_line, say
+from runwire._endings import checked_exit_code, error_text, exit_code_of, is_of_a_signal_handler, safe_text
 from runwire._errors import UsageError
+from runwire._known_keys import KnownKeys
 from runwire._meter import COST_SAMPLE, Meter
 from runwire._notices import NOTICES
 from runwire._opening import Opening
@@ -21,11 +23,9 @@ from runwire._preemption import PREEMPTION
 from runwire._progress import Progress, checked_promise
 from runwire._values import (
     PLAIN_TYPES,
-    ROW_KEYS_MAX,
     check_choice,
     checked_int64,
     checked_key,
-    is_long,
     metric_row,
     row_slices,
 )
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from runwire._system import Sampler
 
 FINISH_TIMEOUT_SECONDS = 10.0
-KEY_NAMES_MAX = 100_000  # remembered as good: sets of a thousand names that change with each call would fill memory
 _NO_STEP = -(2**63) - 1
+_ARRIVAL_NS = 100_000_000  # how often a process without a sender looks for values from devices
 
 _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
@@ -111,17 +111,16 @@ class Run:
         self._sampler: Sampler | None = None
         self._append: Callable[..., None] = _nothing
         self._is_off = False
+        self._calls_off = 0  # how many there were when tracking was switched off
         self._calls = 0
         self._pace = Pace(is_automatic=self._auto_metrics and not self._is_worker)
         self._pace_due_ns = self._pace.due_ns
         self._defined: set[str] = set()
         self._points = 0
-        self._highest_step = _NO_STEP
+        self._highest_step = self._last_step = _NO_STEP
         self._meter = Meter()
-        # Key tuples that are good as they are, while there is a journal to write to (or none at all is wanted); each
-        # stands for its equals, so that the journal knows it by identity.
-        self._known_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._known_names = 0
+        # Empty where nobody keeps what is logged: each call says so then.
+        self._known_keys = KnownKeys()
         self._last: tuple[list[str], tuple[str, ...] | None] = [], None
         self._progress = Progress(self)
         self._has_finished = threading.Event()
@@ -136,7 +135,7 @@ class Run:
     def step(self, value: int) -> None:
         self._step = checked_int64("step", value)
 
-    def log(self, metrics: Mapping[str, Any], *, step: int | None = None) -> None:  # noqa: C901 - one piece: calls cost
+    def log(self, metrics: Mapping[str, Any], *, step: int | None = None) -> None:  # noqa: C901, PLR0912 - one piece: calls cost
         """Keep one row: the values of some metrics at a step.
 
         Args:
@@ -174,13 +173,21 @@ class Run:
                 self._points += len(values)
                 if step > self._highest_step:  # noqa: PLR1730 - max() takes three times as long
                     self._highest_step = step
+                self._last_step = step
                 if now_ns >= self._pace_due_ns:
-                    self._log_pace(step, now_ns)
+                    self._log_pace(step, now_ns, known)
             else:
                 self._log_slowly(metrics, step)
-        except (UsageError, RecursionError):  # the caller is too deep, and we are not broken
+        except RecursionError:  # the caller is too deep, and we are not broken
             raise
-        except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
+        except UsageError as problem:
+            cause = problem.__cause__
+            if cause is not None and is_of_a_signal_handler(cause):  # the value was good: its reading was interrupted
+                raise cause from None
+            raise
+        except Exception as problem:
+            if is_of_a_signal_handler(problem):
+                raise
             self._log_again(metrics, step, problem)
         if start_ns:
             self._meter.sample(calls, _perf_counter_ns() - start_ns)
@@ -222,7 +229,9 @@ class Run:
 
         if best is not None:
             best = check_choice("best", best, ("min", "max"))
-        self._record(MetricDefined, metric=checked_key(metric, "metric"), unit=_text(unit), best=best)
+        self._record(
+            MetricDefined, metric=checked_key(metric, "metric"), unit=None if unit is None else text_of(unit), best=best
+        )
 
     def time(self, name: str) -> Section:
         """Time a part of the loop: `with run.time("data"): batch = next(batches)`.
@@ -259,7 +268,7 @@ class Run:
 
         level = check_choice("level", level, _LEVELS)
         at = self.step if step is None else checked_int64("step", step)
-        self._record(AlertRaised, title=_text(title) or "", text=_text(text) or "", level=level, step=at)
+        self._record(AlertRaised, title=text_of(title), text=text_of(text), level=level, step=at)
 
     def progress(self, *, expect_next_in: float | EllipsisType | None = ...) -> None:
         """Say that the loop is alive, and when to expect the next sign of it: a `log()` or another `progress()`.
@@ -297,7 +306,7 @@ class Run:
         if status is not None:
             status = check_choice("status", status, _STATUSES)
         code = None if exit_code is None else checked_exit_code(exit_code)
-        return self._end(status or _unless_preempted("finished"), code, None if error is None else safe_text(error))
+        return self._end(status or PREEMPTION.status_or("finished"), code, None if error is None else safe_text(error))
 
     def fail(self, error: BaseException) -> bool:
         """Finish as failed; as preempted where a signal said that the job ends.
@@ -308,7 +317,7 @@ class Run:
         Returns:
             What `finish` does.
         """
-        return self.finish(_unless_preempted("failed"), exit_code=exit_code_of(error), error=error_text(error))
+        return self.finish(PREEMPTION.status_or("failed"), exit_code=exit_code_of(error), error=error_text(error))
 
     def end_by_signal(self, signum: int) -> None:
         """Finish as preempted, in a thread of ours, before the process dies of a signal; done within 12 seconds.
@@ -327,11 +336,14 @@ class Run:
             return self._delivered
         self._ended = True
         self._status = status
+        last_keys = self._last[1]
         self._leave_fast_path()
         self._delivered = False
         self._on_end(self)
         try:
             before()
+            if self._last_step != _NO_STEP:
+                self._log_pace(self._last_step, _clock_gettime_ns(CLOCK), last_keys, is_last=True)
             self._delivered = self._finish(status, exit_code, error)
         except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
             self._warn_once("end", f"Ending run {self.name} failed, its journal is kept: {problem!r}.")
@@ -429,26 +441,24 @@ class Run:
         if not keys:
             return
         now_ns = _clock_gettime_ns(CLOCK)
-
-        def write(emitter: Emitter) -> None:
-            # A call is one row, unsplittable, unless it has more keys than a row may have.
-            for part in row_slices(keys):
-                emitter.append_row(keys[part], step, now_ns, values[part])
-            self._points += len(keys)
-
-        if not self._keep(write):
+        if not self._keep(partial(self._write_row, keys, step, now_ns, values)):
             return
         self._highest_step = max(self._highest_step, step)
+        self._last_step = step
+        if Remote in map(type, values):
+            self._pace_due_ns = min(self._pace_due_ns, now_ns + _ARRIVAL_NS)
+        elif type(metrics) is dict and _are_strings(map(type, metrics)) and keys == tuple(metrics) and not self._ended:
+            self._known_keys.remember(keys)
         if now_ns >= self._pace_due_ns:
-            self._log_pace(step, now_ns)
-        is_plain = type(metrics) is dict and _are_strings(map(type, metrics)) and keys == tuple(metrics)
-        is_plain = is_plain and Remote not in map(type, values)
-        if is_plain and len(keys) <= ROW_KEYS_MAX and not is_long(keys) and not self._ended:
-            self._known_names += len(keys)
-            if self._known_names > KEY_NAMES_MAX:
-                self._known_keys.clear()
-                self._known_names = len(keys)
-            self._known_keys[keys] = keys
+            self._log_pace(step, now_ns, keys)
+
+    def _write_row(
+        self, keys: tuple[str, ...], step: int, now_ns: int, values: tuple[float | Remote, ...], emitter: Emitter
+    ) -> None:
+        # A call is one row, unsplittable, unless it has more keys than a row may have.
+        for part in row_slices(keys):
+            emitter.append_row(keys[part], step, now_ns, values[part])
+        self._points += len(keys)
 
     def _log_again(self, metrics: Mapping[str, Any], step: int, problem: Exception) -> None:
         """A row that failed on the fast path: what it holds is odd, or another thread changed it; else our fault."""
@@ -459,10 +469,12 @@ class Run:
         else:
             self._switch_off(problem)
 
-    def _log_pace(self, step: int, now_ns: int, *, is_last: bool = False) -> None:
-        """What a step and the sections took, as a row beside the one that was just logged."""
-        found = self._pace.take(step, now_ns, is_last=is_last)
+    def _log_pace(self, step: int, now_ns: int, keys: object, *, is_last: bool = False) -> None:
+        """What is due beside the row that was just logged: what a step and the sections took, values from devices."""
+        found = self._pace.take(step, now_ns, keys, is_last=is_last)
         self._pace_due_ns = self._pace.due_ns
+        if self._emitter is not None and self._emitter.settle_alone():
+            self._pace_due_ns = min(self._pace_due_ns, now_ns + _ARRIVAL_NS)
         if found:
             units = {name: unit_of(name) for name in found.keys() - self._defined}
             self._defined |= found.keys()
@@ -481,12 +493,14 @@ class Run:
                 emitter.record(MetricDefined, metric=metric, unit=unit, best=None)
             emitter.journal.append_row(tuple(metrics), step, now_ns, tuple(metrics.values()))
             self._points += len(metrics)
-        except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
+        except Exception as problem:
+            if is_of_a_signal_handler(problem):
+                raise
             self._switch_off(problem)
 
     def _leave_fast_path(self) -> None:
         """From now on each call looks first whether there is somebody to keep it."""
-        self._known_keys = {}
+        self._known_keys = KnownKeys()
         self._last = [], None
 
     def _add_time(self, name: str, taken_ns: int) -> None:
@@ -513,7 +527,9 @@ class Run:
             write(emitter)
         except RecursionError:
             raise  # the caller is too deep, and we are not broken
-        except Exception as problem:  # noqa: BLE001 - nothing of ours may reach training
+        except Exception as problem:
+            if is_of_a_signal_handler(problem):
+                raise
             self._switch_off(problem)
             return False
         return True
@@ -530,6 +546,8 @@ class Run:
 
     def _switch_off(self, problem: Exception) -> None:
         """An internal fault: say so once, keep the journal as it is, take every later call and keep nothing."""
+        if not self._is_off:
+            self._calls_off = self._calls
         self._is_off = True
         self._leave_fast_path()
         self._warn_once("fault", f"Tracking of run {self.name} is off in process {os.getpid()}: {problem!r}.")
@@ -548,8 +566,8 @@ class Run:
                     "lost", f"{unkept:,} rows of process {os.getpid()} are lost: it found no room for them."
                 )
             return not unkept
-        if self._highest_step != _NO_STEP:
-            self._log_pace(self._highest_step, _clock_gettime_ns(CLOCK), is_last=True)
+        if self._is_off and self._calls > self._calls_off:
+            emitter.journal.lose(self._calls - self._calls_off, "tracking was off after a fault")
         ends_at = time.monotonic() + self._finish_timeout_seconds
         emitter.wait_until_described(self._finish_timeout_seconds / 2)
         sender = emitter.sender
@@ -569,27 +587,10 @@ class Run:
         delivered = emitter.finish(max(0.0, ends_at - time.monotonic()))
         # That the relay has a rest to deliver is how it should be: one rank says so for all.
         if not self._is_worker and (self.rank == 0 or not (delivered or emitter.is_relayed)):
-            self._say_goodbye(emitter, cost, delivered=delivered)
+            say(last_line(self.name, self.id, self.url, balance_of(emitter, cost, delivered=delivered)))
         return delivered
-
-    def _say_goodbye(self, emitter: Emitter, cost: Any, *, delivered: bool) -> None:
-        journal = emitter.journal
-        sent = emitter.acknowledged_seq
-        waiting = max(0, journal.next_seq - sent - cost.rows_dropped)
-        seconds = cost.log_seconds + cost.sender_cpu_seconds
-        balance = Balance(cost.points, delivered, sent, waiting, cost.rows_dropped, seconds, cost.wall_seconds)
-        place = str(journal.folder)
-        say(last_line(self.name, self.id, self.url, place, balance, is_relayed=emitter.is_relayed))
 
     def _warn_once(self, cause: str, text: str) -> None:
         if cause not in self._warned:
             self._warned.add(cause)
             NOTICES.say(cause, text)
-
-
-def _unless_preempted(status: str) -> str:
-    return status if PREEMPTION.noted() is None else "preempted"
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else text_of(value)

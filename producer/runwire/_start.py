@@ -207,7 +207,7 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         make_emitter=None if settings.mode == "off" else maker,
         finish_timeout_seconds=FINISH_TIMEOUT_SECONDS,
         on_end=_forget,
-        auto_metrics=settings.auto_metrics,
+        auto_metrics=settings.auto_metrics and role == "train",  # an evaluation's steps are none of the training's
         on_finished=_let_go,
     )
     if role == "train" and launch.local_rank == 0 and settings.mode != "off":

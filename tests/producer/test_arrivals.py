@@ -131,18 +131,20 @@ def test_a_value_that_cannot_be_copied_is_left_out(
     assert captured.points() == [("lr", 0, 0.1)]
 
 
-def test_without_a_sender_the_next_call_takes_them_up(captured: Captured, tmp_path: Path) -> None:
-    """Mode offline: what has come is in the journal before the end."""
-    run = runwire.init(project="p", url=captured.url, home=tmp_path, mode="offline")
-    run.log({"loss": on_device(1.0)}, step=0)
+def test_without_a_sender_plain_rows_take_them_up_too(captured: Captured, tmp_path: Path) -> None:
+    """One scalar of a device holds the rows behind it back no longer than it takes to come."""
+    run = runwire.init(project="p", url=captured.url, home=tmp_path, sender="relay")
+    run.log({"val": on_device(1.0)}, step=0)
     STREAM.run()
-    run.log({"loss": on_device(2.0)}, step=1)
     assert run._emitter is not None
-    assert len(run._emitter.arrivals) == 1
-    STREAM.run()
+    arrivals = run._emitter.arrivals
+    step = 0
+    while len(arrivals):
+        step += 1
+        run.log({"loss": 0.5}, step=step)
     run.finish()
     sync(tmp_path / "journal")
-    assert captured.points() == [("loss", 0, 1.0), ("loss", 1, 2.0)]
+    assert captured.points() == [("val", 0, 1.0), *(("loss", at, 0.5) for at in range(1, step + 1))]
 
 
 def test_rows_that_wait_are_bounded(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import runwire
 from runwire import _delivery, _emitter, _journal, _sender, _start
 from runwire.testing import Captured
+from runwire_schemas.events import RowsLost
 from tests.producer.journals import recovered
 from tests.producer.programs import Program
 
@@ -158,3 +159,16 @@ def test_mode_off_takes_every_call(tmp_path: Path) -> None:
     assert wrong.stderr.splitlines()[-1] == (
         "runwire._errors.SettingsError: RUNWIRE_MODE must be one of on, offline, off, not 'maybe'."
     )
+
+
+def test_rows_behind_a_fault_are_declared_lost(captured: Captured, tmp_path: Path) -> None:
+    """Nothing that was logged is missing from the receipt, although it is kept no more."""
+    run = runwire.init(project="p", url=captured.url, home=tmp_path)
+    for step in range(ROWS):
+        if step == 10:
+            run._switch_off(RuntimeError("ours"))
+        run.log({"loss": 0.5}, step=step)
+    run.finish()
+    assert [step for _, step, _ in captured.points()] == list(range(10))
+    lost = [(event.count, event.reason) for event in captured.events() if isinstance(event, RowsLost)]
+    assert lost == [(ROWS - 10, "tracking was off after a fault")]

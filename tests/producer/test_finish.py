@@ -7,6 +7,7 @@ import contextlib
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ BALANCES: list[tuple[Balance, str]] = [
 
 @pytest.mark.parametrize(("balance", "text"), BALANCES)
 def test_the_last_line(balance: Balance, text: str) -> None:
-    assert last_line("name", "id", "URL", "JOURNAL", balance) == f"runwire: name (id) {text}"
+    assert last_line("name", "id", "URL", replace(balance, journal="JOURNAL")) == f"runwire: name (id) {text}"
 
 
 def test_finish_is_bounded_when_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,14 @@ def test_pace(logged: list[tuple[int, int]], found: list[tuple[float, float]]) -
     assert [(one["time/step"], one["time/steps_per_second"]) for one in told if one] == found
 
 
+def test_an_interval_ends_with_the_keys_it_began_with() -> None:
+    """Rows of other keys may count steps of another kind, such as episodes; after a while the pace is theirs."""
+    pace = Pace(is_automatic=True)
+    logged = [(1000, 0, "a"), (3, 5 * S, "b"), (6000, 6 * S, "a"), (5, 12 * S, "b"), (6, 16 * S, "b"), (8, 21 * S, "b")]
+    told = [pace.take(step, now_ns, keys) for step, now_ns, keys in logged]
+    assert [one.get("time/step") for one in told] == [None, None, 6 / 5000, None, None, 2.5]
+
+
 def test_a_short_run_has_a_pace_too() -> None:
     """What has begun counts at the end."""
     pace = Pace(is_automatic=True)
@@ -74,6 +82,19 @@ def test_a_run_times_sections(tmp_path: Path) -> None:
         assert all(value > 0 for _, _, value in captured.points())
         units = {event.metric: event.unit for event in captured.events() if isinstance(event, MetricDefined)}
         assert units == {"time/data": "s", "time/eval": "s"}
+
+
+def test_an_evaluation_has_no_pace_of_its_own(tmp_path: Path) -> None:
+    """Its steps are none of the training's, whose curves it would spoil; what it times itself is kept."""
+    with capture() as captured:
+        for role in ("eval", "train"):
+            with runwire.init(project="p", role=role, url=captured.url, home=tmp_path, auto_metrics=True) as run:
+                with run.time("data"):
+                    pass
+                run.log({"a": 1.0}, step=0)
+                run.log({"a": 1.0}, step=4)
+        names = [name for name, _, _ in captured.points() if name.startswith("time/")]
+        assert sorted(names) == ["time/data", "time/data", "time/step", "time/steps_per_second"]
 
 
 def test_what_a_section_may_be_called(tmp_path: Path) -> None:

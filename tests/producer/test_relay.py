@@ -21,7 +21,7 @@ from runwire._errors import TransportError
 from runwire._following import LiveJournal
 from runwire._link import Link
 from runwire._mark import read_mark
-from runwire._memory import FAULTS, REFUSES, TOPICS
+from runwire._memory import FAULTS, REFUSES, TOPICS, Fault
 from runwire._recovery import Outcome
 from runwire._relay import Relay
 from runwire._segments import segment_numbers
@@ -504,3 +504,46 @@ def test_one_poison_message_stops_no_other(hostile: Hostile) -> None:
     }
     assert hostile.story.lost_seqs == {17}
     assert Counter(row[2] for row in hostile.story.rows) == {step: 4 - (step == 17) for step in range(50)}
+
+
+def test_a_failed_send_loses_nothing_that_was_read(hostile: Hostile, tmp_path: Path) -> None:
+    """Windows end in the middle of a journal's turn: what they left is sent too, after any error."""
+    linked = Linked(tmp_path, hostile.name, 1)
+    for step in range(200):
+        linked.log(0, step)
+        log_text(linked.journals[0], "so that each is a message")
+    FAULTS[hostile.name] += [Fault(), Fault(), TransportError("away"), Fault(), TransportError("away")]
+
+    async def run() -> None:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            task = asyncio.create_task(linked.link.run())
+            while FAULTS[hostile.name]:  # noqa: ASYNC110 - the link tells nobody
+                await asyncio.sleep(0.001)
+            linked.link.finish()
+            await task
+
+    asyncio.run(run())
+    linked.link.settle()
+    assert sorted(hostile.story.steps) == list(range(200))
+    assert hostile.story.seqs == list(range(400))
+
+
+def test_writers_hear_what_arrived_before_the_link_broke(hostile: Hostile, tmp_path: Path) -> None:
+    """While the destination is away, the mark says how far all is: a journal at its cap would lose it again."""
+    linked = Linked(tmp_path, hostile.name, 1)
+    for step in range(100):
+        linked.log(0, step)
+        log_text(linked.journals[0], "so that each is a message")
+    FAULTS[hostile.name] += [Fault()] * 2 + [TransportError("away")] * 1_000
+
+    async def run() -> None:
+        task = asyncio.create_task(linked.link.run())
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while len(FAULTS[hostile.name]) > 995:  # noqa: ASYNC110 - the link tells nobody
+                await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    assert read_mark(linked.journals[0].folder).acknowledged_seq > 20
+    linked.close()
