@@ -447,6 +447,8 @@ class Run:
         self._last_step = step
         if Remote in map(type, values):
             self._pace_due_ns = min(self._pace_due_ns, now_ns + _ARRIVAL_NS)
+            if self._known_keys.pop(keys, None):  # or each call would add them up, on their device
+                self._last = [], None
         elif type(metrics) is dict and _are_strings(map(type, metrics)) and keys == tuple(metrics) and not self._ended:
             self._known_keys.remember(keys)
         if now_ns >= self._pace_due_ns:

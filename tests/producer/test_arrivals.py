@@ -72,6 +72,20 @@ def test_rows_keep_the_order_of_their_calls(run: runwire.Run, captured: Captured
     ]  # fmt: skip
 
 
+def test_the_device_is_asked_for_no_sums(run: runwire.Run, captured: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick look at a row adds its values up: with tensors no more than once a key set."""
+    sums: list[fake_torch.Tensor] = []
+    monkeypatch.setattr(fake_torch.Tensor, "__radd__", lambda tensor, _other: sums.append(tensor) or tensor)
+    for step in range(3):
+        run.log({"loss": 0.5}, step=step)
+    for step in range(3, 8):
+        run.log({"loss": on_device(step)}, step=step)
+    STREAM.run()
+    run.finish()
+    assert [step for _, step, _ in captured.points()] == list(range(8))
+    assert len(sums) <= 1
+
+
 def test_a_wide_row_is_split_like_any_other(run: runwire.Run, captured: Captured) -> None:
     """Of 1,001 keys, in two rows of the same step."""
     run.log({f"m/{i}": on_device(i) for i in range(1001)}, step=5)
