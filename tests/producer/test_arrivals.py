@@ -75,7 +75,12 @@ def test_rows_keep_the_order_of_their_calls(run: runwire.Run, captured: Captured
 def test_the_device_is_asked_for_no_sums(run: runwire.Run, captured: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quick look at a row adds its values up: with tensors no more than once a key set."""
     sums: list[fake_torch.Tensor] = []
-    monkeypatch.setattr(fake_torch.Tensor, "__radd__", lambda tensor, _other: sums.append(tensor) or tensor)
+
+    def add(tensor: fake_torch.Tensor, _other: object) -> fake_torch.Tensor:
+        sums.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(fake_torch.Tensor, "__radd__", add)
     for step in range(3):
         run.log({"loss": 0.5}, step=step)
     for step in range(3, 8):
