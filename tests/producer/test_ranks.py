@@ -166,6 +166,11 @@ CASES = [
         Launch("torchrun", "torchrun:machine:/scratch/torchelastic_xyu4/none_ufe0", 2, 1, 4, 1, 4, "29500"),
     ),
     (
+        "the same where it keeps no logs",
+        {**ONE_NODE, "TORCHELASTIC_ERROR_FILE": ""},
+        Launch("torchrun", "torchrun:ancestor", 2, 1, 4, 1, 4, "29500"),
+    ),
+    (
         "torchrun in a requeued slurm job, its id a word",
         {**AGENTS, **TORCHRUN, "SLURM_RESTART_COUNT": "1"},
         Launch("torchrun", "slurm:tau:77.batch:job7", 1_002, 5, 8, 1, 4, "46429"),
