@@ -19,7 +19,7 @@ HOW_TO_GET = "apt-get install slurmctld slurmd slurm-client munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 CPUS = 16  # claimed of each node: nothing waits for another to end
 START_TIMEOUT_SECONDS = 30.0
-JOB_TIMEOUT_SECONDS = 240.0  # more than the two minutes after which a requeued job begins by itself
+JOB_TIMEOUT_SECONDS = 180.0  # more than the two minutes after which a requeued job begins by itself
 
 # No control groups, no binding: it runs in a container.
 CONFIGURATION = """
@@ -112,11 +112,17 @@ class Slurm:
         def started_again() -> bool:
             states = self._states(job)
             if states == {"PENDING"}:  # once may be too early: SLURM sets the time when the last task has ended
-                # It may have begun since it was asked.
+                # It may have begun since it was asked; it may be held, where its last life ended in the middle of this.
                 self.command("scontrol", "update", f"JobId={job}", "StartTime=now", may_fail=True)
-            return states <= {"RUNNING", "COMPLETED"}
+                self.command("scontrol", "release", job, may_fail=True)
+            elif states and states <= {"FAILED", "CANCELLED", "NODE_FAIL"}:  # it ended before SLURM took it back
+                self.command("scontrol", "requeue", job, may_fail=True)
+            return bool(states) and states <= {"RUNNING", "COMPLETED"}
 
-        wait_until(started_again, timeout_seconds=JOB_TIMEOUT_SECONDS, what=f"job {job} runs again")
+        try:
+            wait_until(started_again, timeout_seconds=JOB_TIMEOUT_SECONDS, what=f"job {job} runs again")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {self.command('scontrol', 'show', 'job', job)}") from None
 
     def wait(self, job: str) -> None:
         """Return when a job, or each task of an array, has ended well."""
