@@ -123,13 +123,28 @@ class HttpReader:
         """Run a SELECT there; its answer unchanged."""
         return self._post(form, content=sql.encode("utf-8", "replace")).content
 
+    def order(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Have the consumer change its store: POST /api/`path`; returns what it did.
+
+        Raises:
+            CommandError: It can't be reached, or refuses.
+        """
+        try:
+            done: dict[str, Any] = self._send(f"/api/{path}", json=dict(asked), timeout=None).json()
+        except ValueError:
+            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
+        return done
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
     def _post(self, form: str, **body: Any) -> httpx.Response:
+        return self._send("/api/sql", params={"format": form}, **body)
+
+    def _send(self, path: str, **request: Any) -> httpx.Response:
         try:
-            answer = self._client.post("/api/sql", params={"format": form}, **body)
+            answer = self._client.post(path, **request)
         except self._transport_error as error:
             raise ServerUnreachable(
                 f"The consumer at {self._address} can't be reached ({error}): start it with `runwire up` "
@@ -238,7 +253,7 @@ def open_reader(settings: CommandSettings, open_file: OpenFile) -> Reader:
         )
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
-        reader = _local_consumer(settings)
+        reader = local_consumer(settings)
         if reader is not None:
             return reader
         left = deadline - time.monotonic()
@@ -250,7 +265,8 @@ def open_reader(settings: CommandSettings, open_file: OpenFile) -> Reader:
                 raise
 
 
-def _local_consumer(settings: CommandSettings) -> HttpReader | None:
+def local_consumer(settings: CommandSettings) -> HttpReader | None:
+    """The consumer that runs in the home; None where none answers."""
     found = ServerFile.read(settings.home.path)
     if found is None:
         return None

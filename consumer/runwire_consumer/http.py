@@ -3,6 +3,7 @@
     POST /api/sql?format=json|csv|arrow    body: the SELECT as text, or JSON {"sql": ..., "params": {...} or [...]}
     GET  /api/runs[?project=NAME]          the runs, newest first
     GET  /api/runs/{id or name}            everything about one run
+    POST /api/{order}                      what changes the store, one route an order; JSON object in and out
     GET  /metrics                          gauges for Prometheus
     GET  /healthz, /readyz                 the process answers; the store is open and the source is read
 
@@ -18,9 +19,9 @@ import errno
 import json
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import uvicorn
@@ -35,6 +36,7 @@ from starlette.types import ASGIApp
 
 from runwire_consumer import queries
 from runwire_consumer.errors import (
+    ConsumerError,
     FaceError,
     PortInUse,
     QueryError,
@@ -56,6 +58,9 @@ CONNECTIONS_MAX = 200
 COLUMNS_HEADER = "runwire-columns"
 COLUMNS_HEADER_BYTES_MAX = 8_000
 
+Order = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Changes the store: what is asked in, what was done out; raises ConsumerError with a sentence."""
+
 _Made = TypeVar("_Made")
 
 
@@ -67,11 +72,13 @@ class Face:
         sandbox: Runs the SELECTs.
         registry: What /metrics renders.
         unready: A sentence that says what is missing; None when everything stands.
+        orders: What changes the store, by the path below /api/ that orders it.
     """
 
     sandbox: Sandbox
     registry: CollectorRegistry
     unready: Callable[[], str | None] = lambda: None
+    orders: Mapping[str, Order] = field(default_factory=dict)
 
     def ask(self, sql: str, params: Mapping[str, Any]) -> Sequence[queries.Row]:
         """The `Ask` of `queries` on the open database."""
@@ -112,7 +119,18 @@ def _routes(face: Face) -> list[Route]:
         reason = face.unready()
         return PlainTextResponse("ready\n") if reason is None else JSONResponse({"error": reason}, 503)
 
+    def obeying(order: Order) -> Callable[[Request], Awaitable[Response]]:
+        async def obey(request: Request) -> Response:
+            asked = _object(await read_body(request))
+            try:
+                return _json(await order(asked))
+            except ConsumerError as error:
+                raise RequestRefused(409, str(error)) from None
+
+        return obey
+
     return [
+        *(Route(f"/api/{path}", answering(obeying(order)), methods=["POST"]) for path, order in face.orders.items()),
         Route("/api/sql", answering(sql), methods=["POST"]),
         Route("/api/runs", answering(runs), methods=["GET"]),
         Route("/api/runs/{wanted:path}", answering(run), methods=["GET"]),
@@ -255,6 +273,16 @@ def _statement(request: Request, body: bytes) -> tuple[str, Params]:
     if params is not None and not isinstance(params, (dict, list)):
         raise RequestRefused(400, "'params' must be an object (for $name) or an array (for ?).")
     return asked["sql"], params
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    try:
+        asked = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        asked = None
+    if not isinstance(asked, dict):
+        raise RequestRefused(400, "The body must be a JSON object.")
+    return asked
 
 
 def _format(request: Request) -> str:

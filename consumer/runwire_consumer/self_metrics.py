@@ -57,6 +57,12 @@ class SelfMetrics:
         self._source_up = Gauge(
             "runwire_source_up", "1 while the source can be read, 0 while it can't.", registry=registry
         )
+        self._anomalies = Gauge(
+            "runwire_source_anomalies",
+            "What had to be put right in the source since the start of this consumer.",
+            ["source", "kind"],
+            registry=registry,
+        )
         info = Gauge("runwire_consumer_info", "What this consumer is; always 1.", ["version"], registry=registry)
         info.labels(version).set(1)
 
@@ -93,3 +99,8 @@ class SelfMetrics:
     def source_up(self, *, up: bool) -> None:
         """Whether the source can be read now."""
         self._source_up.set(1 if up else 0)
+
+    def anomalies(self, source: str, counts: Mapping[str, int]) -> None:
+        """What a source had to put right so far, by kind."""
+        for kind, count in counts.items():
+            self._anomalies.labels(source, kind).set(count)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from runwire_consumer.change import Counts
-from runwire_consumer.errors import SourceUnreachable, StoreFull, StoreInvalidated
+from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull, StoreInvalidated
 from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.sources import Message, Position, Source
 from runwire_consumer.stats import Stats
@@ -23,6 +23,7 @@ EXIT_INVALIDATED = 70
 
 _log = logging.getLogger(__name__)
 _Writing = asyncio.Future[None]
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Service:
         self._clock = clock
         self._writer = Writer(store)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="runwire-store")
+        self._closed = False
         self._trouble: str | None = "The service has not begun to read."
         self._full: str | None = None
         self._at_tail = False
@@ -127,6 +129,19 @@ class Service:
     def unready(self) -> str | None:
         """What keeps the service from following its sources, in a sentence; None when nothing does."""
         return self._full or self._trouble
+
+    async def do(self, work: Callable[[Writer], _Made]) -> _Made:
+        """Run `work` on the store's thread, between two batches; what it raises comes back.
+
+        Raises:
+            StoreError: The store has been closed.
+        """
+        if self._closed:
+            raise StoreError("The consumer is ending: its database is closed.")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._writer)
+        except StoreInvalidated as error:
+            _leave(error)
 
     async def _serve(self, done: Callable[[], bool]) -> None:
         """The loop. At most one batch is written while at most one other gathers."""
@@ -268,6 +283,8 @@ class Service:
         if self._metrics is not None:
             self._metrics.lag(self.stats.lag)
             self._metrics.source_up(up=self._reachable)
+            for source in self._sources:
+                self._metrics.anomalies(source.name, source.status().anomalies)
             if now >= self._next_gaps:
                 self._next_gaps = now + self._limits.gaps_seconds
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._count_gaps, self._metrics)
@@ -281,6 +298,7 @@ class Service:
         metrics.gaps(missing=int(row[0]), lost=int(row[1]))
 
     async def _close(self) -> None:
+        self._closed = True
         for source in self._sources:
             await source.close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)

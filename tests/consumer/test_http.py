@@ -9,7 +9,8 @@ import csv
 import io
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runwire_consumer import guard, http
 from runwire_consumer.database import Database
-from runwire_consumer.errors import FaceError, PortInUse, QueryTimeout
+from runwire_consumer.errors import FaceError, PortInUse, QueryTimeout, StoreError
 from runwire_consumer.guard import Door, guarded, is_loopback
 from runwire_consumer.http import Face, build_app, serve
 from runwire_consumer.sandbox import Limits, Sandbox
@@ -240,6 +241,26 @@ async def test_bad_input_gets_one_sentence(  # noqa: PLR0917 - a column each of 
     assert list(answer.json()) == ["error"]
     assert part in answer.json()["error"]
     assert "Traceback" not in answer.text
+
+
+async def test_an_order_takes_and_gives_an_object(face: Face) -> None:
+    """What changes the store: obeyed with the token, refused in a sentence."""
+
+    async def count(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "to" not in asked:
+            raise StoreError("Say how far.")
+        return {"counted": asked["to"]}
+
+    app = build_app(replace(face, orders={"count/up": count}), door())
+    async with client(app, **AUTHORIZED) as asking:
+        done = await asking.post("/api/count/up", json={"to": 3})
+        assert (done.status_code, done.json()) == (200, {"counted": 3})
+        refused = await asking.post("/api/count/up")
+        assert (refused.status_code, refused.json()) == (409, {"error": "Say how far."})
+        assert (await asking.post("/api/count/up", content=b"[1]")).status_code == 400
+        assert (await asking.get("/api/count/up")).status_code == 405
+    async with client(app) as stranger:
+        assert (await stranger.post("/api/count/up", json={"to": 3})).status_code == 401
 
 
 async def test_runs_are_json(http_client: httpx.AsyncClient) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from runwire_consumer.change import Change
 from runwire_consumer.database import MEMORY
-from runwire_consumer.errors import SourceUnreachable, StoreFull
+from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull
 from runwire_consumer.runstate import RunState
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources import Message
@@ -272,6 +272,24 @@ def test_stopping_stores_what_was_polled_and_tells_the_source() -> None:
     world.play(story)
     assert world.source.committed == {"0": (1, "0")}
     assert world.service.stats.lag == {("memory:log", "0"): 0}
+
+
+def test_work_is_done_between_two_batches() -> None:
+    """What is asked of a running service sees only whole batches; a closed one refuses in a sentence."""
+    world = World()
+    run = Emitter("a")
+    count = "SELECT count(*) FROM store.rows"
+
+    async def story() -> None:
+        world.append(run.starts(), run.logs({1: {"loss": 0.5}}))
+        await world.until(count, [(1,)])
+        assert await world.service.do(lambda writer: writer.store.catalog.next_emitter_key) == 1
+        with pytest.raises(ZeroDivisionError):
+            await world.service.do(lambda _: 1 // 0)
+
+    world.play(story)
+    with pytest.raises(StoreError, match="closed"):
+        asyncio.run(world.service.do(lambda _: None))
 
 
 def test_once_gives_up_on_a_log_that_is_away() -> None:
