@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import Self
 
 import duckdb
 
-from runwire_consumer.errors import StoreDamaged, StoreError, StoreFull, StoreInvalidated, StoreLocked
+from runwire_consumer.damage import is_conflict, is_damage, is_newer
+from runwire_consumer.errors import StoreDamaged, StoreError, StoreFull, StoreInvalidated, StoreLocked, StoreNewer
 from runwire_consumer.lock import LockFile
 from runwire_consumer.migrations import migrate, migrations
 
@@ -31,6 +33,8 @@ MEMORY = Path(":memory:")
 
 # A COMMIT that finds no room fails as a TransactionException with the text of the write that failed.
 _FULL = ("No space left", "Disk quota", "Could not write")
+_CONFLICT_PAUSE_SECONDS = 0.1
+_CONFLICT_PAUSE_SECONDS_MAX = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,32 +64,38 @@ class Database:
         self._lock = lock
 
     @classmethod
-    def open(cls, path: Path, options: EngineOptions | None = None) -> Self:
+    def open(cls, path: Path, options: EngineOptions | None = None, lock: LockFile | None = None) -> Self:
         """Lock, open and migrate; `MEMORY` opens a database that lives with the object.
+
+        Args:
+            path: The file.
+            options: Limits of the engine.
+            lock: Held by the caller, who hands it over when the file opens and keeps it when it doesn't.
 
         Raises:
             StoreLocked: Another process holds it.
             StoreNewer: A newer version wrote it.
-            StoreDamaged: It won't open.
+            StoreDamaged: It won't open, and never will: `repair.py`.
+            StoreError: It can't be opened now.
         """
         options = options or EngineOptions()
-        lock = None
-        if path != MEMORY:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = LockFile.acquire(path.with_name(path.name + ".lock"), options.lock_wait_seconds)
+        held = lock
+        if path != MEMORY and held is None:
+            held = lock_beside(path, options.lock_wait_seconds)
         try:
-            connection = _connect(path, options)
+            connection = _connect_in_time(path, options)
             try:
-                migrate(connection, migrations())
-                _lock_down(connection, options)
+                with translated():
+                    migrate(connection, migrations())
+                    _lock_down(connection, options)
             except BaseException:
                 connection.close()
                 raise
         except BaseException:
-            if lock is not None:
-                lock.release()
+            if held is not None and lock is None:
+                held.release()
             raise
-        return cls(path, connection, lock)
+        return cls(path, connection, held)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same database, beside the writer; the caller closes it."""
@@ -104,17 +114,34 @@ class Database:
         return True
 
     @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        with contextlib.suppress(OSError):
+            return self.path.stat().st_size
+        return 0
+
+    @property
     def wal_bytes(self) -> int:
         """Bytes that a restart would have to replay."""
         with contextlib.suppress(OSError):
             return self.path.with_name(self.path.name + ".wal").stat().st_size
         return 0
 
-    def close(self) -> None:
+    def close(self, *, keep_lock: bool = False) -> None:
         """Checkpoint, close the file, give the lock back."""
         self._connection.close()
-        if self._lock is not None:
+        if self._lock is not None and not keep_lock:
             self._lock.release()
+
+
+def lock_beside(path: Path, wait_seconds: float = 0.0) -> LockFile:
+    """The lock of a database file, whose folder is made where it is missing.
+
+    Raises:
+        StoreLocked: Somebody else holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return LockFile.acquire(path.with_name(path.name + ".lock"), wait_seconds)
 
 
 @contextlib.contextmanager
@@ -131,9 +158,26 @@ def translated() -> Iterator[None]:
         cramped = isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException))
         if (cramped or isinstance(error, duckdb.TransactionException)) and any(words in text for words in _FULL):
             raise StoreFull(f"The disk of the database is full: {text}") from error
+        if is_damage(str(error)):
+            raise StoreDamaged(f"The database file is damaged: {text}") from error
         if cramped:
             raise StoreError(f"The database can't be used: {text}") from error
         raise
+
+
+def _connect_in_time(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
+    """Another program, DuckDB's own shell say, may have the file open: try again, ever more slowly, and give up."""
+    deadline = time.monotonic() + options.lock_wait_seconds
+    pause_seconds = _CONFLICT_PAUSE_SECONDS
+    while True:
+        try:
+            return _connect(path, options)
+        except StoreLocked:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+        time.sleep(min(pause_seconds, left))
+        pause_seconds = min(2 * pause_seconds, _CONFLICT_PAUSE_SECONDS_MAX)
 
 
 def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
@@ -150,12 +194,15 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
         config["threads"] = options.threads
     try:
         return duckdb.connect(str(path), config=config)
-    except duckdb.IOException as error:
-        if "lock" in str(error):
-            raise StoreLocked(f"Another program has {path} open: {_sentence(error)}") from error
-        raise StoreDamaged(f"The database {path} won't open: {_sentence(error)}") from error
     except duckdb.Error as error:
-        raise StoreDamaged(f"The database {path} won't open: {_sentence(error)}") from error
+        text, sentence = str(error), _sentence(error)
+        if is_conflict(text):
+            raise StoreLocked(f"Another program has {path} open: {sentence}") from error
+        if is_newer(text):
+            raise StoreNewer(f"A newer version of the engine wrote {path}: {sentence}") from error
+        if is_damage(text):
+            raise StoreDamaged(f"The database {path} won't open: {sentence}") from error
+        raise StoreError(f"The database {path} can't be opened now: {sentence}") from error
 
 
 def _lock_down(connection: duckdb.DuckDBPyConnection, options: EngineOptions) -> None:

@@ -6,7 +6,9 @@ ConsumerError
 │   ├── StoreLocked          another process holds the database: wait, or ask it instead
 │   ├── StoreNewer           a newer version wrote the database: upgrade
 │   ├── StoreDamaged         the file won't open: restore a snapshot and replay the log
+│   ├── StoreForeign         the file belongs to another program: choose another path
 │   ├── StoreFull            the disk is full: make room, then it goes on by itself
+│   ├── SnapshotFailed       no snapshot was taken or restored; the store is as it was
 │   ├── Fenced               somebody else moved our offsets: stop, we are not the writer any more
 │   └── StoreInvalidated     the engine gave up: the process must exit at once, without closing the file
 ├── SourceError
@@ -49,8 +51,16 @@ class StoreDamaged(StoreError):
     """The database file won't open."""
 
 
+class StoreForeign(StoreError):
+    """The database file was not made by Runwire."""
+
+
 class StoreFull(StoreError):
     """The disk is full; nothing of the transaction was kept."""
+
+
+class SnapshotFailed(StoreError):
+    """A snapshot can't be taken, opened or restored; the store is as it was."""
 
 
 class Fenced(StoreError):

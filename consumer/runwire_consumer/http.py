@@ -46,6 +46,7 @@ from runwire_consumer.errors import (
     RunNotFound,
 )
 from runwire_consumer.guard import Door, RequestRefused, answering, guarded, read_body
+from runwire_consumer.leaving import leaving_if_invalidated
 from runwire_consumer.results import Result
 from runwire_consumer.sandbox import Params, Sandbox
 
@@ -217,7 +218,7 @@ class _Worker:
                 loop.call_soon_threadsafe(self._free.release)
 
         # The thread is taken until the work ends, even where its client has gone.
-        working = self._threads.submit(work)
+        working = self._threads.submit(_unless_invalidated, work)
         working.add_done_callback(leave)
         try:
             return await asyncio.wrap_future(working)
@@ -240,6 +241,11 @@ class _Worker:
             ) from None
         finally:
             self._waiting -= 1
+
+
+def _unless_invalidated(work: Callable[[], _Made]) -> _Made:
+    with leaving_if_invalidated():
+        return work()
 
 
 def _status(error: QueryError) -> int:

@@ -11,7 +11,7 @@ from importlib import resources
 
 import duckdb
 
-from runwire_consumer.errors import StoreDamaged, StoreNewer
+from runwire_consumer.errors import StoreForeign, StoreNewer
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -40,7 +40,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, steps: tuple[Migration, ...])
 
     Raises:
         StoreNewer: The database knows steps that this program doesn't.
-        StoreDamaged: The database is somebody else's, or lacks its version.
+        StoreForeign: The database is somebody else's, or lacks its version.
     """
     version = _version(connection)
     newest = steps[-1].version
@@ -69,7 +69,7 @@ def _version(connection: duckdb.DuckDBPyConnection) -> int:
     except duckdb.CatalogException:
         row = None
     if row is None:
-        raise StoreDamaged("The database has a schema 'store' without a version: it is none of ours.")
+        raise StoreForeign("The database has a schema 'store' without a version: it is none of ours.")
     return int(row[0])
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from runwire_consumer.change import Counts
-from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull, StoreInvalidated
+from runwire_consumer.database import translated
+from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull
+from runwire_consumer.leaving import leave_if_invalidated, leaving_if_invalidated
 from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.sources import Message, Position, Source
 from runwire_consumer.stats import Stats
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer
-
-EXIT_INVALIDATED = 70
 
 _log = logging.getLogger(__name__)
 _Writing = asyncio.Future[None]
@@ -138,10 +138,8 @@ class Service:
         """
         if self._closed:
             raise StoreError("The consumer is ending: its database is closed.")
-        try:
+        with leaving_if_invalidated():
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._writer)
-        except StoreInvalidated as error:
-            _leave(error)
 
     async def _serve(self, done: Callable[[], bool]) -> None:
         """The loop. At most one batch is written while at most one other gathers."""
@@ -162,8 +160,9 @@ class Service:
             self._next_tick = self._next_commit = 0.0
             await self._store_batch([], done, at_tail=True)
             await self._commit()
-        except StoreInvalidated as error:
-            _leave(error)
+        except BaseException as error:
+            leave_if_invalidated(error)
+            raise
         finally:
             await self._close()
 
@@ -223,12 +222,15 @@ class Service:
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._write, batch, moment)
             except StoreFull as error:
+                if self._full is None:
+                    _log.warning("%s Reading waits until there is room.", error)
                 self._full = str(error)
-                _log.warning("%s Reading waits until there is room.", error)
                 if done():
                     raise
                 await asyncio.sleep(self._limits.full_retry_seconds)
             else:
+                if self._full is not None:
+                    _log.info("There is room on the disk again: reading goes on.")
                 self._full = None
                 return
 
@@ -290,11 +292,10 @@ class Service:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._count_gaps, self._metrics)
 
     def _count_gaps(self, metrics: SelfMetrics) -> None:
-        cursor = self._store.cursor()
-        row = cursor.execute(
-            "SELECT coalesce(sum(missing) FILTER (next_seq IS NOT NULL), 0), coalesce(sum(lost), 0) FROM emitters"
-        ).fetchall()[0]
-        cursor.close()
+        with translated(), contextlib.closing(self._store.cursor()) as cursor:
+            row = cursor.execute(
+                "SELECT coalesce(sum(missing) FILTER (next_seq IS NOT NULL), 0), coalesce(sum(lost), 0) FROM emitters"
+            ).fetchall()[0]
         metrics.gaps(missing=int(row[0]), lost=int(row[1]))
 
     async def _close(self) -> None:
@@ -303,10 +304,3 @@ class Service:
             await source.close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)
         self._thread.shutdown()
-
-
-def _leave(error: StoreInvalidated) -> NoReturn:
-    """The engine must not be asked for anything any more, not even to close; the next start reconciles."""
-    _log.critical("%s The process ends; start it again.", error)
-    logging.shutdown()
-    os._exit(EXIT_INVALIDATED)

@@ -24,6 +24,7 @@ from runwire_consumer.database import Database, EngineOptions, translated
 from runwire_consumer.decode import DeadLetter, Decoded
 from runwire_consumer.errors import Fenced
 from runwire_consumer.intake import Intake
+from runwire_consumer.lock import LockFile
 from runwire_consumer.pieces import lay_out
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Position
@@ -92,19 +93,20 @@ class Store:
         self._schemas = {name: _schema_of(self._writer, name) for name in _SMALL_TABLES}
 
     @classmethod
-    def open(cls, path: Path, options: EngineOptions | None = None) -> Self:
-        """Open the database file; `database.MEMORY` is one without a file.
+    def open(cls, path: Path, options: EngineOptions | None = None, lock: LockFile | None = None) -> Self:
+        """Open the database file; `database.MEMORY` is one without a file. `lock` as in `Database.open`.
 
         Raises:
             StoreLocked: Another process holds it.
             StoreNewer: A newer version wrote it.
             StoreDamaged: It won't open.
         """
-        database = Database.open(path, options)
+        database = Database.open(path, options, lock)
         try:
-            return cls(database)
+            with translated():
+                return cls(database)
         except BaseException:
-            database.close()
+            database.close(keep_lock=lock is not None)
             raise
 
     def cursor(self) -> duckdb.DuckDBPyConnection:

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 import duckdb
 
 from runwire_consumer.change import Change, Counts
+from runwire_consumer.database import MEMORY, translated
 from runwire_consumer.decode import DeadLetter, Decoded, decode
 from runwire_consumer.errors import StoreFull
+from runwire_consumer.floor import check_floor
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.watch import Watch
 
 CHECKPOINT_WAL_BYTES = 256 * 2**20
 CHECKPOINT_RETRY_SECONDS = 30.0
+# At a quiet moment a small WAL goes too, but seldom: a restart replays 1 MiB of it in some 20 ms.
+CHECKPOINT_QUIET_WAL_BYTES = 4 * 2**20
+CHECKPOINT_QUIET_SECONDS = 600.0
 
 # What a hostile message may still provoke behind decode, in Arrow's and the engine's conversions.
 _POISON = (ValueError, TypeError, OverflowError, duckdb.DataError)
@@ -49,6 +54,7 @@ class Writer:
         self._cursor = store.cursor()
         self._watch = Watch(self._cursor, store.catalog)
         self._next_checkpoint = 0.0
+        self._checkpointed_at = time.monotonic()
 
     def write(self, messages: Sequence[Message], moment: Moment) -> list[Counts]:
         """Store a batch; the counts of each transaction, one unless poison was met.
@@ -56,13 +62,19 @@ class Writer:
         Raises:
             StoreError: Nothing of the last transaction was kept.
         """
+        self._need_room(sum(len(message.payload) for message in messages))
         done = self._commit([decode(message) for message in messages], moment)
-        self._checkpoint()
+        self._checkpoint(CHECKPOINT_WAL_BYTES)
         return done
 
     def tick(self, moment: Moment) -> None:
         """Judge silent runs though nothing came."""
+        self._need_room(0)
         self._write(Change(), moment)
+        quiet_seconds = time.monotonic() - self._checkpointed_at
+        self._checkpoint(
+            CHECKPOINT_QUIET_WAL_BYTES if quiet_seconds >= CHECKPOINT_QUIET_SECONDS else CHECKPOINT_WAL_BYTES
+        )
 
     def close(self) -> None:
         """Close file and lock."""
@@ -87,18 +99,35 @@ class Writer:
     def _write(self, change: Change, moment: Moment) -> None:
         states = {}
         if moment.judged_at is not None:
-            states = self._watch.due(change, moment.judged_at, moment.reachable_since)
+            with translated():
+                states = self._watch.due(change, moment.judged_at, moment.reachable_since)
         if change.positions or states:
             self.store.write(change, states)
             self._watch.commit(change, states)
 
-    def _checkpoint(self) -> None:
-        """Keep the WAL, which a restart has to replay, within bounds."""
+    def _need_room(self, batch_bytes: int) -> None:
+        """Look at the disk; where the WAL alone is in the way, a checkpoint makes it go."""
+        database = self.store.database
+        if database.path == MEMORY:
+            return
+        folder = database.path.parent
+        try:
+            check_floor(folder, database.wal_bytes, batch_bytes)
+        except StoreFull:
+            if not self._checkpoint(CHECKPOINT_QUIET_WAL_BYTES):
+                raise
+            check_floor(folder, database.wal_bytes, batch_bytes)
+
+    def _checkpoint(self, wal_bytes_max: int) -> bool:
+        """Keep the WAL, which a restart has to replay, within bounds; returns whether it is in the file now."""
         database = self.store.database
         now = time.monotonic()
-        if database.wal_bytes > CHECKPOINT_WAL_BYTES and now >= self._next_checkpoint:
-            self._next_checkpoint = now + CHECKPOINT_RETRY_SECONDS
-            # The batch is durable already: a full disk is met, and said, by the next one.
-            with contextlib.suppress(StoreFull):
-                if database.checkpoint():
-                    self._next_checkpoint = now
+        if database.wal_bytes <= wal_bytes_max or now < self._next_checkpoint:
+            return False
+        self._next_checkpoint = now + CHECKPOINT_RETRY_SECONDS
+        # The batch is durable already: a full disk is met, and said, by the next one.
+        with contextlib.suppress(StoreFull):
+            if database.checkpoint():
+                self._next_checkpoint = self._checkpointed_at = now
+                return True
+        return False
