@@ -158,6 +158,39 @@ def verify(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: 
     _read(home, json, csv, lambda reader, output: reading.verify(reader, output, run))
 
 
+@app.command(help=_help("snapshot"))
+def snapshot(
+    *,
+    listing: Annotated[bool, typer.Option("--list", help="Show the snapshots there are; take none.")] = False,
+    json: AsJson = False,
+    home: HomeOption = None,
+) -> None:
+    """Take a backup."""
+    from runwire_cli import backup  # noqa: PLC0415 - DuckDB
+    from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
+
+    settings, output = read_command_settings(home=home), Output(Form.JSON if json else Form.TABLE)
+    raise typer.Exit(backup.show(settings, output) if listing else backup.take(settings, output))
+
+
+@app.command(help=_help("restore"))
+def restore(
+    snapshot: Annotated[
+        str | None,
+        typer.Argument(metavar="SNAPSHOT", help="A snapshot's name or path; the newest.", show_default=False),
+    ] = None,
+    *,
+    home: HomeOption = None,
+) -> None:
+    """Put a backup in place."""
+    from runwire_cli import backup  # noqa: PLC0415 - DuckDB
+    from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
+
+    raise typer.Exit(backup.restore(read_command_settings(home=home), Output(Form.TABLE), snapshot))
+
+
 @app.command(help=_help("sync"))
 def sync(
     folder: Annotated[

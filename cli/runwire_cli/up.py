@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from runwire._recovery import Outcome, recover
 from runwire._version import __version__
+from runwire_cli.backup import condemning, open_home_store, open_keeper
 from runwire_cli.client import LOCK_WAIT_SECONDS, ServerFile
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
@@ -29,6 +31,7 @@ from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app, serve
+from runwire_consumer.repair import Repair
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
@@ -57,8 +60,9 @@ def serve_forever(settings: CommandSettings) -> int:
     _log.setLevel(logging.INFO)
     home = settings.home.create()
     token = ensure_token(home.path, settings.token)
-    store = Store.open(home.database, EngineOptions(lock_wait_seconds=LOCK_WAIT_SECONDS))
-    asyncio.run(_serve(settings, store, token))
+    store, repairs = open_home_store(settings, LOCK_WAIT_SECONDS, _log.warning)
+    with condemning(home.database):
+        asyncio.run(_serve(settings, store, token, repairs))
     return 0
 
 
@@ -72,8 +76,9 @@ def serve_once(settings: CommandSettings, output: Output) -> int:
         ConsumerError: The consumer can't go on.
     """
     home = settings.home.create()
-    service = _open_service(settings, LOCK_WAIT_SECONDS, ServiceLimits())
-    asyncio.run(_once(settings, service, output))
+    service = _open_service(settings, output, LOCK_WAIT_SECONDS, ServiceLimits())
+    with condemning(home.database):
+        asyncio.run(_once(settings, service, output))
     if (folder := _missing_folder(settings)) is not None:
         raise CommandError(
             f"There is no folder {folder}: nobody has sent there, or the URL (--url, RUNWIRE_URL) is wrong."
@@ -94,17 +99,21 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
         ConsumerError: The database can't be used.
     """
     home = settings.home.create()
-    service = _open_service(settings, lock_wait_seconds, ServiceLimits(once_timeout_seconds=READER_TIMEOUT_SECONDS))
+    limits = ServiceLimits(once_timeout_seconds=READER_TIMEOUT_SECONDS)
+    service = _open_service(settings, output, lock_wait_seconds, limits)
     try:
-        asyncio.run(_once(settings, service, output))
+        with condemning(home.database):
+            asyncio.run(_once(settings, service, output))
     except SourceUnreachable as error:
         output.say(f"{error} Only what was stored before is shown.")
     return Database.open(home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds))
 
 
-def _open_service(settings: CommandSettings, lock_wait_seconds: float, limits: ServiceLimits) -> Service:
+def _open_service(
+    settings: CommandSettings, output: Output, lock_wait_seconds: float, limits: ServiceLimits
+) -> Service:
     source = open_source(settings.destination)
-    store = Store.open(settings.home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds))
+    store, _ = open_home_store(settings, lock_wait_seconds, output.say)
     return Service(store, [source], limits=limits)
 
 
@@ -114,11 +123,12 @@ def _missing_folder(settings: CommandSettings) -> Path | None:
     return folder if settings.destination.kind == "dir" and not folder.exists() else None
 
 
-async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
+async def _serve(settings: CommandSettings, store: Store, token: Token, repairs: Sequence[Repair]) -> None:
     registry = make_registry(store.cursor)
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
-    face = Face(Sandbox(store.cursor), registry, service.unready)
+    keeper = open_keeper(settings, service, store, registry, repairs)
+    face = Face(Sandbox(store.cursor), registry, service.unready, {"snapshots": keeper.order})
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
 
     told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -143,6 +153,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
     if (folder := _missing_folder(settings)) is not None:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
+    keeping = asyncio.create_task(keeper.run())
     running = asyncio.create_task(service.run(stop))
     told_to_end = asyncio.create_task(told.wait())
     try:
@@ -155,8 +166,10 @@ async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
         face.sandbox.stop()
         face_stop.set()
         await asyncio.wait([serving])
+        keeping.cancel()
+        await keeper.close()
         stop.set()
-        await asyncio.wait([running, recovering])
+        await asyncio.wait([running, recovering, keeping])
     for task in (running, serving):
         task.result()
 

@@ -87,9 +87,23 @@ def _write_holder(descriptor: int) -> None:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
+def _is_stopped(pid: int, host: str) -> bool:
+    """Whether a process of this machine holds still: state T, or t under a debugger."""
+    if host != socket.gethostname():
+        return False
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    # The name in brackets may hold anything, so the state is looked for behind the last of them.
+    return status.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+
 def _read_holder(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, _HOLDER_BYTES_MAX, 0))
-        return f"pid {int(holder['pid'])} on {holder['host']}, since {holder['started']}"
+        pid, host = int(holder["pid"]), holder["host"]
+        stopped = " (it is stopped by a signal: `kill -CONT` lets it go on)" if _is_stopped(pid, host) else ""
+        return f"pid {pid} on {host}, since {holder['started']}{stopped}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -1,4 +1,4 @@
-"""Opens the store whatever state its file is in: a damaged file is set aside and the newest good snapshot takes its place.
+"""Opens the store whatever state its file is in: a damaged one is set aside, a snapshot takes its place.
 
 A replacement is a plan, written beside the database (`runwire.duckdb.plan`) before the first effect, so that a crash
 anywhere leaves what the next start finishes. The order of effects, never another:
@@ -6,7 +6,7 @@ anywhere leaves what the next start finishes. The order of effects, never anothe
 1. the plan, with fsync; 2. the file is renamed to `runwire.duckdb.<aside>-<stamp>`, 3. its WAL to the same name with
 `.wal`: neither is ever deleted, and no WAL is left beside a file that isn't its own; 4. a snapshot is copied to
 a hidden draft, opened, read through, brought to the disk and renamed into place; where none is left, the store begins
-empty; 5. the store opens and the replacement is written into it, as `store.meta` key `repair.<stamp>`; 6. the plan goes.
+empty; 5. the store opens and is told of the replacement (`store.meta`, key `repair.<stamp>`); 6. the plan goes.
 
 What the steps leave tells how far they came: the name of step 2 exists, so the file that is there now is the new one.
 Offsets lie in the file, so the log is replayed from the moment of the snapshot by itself, and the ledger removes what
@@ -38,6 +38,7 @@ from runwire_consumer.snapshots import (
     open_and_read,
     settle,
     stamp_of,
+    take_in_wal,
 )
 from runwire_consumer.store import Store
 
@@ -200,7 +201,7 @@ def _go_on(
         if plan is None:
             if path.exists() or not wal_path(path).exists():
                 if not path.exists() and options.snapshots_folder and listed(options.snapshots_folder):
-                    say("There is no database, so it begins empty: `runwire restore` would bring the newest snapshot back.")
+                    say("There is no database: it begins empty; `runwire restore` brings the newest snapshot back.")
                 return None
             plan = Plan.make(path, DAMAGED, f"{wal_path(path).name} is there without {path.name}.", now())
             plan.write(path)
@@ -262,12 +263,17 @@ def copy_checked(snapshot: Path, draft: Path) -> None:
         left.unlink(missing_ok=True)
     size = snapshot.stat().st_size
     if free_bytes(draft.parent) < size:
-        raise OSError(errno.ENOSPC, f"{size // 2**20 + 1:,} MiB are needed to restore {snapshot.name}", str(draft.parent))
+        needed = f"{size // 2**20 + 1:,} MiB are needed to restore {snapshot.name}"
+        raise OSError(errno.ENOSPC, needed, str(draft.parent))
     shutil.copyfile(snapshot, draft)
     try:
+        if wal_path(snapshot).exists():  # a file that was set aside, on its way back
+            shutil.copyfile(wal_path(snapshot), wal_path(draft))
+            take_in_wal(draft)
         open_and_read(draft)
     except SnapshotFailed:
         draft.unlink()
+        wal_path(draft).unlink(missing_ok=True)
         raise
 
 
@@ -277,4 +283,3 @@ def _mark(store: Store, repair: Repair) -> None:
     with contextlib.closing(store.cursor()) as cursor:
         if not cursor.execute("SELECT 1 FROM store.meta WHERE key = ?", [key]).fetchall():
             cursor.execute("INSERT INTO store.meta VALUES (?, ?)", [key, json.dumps(values)])
-

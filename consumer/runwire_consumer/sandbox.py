@@ -148,6 +148,8 @@ def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str]
         raise SelectRefused("The query contains a NUL character: take it out.")
     try:
         found = cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone()
+    except duckdb.FatalException:
+        raise  # as below: it is not the text's fault
     except (duckdb.Error, UnicodeError) as error:
         raise SelectRefused(f"The query can't be parsed: {_one_sentence(error)}") from None
     check_tree(str(found[0]) if found else "", relations, sql)

@@ -16,10 +16,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -193,6 +194,19 @@ def open_and_read(path: Path) -> int:
     return version
 
 
+def take_in_wal(path: Path) -> None:
+    """Move the WAL of a copy that nobody else has open into it.
+
+    Raises:
+        SnapshotFailed: They don't open.
+    """
+    try:
+        with contextlib.closing(duckdb.connect(str(path))) as connection:
+            connection.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        raise SnapshotFailed(f"It can't be opened with its WAL: {str(error).splitlines()[0]}") from error
+
+
 def tables_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Names of the store's tables, quoted."""
     rows = connection.execute(
@@ -273,16 +287,15 @@ def _check(connection: duckdb.DuckDBPyConnection, draft: Path) -> None:
     """The copy opens, and holds the tables and views of what it was copied from, and a version."""
     objects = (
         "SELECT schema_name, table_name, sql FROM duckdb_tables() WHERE database_name = $name UNION ALL "
-        "SELECT schema_name, view_name, '' FROM duckdb_views() WHERE database_name = $name AND NOT internal ORDER BY ALL"
+        "SELECT schema_name, view_name, '' FROM duckdb_views() WHERE database_name = $name AND NOT internal "
+        "ORDER BY ALL"
     )
     with attached(connection, draft):
         source = connection.execute("SELECT current_database()").fetchall()[0][0]
         wanted, found = (
             connection.execute(objects, {"name": name}).fetchall() for name in (source, "runwire_snapshot")
         )
-        version = connection.execute(
-            "SELECT value FROM runwire_snapshot.store.meta WHERE key = 'version'"
-        ).fetchall()
+        version = connection.execute("SELECT value FROM runwire_snapshot.store.meta WHERE key = 'version'").fetchall()
     if wanted != found or not version:
         raise SnapshotFailed("The snapshot is not like the database it was copied from: it is thrown away.")
 
@@ -304,6 +317,6 @@ def _failures() -> Iterator[None]:
         raise SnapshotFailed(f"The snapshot failed: {str(error).splitlines()[0]}") from error
 
 
-def moments(snapshots: Sequence[Snapshot]) -> list[dict[str, object]]:
-    """Snapshots as JSON."""
-    return [{"path": str(one.path), "taken_at": one.moment, "bytes": one.bytes} for one in snapshots]
+def as_json(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as a JSON object."""
+    return {"path": str(snapshot.path), "taken_at": snapshot.moment, "bytes": snapshot.bytes}

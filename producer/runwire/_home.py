@@ -55,6 +55,11 @@ class Home:
         return self.path / "runwire.duckdb"
 
     @property
+    def snapshots(self) -> Path:
+        """Folder of the database's backups."""
+        return self.path / "snapshots"
+
+    @property
     def sampling(self) -> Path:
         """Lock file of the processes that sample system metrics."""
         return self.path / "sampling.lock"

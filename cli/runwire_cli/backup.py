@@ -1,0 +1,169 @@
+"""`runwire snapshot` and `runwire restore`, and how a home's store is opened, with a repair where it needs one."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from runwire_cli.client import LOCK_WAIT_SECONDS, HttpReader, local_consumer
+from runwire_cli.errors import CommandError
+from runwire_cli.output import Form, Grid, Output, cell
+from runwire_cli.settings import CommandSettings
+from runwire_consumer import snapshots
+from runwire_consumer.database import lock_beside
+from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreLocked
+from runwire_consumer.keeping import Keeper, KeepingMetrics
+from runwire_consumer.repair import REPLACED, Plan, Repair, doubt, open_store
+from runwire_consumer.service import Service
+from runwire_consumer.snapshots import Snapshot, as_json, listed, open_and_read
+from runwire_consumer.store import Store
+
+
+def open_home_store(
+    settings: CommandSettings, lock_wait_seconds: float, say: Callable[[str], None]
+) -> tuple[Store, list[Repair]]:
+    """The home's store; a damaged file is set aside and replaced, which `say` is told.
+
+    Raises:
+        StoreLocked: Another process holds it.
+        StoreError: It can't be opened now.
+    """
+    options = snapshots.options_for(settings.home.snapshots, lock_wait_seconds)
+    return open_store(settings.home.database, options, _now, say)
+
+
+@contextlib.contextmanager
+def condemning(database: Path) -> Iterator[None]:
+    """Have the next start replace a file that turned out to be damaged while it was open."""
+    try:
+        yield
+    except StoreDamaged as error:
+        doubt(database, str(error), _now())
+        raise StoreDamaged(f"{error} Start again: the file is then set aside and a snapshot restored.") from error
+
+
+def open_keeper(
+    settings: CommandSettings,
+    service: Service,
+    store: Store,
+    registry: CollectorRegistry,
+    repairs: Sequence[Repair],
+) -> Keeper:
+    """What keeps the store of a running consumer safe."""
+    metrics = KeepingMetrics(registry, _now)
+    metrics.repaired(list(repairs))
+    home, destination = settings.home, settings.destination
+    is_own = destination.kind == "dir" and Path(destination.path).resolve() == home.topic.resolve()
+    topic = (home.topic, str(destination)) if is_own else None
+    return Keeper(service, store, home.snapshots, metrics, topic=topic)
+
+
+def take(settings: CommandSettings, output: Output) -> int:
+    """Take a snapshot: by the consumer that runs, else of the file itself.
+
+    Raises:
+        CommandError: The consumer refuses, or there is no home.
+        StoreError: No snapshot could be taken.
+    """
+    began = time.monotonic()
+    consumer = HttpReader(settings.server, settings.token) if settings.server else local_consumer(settings)
+    if consumer is not None:
+        with contextlib.closing(consumer):
+            taken = consumer.order("snapshots", {})
+    else:
+        _need_database(settings)
+        store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
+        try:
+            taken = as_json(snapshots.take(store.database, settings.home.snapshots, _now()))
+            snapshots.rotate(settings.home.snapshots)
+        finally:
+            store.close()
+    if output.form is Form.JSON:
+        output.json(taken)
+    else:
+        output.console.print(
+            f"Snapshot of {taken['taken_at']}: {taken['path']}, {taken['bytes'] / 2**20:,.1f} MiB "
+            f"in {time.monotonic() - began:.1f} s",
+            soft_wrap=True,
+        )
+    return 0
+
+
+def show(settings: CommandSettings, output: Output) -> int:
+    """List the snapshots, newest first."""
+    found = listed(settings.home.snapshots)
+    if output.form is Form.JSON:
+        output.json([as_json(one) for one in found])
+        return 0
+    if not found:
+        output.say(f"There are no snapshots in {settings.home.snapshots}: take one with `runwire snapshot`.")
+        return 0
+    grid = Grid("snapshot", "taken at", "MiB", right=["MiB"])
+    for one in found:
+        grid.add_row(cell(one.path.name), cell(one.moment), cell(f"{one.bytes / 2**20:,.1f}"))
+    output.console.print(grid)
+    return 0
+
+
+def restore(settings: CommandSettings, output: Output, wanted: str | None) -> int:
+    """Put a snapshot in the database's place; the present file is kept beside it.
+
+    Raises:
+        StoreLocked: A consumer has the database open.
+        CommandError: There is no such snapshot.
+        SnapshotFailed: It can't be read; nothing was changed.
+    """
+    path, found = settings.home.database, listed(settings.home.snapshots)
+    chosen = _choose(settings, found, wanted)
+    try:
+        lock = lock_beside(path)
+    except StoreLocked as error:
+        raise StoreLocked(f"{error} Stop it first: a database is restored while nobody has it open.") from None
+    try:
+        try:
+            open_and_read(chosen.path)
+        except SnapshotFailed as error:
+            raise SnapshotFailed(f"{chosen.path} is not restored. {error}") from None
+        when = f"a snapshot of {chosen.moment}" if chosen.taken_at else str(chosen.path)
+        plan = Plan.make(path, REPLACED, f"{when} is restored by hand", _now(), str(chosen.path.absolute()))
+        plan.write(path)
+    finally:
+        lock.release()
+    store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
+    store.close()
+    if found and chosen.taken_at < found[-1].taken_at:
+        output.say(
+            "It is older than the oldest snapshot of this home: what was removed from the log since then stays missing."
+        )
+    return 0
+
+
+def _choose(settings: CommandSettings, found: Sequence[Snapshot], wanted: str | None) -> Snapshot:
+    if wanted is None:
+        if not found:
+            raise CommandError(f"There are no snapshots in {settings.home.snapshots}: nothing was changed.")
+        return found[0]
+    for one in found:
+        if wanted in {one.path.name, one.path.stem, str(one.path)}:
+            return one
+    path = Path(wanted)
+    if not path.is_file():
+        raise CommandError(f"There is no snapshot {wanted}: `runwire snapshot --list` shows those there are.")
+    if path.resolve() == settings.home.database.resolve():
+        raise CommandError(f"{wanted} is the database itself: name a snapshot.")
+    return Snapshot(path, 0, path.stat().st_size)
+
+
+def _need_database(settings: CommandSettings) -> None:
+    if not settings.home.database.exists():
+        raise CommandError(
+            f"There is no database {settings.home.database} yet: `runwire up` or `runwire up --once` makes it."
+        )
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000
