@@ -78,8 +78,9 @@ def take(settings: CommandSettings, output: Output) -> int:
         _need_database(settings)
         store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
         try:
-            taken = as_json(snapshots.take(store.database, settings.home.snapshots, _now()))
-            snapshots.rotate(settings.home.snapshots)
+            snapshot = snapshots.take(store.database, settings.home.snapshots, _now())
+            snapshots.rotate(settings.home.snapshots, snapshot)
+            taken = as_json(snapshot)
         finally:
             store.close()
     if output.form is Form.JSON:

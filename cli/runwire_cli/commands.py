@@ -7,7 +7,7 @@ COMMANDS = {
     "show": "show everything about one run",
     "sql": "answer one SELECT",
     "verify": "print a run's receipt: sent, stored, missing",
-    "snapshot": "take a backup of the database now; --list shows those there are",
-    "restore": "put a backup in the database's place; the log is replayed from there",
+    "snapshot": "take a backup of the database; --list shows them",
+    "restore": "put a backup in the place of the database",
     "sync": "send what dead processes left; --follow: what running ones write",
 }

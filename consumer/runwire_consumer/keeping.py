@@ -212,7 +212,7 @@ class Keeper:
                 taken = snapshots.take(self._store.database, self._folder, self._clock(), self._cursor)
             finally:
                 self._cursor = None
-            snapshots.rotate(self._folder)
+            snapshots.rotate(self._folder, taken)
             return taken
 
     async def _prune(self) -> None:

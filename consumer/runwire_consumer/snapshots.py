@@ -80,10 +80,10 @@ def kept(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
     return [one for one in newest_first if one in stay]
 
 
-def rotate(folder: Path) -> list[Snapshot]:
-    """Remove what `kept` leaves out; returns what went."""
+def rotate(folder: Path, taken: Snapshot) -> list[Snapshot]:
+    """Remove what `kept` leaves out; returns what went. The one just taken stays, even where the clock went back."""
     found = listed(folder)
-    gone = [one for one in found if one not in kept(found)]
+    gone = [one for one in found if one not in {taken, *kept(found)}]
     for one in gone:
         one.path.unlink(missing_ok=True)
     return gone

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from runwire_consumer import writing
 from runwire_consumer.change import Change
 from runwire_consumer.database import MEMORY
 from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull
@@ -234,8 +235,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run([umount, "-l", folder], check=True)
 
 
-def test_a_disk_without_room_for_a_commit_is_waited_for(small_disk: Path) -> None:
-    """The real thing, a COMMIT that finds no room: reads go on, and with more room all arrives once, on disk too."""
+@pytest.mark.parametrize("sentence", ["almost full", "No space left"])
+def test_a_disk_without_room_is_waited_for(
+    sentence: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The floor stops in time, and so does the real thing, a COMMIT that finds no room; then all arrives once."""
+    if sentence == "No space left":
+        monkeypatch.setattr(writing, "check_floor", lambda *_: None)
     path = small_disk / "runwire.duckdb"
     world = World(store=Store.open(path))
     batches, rows = 60, 2_000
@@ -244,7 +250,7 @@ def test_a_disk_without_room_for_a_commit_is_waited_for(small_disk: Path) -> Non
     async def story() -> None:
         for batch in range(batches):
             world.append(run.logs({batch * rows + row: {"loss": float(row), "acc": 0.5} for row in range(rows)}))
-        await met(lambda: "No space left" in (world.service.unready() or ""))
+        await met(lambda: sentence in (world.service.unready() or ""))
         ((before, distinct),) = world.rows("SELECT count(*), count(DISTINCT seq) FROM store.rows")
         assert before == distinct
         assert before < batches * rows
@@ -252,6 +258,8 @@ def test_a_disk_without_room_for_a_commit_is_waited_for(small_disk: Path) -> Non
         await asyncio.to_thread(lambda: subprocess.run(grow, check=True))
         await world.until("SELECT count(*) FROM store.rows", [(batches * rows,)])
         await met(lambda: world.service.unready() is None)
+        said = [record.message for record in caplog.records if "until there is room" in record.message]
+        assert len(said) == 1
 
     world.play(story)
     reopened = Store.open(path)
