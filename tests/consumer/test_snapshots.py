@@ -102,7 +102,12 @@ def test_names_are_unique_and_drafts_no_snapshots(store: Store, tmp_path: Path) 
     """Two in one second differ; strangers and drafts in the folder are neither listed nor, strangers, touched."""
     folder = tmp_path / "snapshots"
     folder.mkdir()
-    for name in (".runwire-20230101T000000Z.duckdb", ".runwire-20230101T000000Z.duckdb.wal", "runwire-x.duckdb", "notes"):
+    for name in (
+        ".runwire-20230101T000000Z.duckdb",
+        ".runwire-20230101T000000Z.duckdb.wal",
+        "runwire-x.duckdb",
+        "notes",
+    ):
         (folder / name).write_text("x")
     first, second = (take(store.database, folder, DAY_ONE) for _ in range(2))
     assert second.taken_at == first.taken_at + SECOND
