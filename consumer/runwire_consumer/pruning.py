@@ -67,9 +67,8 @@ def prune(database: Database, snapshots_folder: Path, folder: Path, source: str,
         }
     there = files(folder)
     names = [name for name in there if _is_quiet(there[name], now)]
-    gone = [
-        name for name in everywhere[0] if not os.path.lexists(folder / name)
-    ]  # removed before a crash kept us from forgetting
+    # Removed before a crash kept us from forgetting them.
+    gone = [name for name in everywhere[0] if not os.path.lexists(folder / name)]
     if not names and not gone:
         return []
     everywhere += [offsets_in(database, snapshot, source) for snapshot in found]

@@ -31,9 +31,7 @@ from tests.producer.disks import small_disk
 
 # Texts as DuckDB 1.5.5 says them.
 DAMAGE = [
-    (
-        "IO Error: Corrupt database file: computed checksum 5381 does not match stored checksum 0 in block at location 4096"
-    ),
+    "IO Error: Corrupt database file: computed checksum 5381 does not match stored checksum 0 in block at location 0",
     ('IO Error: The file "x.duckdb" exists, but it is not a valid DuckDB database file!'),
     ('IO Error: Could not read enough bytes from file "x": attempted to read 262144 bytes from location 536576'),
     ('IO Error: Failure while replaying WAL file "x.wal": Corrupt WAL file: entry at byte position 49604 computed'),
@@ -116,7 +114,7 @@ def test_no_descriptor_left_is_no_damage(tmp_path: Path) -> None:
     open_store(path, options, lambda: DAY_ONE)[0].close()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 8, hard))
     try:
         with contextlib.suppress(OSError):
             while True:
@@ -146,7 +144,7 @@ def test_a_full_disk_is_no_damage_and_stops_a_repair(tmp_path: Path) -> None:
         path.write_bytes(b"x" * 20_000)
         (disk / "ballast").write_bytes(b"x" * (2 * 2**20))
         for _ in range(2):
-            with pytest.raises(StoreFull, match="can't be replaced now: .* MiB are needed to restore runwire-2023"):
+            with pytest.raises(StoreFull, match=r"can't be replaced now: .* MiB are needed to restore runwire-2023"):
                 open_store(path, options, lambda: DAY_ONE, said.append)
         assert (disk / "runwire.duckdb.damaged-20231114T221320Z").read_bytes() == b"x" * 20_000
         (disk / "ballast").unlink()

@@ -127,7 +127,7 @@ def test_rotation_never_takes_the_one_just_taken(tmp_path: Path) -> None:
 
 def test_without_room_it_is_not_begun(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "free_bytes", lambda _: 1_000)
-    with pytest.raises(StoreFull, match="There is no room for a snapshot in .*: it needs up to"):
+    with pytest.raises(StoreFull, match=r"There is no room for a snapshot in .*: it needs up to"):
         take(store.database, tmp_path / "snapshots", DAY_ONE)
     assert list((tmp_path / "snapshots").iterdir()) == []
     store.close()

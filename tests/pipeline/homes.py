@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runwire_consumer import snapshots
 from runwire_consumer.repair import open_store
 from runwire_consumer.service import Service, ServiceLimits
+from runwire_consumer.snapshots import Snapshot, options_for, take
 from runwire_consumer.sources.directory import DirectorySource
 from runwire_consumer.store import Store
 from runwire_schemas.envelope import Envelope
@@ -99,7 +99,7 @@ class TopicHome:
 
     def open(self) -> Store:
         """Open the store as `runwire up` does, repairs included."""
-        options = snapshots.options_for(self.snapshots, 5.0)
+        options = options_for(self.snapshots, 5.0)
         store, _ = open_store(self.database, options, self.tick, self.said.append)
         return store
 
@@ -109,11 +109,11 @@ class TopicHome:
         source = DirectorySource(self.topic, SOURCE)
         asyncio.run(Service(self.open(), [source], limits=limits, clock=lambda: self.now).run_once())
 
-    def snapshot(self) -> snapshots.Snapshot:
+    def snapshot(self) -> Snapshot:
         """Take one of the closed file."""
         store = self.open()
         try:
-            return snapshots.take(store.database, self.snapshots, self.tick())
+            return take(store.database, self.snapshots, self.tick())
         finally:
             store.close()
 

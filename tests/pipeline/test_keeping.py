@@ -67,7 +67,7 @@ def run_doomed(home: TopicHome, what: str, at: int) -> bool:
     """Run until it dies; False when it came through."""
     program = home.path.parent / "doomed.py"
     program.write_text(DOOMED)
-    command = [sys.executable, program, home.path, what, str(at)]
+    command = [sys.executable, str(program), str(home.path), what, str(at)]
     died = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert died.returncode in {0, -9}, died.stderr
     return died.returncode == -9
@@ -106,7 +106,7 @@ def test_killed_at_every_effect_of_a_snapshot(tmp_path: Path) -> None:
 
 
 def test_killed_at_every_effect_of_a_repair(tmp_path: Path) -> None:
-    """The next start finishes it: the damaged file and its WAL are kept, every row is there once, the repair is told."""
+    """The next start finishes it: damaged file and WAL are kept, every row is there once, the repair is told."""
     first = TopicHome(tmp_path / "first")
     first.sends(100)
     first.ingest()
@@ -205,7 +205,7 @@ def kill_with_a_wal(home: TopicHome) -> None:
         "Database.close = lambda *_, **__: os._exit(0); "
         "from tests.pipeline.homes import TopicHome; TopicHome(Path(sys.argv[1]), int(sys.argv[2])).ingest()"
     )
-    command = [sys.executable, "-c", program, home.path, str(home.now)]
+    command = [sys.executable, "-c", program, str(home.path), str(home.now)]
     subprocess.run(command, check=True, cwd=REPOSITORY)
 
 

@@ -1,0 +1,146 @@
+"""`runwire snapshot`, `runwire restore`, and an `up` that finds its database damaged: whole commands, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runwire_cli.client import ServerFile
+from tests.cli.test_entry import RUNWIRE, call
+from tests.cli.test_up import Consumer, rows, train, wait_until
+
+COUNT = "SELECT count(*) AS points FROM metrics"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def consumer(home: Path) -> Iterator[Consumer]:
+    made = Consumer(home)
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+def points(home: Path) -> int:
+    (row,) = rows(home, "sql", COUNT)
+    return int(row["points"])
+
+
+def test_by_hand_without_a_consumer(home: Path) -> None:
+    """Take, list, damage, repair, go back: every command says in a sentence what it did."""
+    train(home, "first")
+    assert points(home) == 101
+    taken = json.loads(call(RUNWIRE, home, "snapshot", "--json").stdout)
+    assert Path(taken["path"]).stat().st_size == taken["bytes"]
+    train(home, "second")
+    assert points(home) == 202
+    said = call(RUNWIRE, home, "snapshot")
+    assert said.stdout.startswith("Snapshot of 20")
+    listed = json.loads(call(RUNWIRE, home, "snapshot", "--list", "--json").stdout)
+    assert len(listed) == 2
+    assert listed[1] == taken
+    assert Path(taken["path"]).name in call(RUNWIRE, home, "snapshot", "--list").stdout
+
+    back = call(RUNWIRE, home, "restore", Path(taken["path"]).name)
+    assert back.returncode == 0, back.stderr
+    assert "is set aside as runwire.duckdb.replaced-20" in back.stderr
+    assert f"{Path(taken['path']).name} is in its place; the log is replayed from that moment." in back.stderr
+    assert points(home) == 202
+
+    (home / "runwire.duckdb").write_bytes(b"x" * 20_000)
+    once = call(RUNWIRE, home, "up", "--once")
+    assert once.returncode == 0, once.stderr
+    assert "is set aside as runwire.duckdb.damaged-20" in once.stderr
+    assert points(home) == 202
+
+    (old,) = home.glob("runwire.duckdb.replaced-*")
+    there = call(RUNWIRE, home, "restore", str(old))
+    assert there.returncode == 0, there.stderr
+    assert points(home) == 202
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["restore"], "There are no snapshots in "),
+        (["restore", "nowhere.duckdb"], "There is no snapshot nowhere.duckdb: `runwire snapshot --list` shows"),
+        (["restore", "{home}/runwire.duckdb"], "is the database itself: name a snapshot."),
+        (["restore", "{home}/token"], "is not restored. It can't be read: "),
+    ],
+)
+def test_what_can_not_be_restored_changes_nothing(arguments: list[str], sentence: str, home: Path) -> None:
+    train(home, "first")
+    assert points(home) == 101
+    (home / "token").write_text("no database")
+    answer = call(RUNWIRE, home, *(argument.format(home=home) for argument in arguments))
+    assert answer.returncode == 1
+    assert sentence in answer.stderr
+    assert points(home) == 101
+    assert not [path for path in home.iterdir() if "replaced" in path.name or path.name.endswith(".plan")]
+
+
+def test_a_home_without_a_database_has_nothing_to_save(home: Path) -> None:
+    home.mkdir()
+    answer = call(RUNWIRE, home, "snapshot")
+    assert answer.returncode == 1
+    assert "There is no database" in answer.stderr
+
+
+def test_the_running_consumer_takes_it(home: Path, consumer: Consumer) -> None:
+    """While it reads on; its metrics tell; a restore is refused as long as it runs."""
+    train(home, "first")
+    wait_until(lambda: points(home) == 101)
+    taken = json.loads(call(RUNWIRE, home, "snapshot", "--json").stdout)
+    assert Path(taken["path"]).is_file()
+    token = (home / "token").read_text().strip()
+    text = httpx.get(f"http://127.0.0.1:{consumer.port}/metrics", headers={"authorization": f"Bearer {token}"}).text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("runwire_snapshot"))
+    assert float(values["runwire_snapshots"]) == 1
+    assert float(values["runwire_snapshots_bytes"]) == taken["bytes"]
+    assert 0 <= float(values["runwire_snapshot_age_seconds"]) < 300
+    assert float(values["runwire_snapshot_failures_total"]) == 0
+    refused = call(RUNWIRE, home, "restore")
+    assert refused.returncode == 1
+    assert f"is in use by pid {consumer.process.pid} on " in refused.stderr
+    assert "Stop it first: a database is restored while nobody has it open." in refused.stderr
+
+
+def test_up_repairs_what_a_torn_checkpoint_left(home: Path) -> None:
+    """Killed, its headers zeroed: the next `up` says what it does, counts it, and has every row."""
+    train(home, "first")
+    assert points(home) == 101
+    assert call(RUNWIRE, home, "snapshot").returncode == 0
+    first = Consumer(home)
+    train(home, "second")
+    wait_until(lambda: points(home) == 202)
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    ServerFile("127.0.0.1", first.port, first.process.pid).remove(home)
+    database = home / "runwire.duckdb"
+    data = bytearray(database.read_bytes())
+    data[4096:12288] = bytes(8192)
+    database.write_bytes(data)
+    second = Consumer(home)
+    try:
+        wait_until(lambda: points(home) == 202)
+        token = (home / "token").read_text().strip()
+        text = httpx.get(f"http://127.0.0.1:{second.port}/metrics", headers={"authorization": f"Bearer {token}"}).text
+        assert "runwire_store_repairs_total 1.0" in text
+        log = second.log.read_text()
+        assert "is set aside as runwire.duckdb.damaged-20" in log
+        assert "is in its place; the log is replayed from that moment." in log
+    finally:
+        second.process.kill()
+        second.process.wait()
+    (old,) = home.glob("runwire.duckdb.damaged-*Z")
+    assert old.read_bytes() == data
