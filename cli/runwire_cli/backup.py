@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from runwire_cli.client import LOCK_WAIT_SECONDS, HttpReader, local_consumer
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Form, Grid, Output, cell
@@ -16,8 +14,9 @@ from runwire_cli.settings import CommandSettings
 from runwire_consumer import snapshots
 from runwire_consumer.database import lock_beside
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreLocked
-from runwire_consumer.keeping import Keeper, KeepingMetrics
+from runwire_consumer.keeping import Keeper
 from runwire_consumer.repair import REPLACED, Plan, Repair, doubt, open_store
+from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service
 from runwire_consumer.snapshots import Snapshot, as_json, listed, open_and_read
 from runwire_consumer.store import Store
@@ -50,12 +49,11 @@ def open_keeper(
     settings: CommandSettings,
     service: Service,
     store: Store,
-    registry: CollectorRegistry,
+    metrics: KeepingMetrics,
     repairs: Sequence[Repair],
 ) -> Keeper:
     """What keeps the store of a running consumer safe."""
-    metrics = KeepingMetrics(registry, _now)
-    metrics.repaired(list(repairs))
+    metrics.repaired(len(repairs))
     home, destination = settings.home, settings.destination
     is_own = destination.kind == "dir" and Path(destination.path).resolve() == home.topic.resolve()
     topic = (home.topic, str(destination)) if is_own else None

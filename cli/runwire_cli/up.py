@@ -33,7 +33,7 @@ from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app, serve
 from runwire_consumer.repair import Repair
 from runwire_consumer.sandbox import Sandbox
-from runwire_consumer.self_metrics import SelfMetrics
+from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources.opening import open_source
 from runwire_consumer.store import Store
@@ -127,7 +127,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
     registry = make_registry(store.cursor)
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
-    keeper = open_keeper(settings, service, store, registry, repairs)
+    keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
     face = Face(Sandbox(store.cursor), registry, service.unready, {"snapshots": keeper.order})
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from runwire_consumer import pruning, snapshots
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError
 from runwire_consumer.leaving import leave, leaving_if_invalidated
-from runwire_consumer.repair import Repair, doubt
+from runwire_consumer.repair import doubt
+from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service
 from runwire_consumer.snapshots import Snapshot
 from runwire_consumer.sources import Position
@@ -48,50 +48,6 @@ class KeepingLimits:
     first_snapshot_seconds: float = FIRST_SNAPSHOT_SECONDS
     retry_seconds: float = RETRY_SECONDS
     look_seconds: float = LOOK_SECONDS
-
-
-class KeepingMetrics:
-    """What Prometheus is told of snapshots and repairs.
-
-    Args:
-        registry: Where it is registered.
-        clock: Microseconds since the epoch.
-    """
-
-    def __init__(self, registry: CollectorRegistry, clock: Callable[[], int]) -> None:
-        """No snapshot yet: its age is NaN."""
-        self._taken_at: int | None = None
-        self._clock = clock
-        age = Gauge("runwire_snapshot_age_seconds", "Age of the newest snapshot; NaN without one.", registry=registry)
-        age.set_function(self._age)
-        self._count = Gauge("runwire_snapshots", "Snapshots that are kept.", registry=registry)
-        self._bytes = Gauge("runwire_snapshots_bytes", "Bytes of the snapshots that are kept.", registry=registry)
-        self._failures = Counter("runwire_snapshot_failures", "Snapshots that failed.", registry=registry)
-        self._repairs = Counter(
-            "runwire_store_repairs", "Database files that were set aside and replaced.", registry=registry
-        )
-        self._pruned = Counter("runwire_topic_files_pruned", "Topic files removed behind snapshots.", registry=registry)
-
-    def kept(self, found: list[Snapshot]) -> None:
-        """The snapshots there are, newest first."""
-        self._taken_at = found[0].taken_at if found else None
-        self._count.set(len(found))
-        self._bytes.set(sum(one.bytes for one in found))
-
-    def failed(self) -> None:
-        """One failed."""
-        self._failures.inc()
-
-    def repaired(self, repairs: list[Repair]) -> None:
-        """The start replaced the file."""
-        self._repairs.inc(len(repairs))
-
-    def pruned(self, count: int) -> None:
-        """Topic files went."""
-        self._pruned.inc(count)
-
-    def _age(self) -> float:
-        return float("nan") if self._taken_at is None else max(0.0, (self._clock() - self._taken_at) / 1e6)
 
 
 class Keeper:
@@ -139,7 +95,7 @@ class Keeper:
         while True:
             with contextlib.suppress(StoreError, OSError):  # said and counted where they were met
                 found = await self._aside(snapshots.listed, self._folder)
-                self._metrics.kept(found)
+                self._show(found)
                 if self._is_due(found):
                     await self.snapshot()
             await asyncio.sleep(self._limits.look_seconds)
@@ -168,7 +124,7 @@ class Keeper:
                 "Snapshot %s taken: %s MiB in %.1f s.",
                 taken.path.name, f"{taken.bytes / 2**20:,.1f}", time.monotonic() - began,
             )  # fmt: skip
-            self._metrics.kept(await self._aside(snapshots.listed, self._folder))
+            self._show(await self._aside(snapshots.listed, self._folder))
             with contextlib.suppress(StoreError):  # the consumer ends, or the disk is full
                 await self._service.do(lambda writer: writer.store.database.checkpoint())
             await self._prune()
@@ -188,6 +144,9 @@ class Keeper:
                     cursor.interrupt()
             await asyncio.sleep(_INTERRUPT_SECONDS)  # an interrupt between two statements hits nothing
         self._thread.shutdown()
+
+    def _show(self, found: list[Snapshot]) -> None:
+        self._metrics.kept(found[0].taken_at if found else None, len(found), sum(one.bytes for one in found))
 
     def _is_due(self, found: list[Snapshot]) -> bool:
         if time.monotonic() < self._not_before:

@@ -5,7 +5,8 @@ Counters begin at 0 with every process, as Prometheus expects; the store knows t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -104,3 +105,47 @@ class SelfMetrics:
         """What a source had to put right so far, by kind."""
         for kind, count in counts.items():
             self._anomalies.labels(source, kind).set(count)
+
+
+class KeepingMetrics:
+    """Snapshots, repairs and pruning of one consumer process.
+
+    Args:
+        registry: Where they are registered; never the global one.
+        clock: Microseconds since the epoch.
+    """
+
+    def __init__(self, registry: CollectorRegistry, clock: Callable[[], int] = lambda: time.time_ns() // 1_000) -> None:
+        """No snapshot yet: its age is NaN."""
+        self._taken_at: int | None = None
+        self._clock = clock
+        age = Gauge("runwire_snapshot_age_seconds", "Age of the newest snapshot; NaN without one.", registry=registry)
+        age.set_function(self._age)
+        self._count = Gauge("runwire_snapshots", "Snapshots that are kept.", registry=registry)
+        self._bytes = Gauge("runwire_snapshots_bytes", "Bytes of the snapshots that are kept.", registry=registry)
+        self._failures = Counter("runwire_snapshot_failures", "Snapshots that failed.", registry=registry)
+        self._repairs = Counter(
+            "runwire_store_repairs", "Database files that were set aside and replaced.", registry=registry
+        )
+        self._pruned = Counter("runwire_topic_files_pruned", "Topic files removed behind snapshots.", registry=registry)
+
+    def kept(self, newest_taken_at: int | None, count: int, size_bytes: int) -> None:
+        """The snapshots there are; None without one."""
+        self._taken_at = newest_taken_at
+        self._count.set(count)
+        self._bytes.set(size_bytes)
+
+    def failed(self) -> None:
+        """A snapshot failed."""
+        self._failures.inc()
+
+    def repaired(self, count: int) -> None:
+        """The start replaced the file."""
+        self._repairs.inc(count)
+
+    def pruned(self, count: int) -> None:
+        """Topic files went."""
+        self._pruned.inc(count)
+
+    def _age(self) -> float:
+        return float("nan") if self._taken_at is None else max(0.0, (self._clock() - self._taken_at) / 1e6)

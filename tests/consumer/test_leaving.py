@@ -24,7 +24,8 @@ import runwire_consumer.database as database
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app
-from runwire_consumer.keeping import Keeper, KeepingMetrics
+from runwire_consumer.keeping import Keeper
+from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.snapshots import options_for
