@@ -76,7 +76,8 @@ def take(settings: CommandSettings, output: Output) -> int:
         _need_database(settings)
         store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
         try:
-            snapshot = snapshots.take(store.database, settings.home.snapshots, _now())
+            with condemning(settings.home.database):
+                snapshot = snapshots.take(store.database, settings.home.snapshots, _now())
             snapshots.rotate(settings.home.snapshots, snapshot)
             taken = as_json(snapshot)
         finally:

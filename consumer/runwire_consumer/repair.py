@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import duckdb
+
 from runwire_consumer.database import EngineOptions, lock_beside
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull
 from runwire_consumer.floor import free_bytes
@@ -183,12 +185,11 @@ def doubt(path: Path, reason: str, now: int) -> None:
     Plan.make(path, DAMAGED, reason, now).write(path)
 
 
-def repairs_of(store: Store) -> list[Repair]:
-    """Every replacement that the store remembers, oldest first."""
-    with contextlib.closing(store.cursor()) as cursor:
-        rows = cursor.execute(
-            "SELECT key, value FROM store.meta WHERE starts_with(key, ?) ORDER BY key", [META_PREFIX]
-        ).fetchall()
+def repairs_of(cursor: duckdb.DuckDBPyConnection) -> list[Repair]:
+    """Every replacement that an open store remembers, oldest first."""
+    rows = cursor.execute(
+        "SELECT key, value FROM store.meta WHERE starts_with(key, ?) ORDER BY key", [META_PREFIX]
+    ).fetchall()
     return [Repair(key.removeprefix(META_PREFIX), **json.loads(value)) for key, value in rows]
 
 

@@ -8,10 +8,12 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import httpx
 import pytest
 
 from runwire_cli.client import ServerFile
+from runwire_consumer.leaving import EXIT_INVALIDATED
 from tests.cli.test_entry import RUNWIRE, call
 from tests.cli.test_up import Consumer, rows, train, wait_until
 
@@ -113,6 +115,45 @@ def test_the_running_consumer_takes_it(home: Path, consumer: Consumer) -> None:
     assert refused.returncode == 1
     assert f"is in use by pid {consumer.process.pid} on " in refused.stderr
     assert "Stop it first: a database is restored while nobody has it open." in refused.stderr
+
+
+def spoil_a_quiet_block(path: Path) -> None:
+    """Damage a block of points that nobody reads when the file is opened."""
+    whole = path.read_bytes()
+    for start in range(12_288, len(whole), 262_144):
+        path.write_bytes(whole[: start + 1_000] + bytes(64) + whole[start + 1_064 :])
+        try:
+            with duckdb.connect(str(path), read_only=True) as connection:
+                connection.execute("FROM runs").fetchall()
+                try:
+                    connection.execute("SELECT sum(value) FROM store.points").fetchall()
+                except duckdb.IOException:
+                    return
+        except duckdb.IOException:
+            continue
+    pytest.fail("no block of points was found")
+
+
+def test_a_snapshot_that_meets_a_damaged_block_ends_the_consumer(home: Path) -> None:
+    """The engine opens such a file and reads on; the copy reads all of it. The next start goes on from a good one."""
+    train(home, "first")
+    assert points(home) == 101
+    assert call(RUNWIRE, home, "snapshot").returncode == 0
+    with duckdb.connect(str(home / "runwire.duckdb")) as connection:
+        connection.execute("INSERT INTO store.points SELECT 99, 99, i, random() FROM range(300_000) t(i)")
+    spoil_a_quiet_block(home / "runwire.duckdb")
+    first = Consumer(home)
+    ordered = call(RUNWIRE, home, "snapshot")
+    assert ordered.returncode == 1
+    assert first.process.wait(30) == EXIT_INVALIDATED
+    assert "The database file is damaged: " in first.log.read_text()
+    second = Consumer(home)
+    try:
+        wait_until(lambda: points(home) == 101)
+        assert "is in its place; the log is replayed" in second.log.read_text()
+    finally:
+        second.process.kill()
+        second.process.wait()
 
 
 def test_up_repairs_what_a_torn_checkpoint_left(home: Path) -> None:

@@ -54,7 +54,7 @@ class World:
     def logs(self) -> None:
         """One more row."""
         message = self.run.logs({self.run.seq: {"loss": 1.0}})
-        self.log.append(message.headers, message.payload)  # type: ignore[arg-type] - a memory log takes pairs
+        self.log.append(message.headers, message.payload)  # type: ignore[arg-type]
 
     def value(self, name: str) -> float:
         """A sample."""

@@ -150,7 +150,7 @@ def test_a_full_disk_is_no_damage_and_stops_a_repair(tmp_path: Path) -> None:
         (disk / "ballast").unlink()
         store, (repair,) = open_store(path, options, lambda: DAY_ONE, said.append)
         assert store.cursor().execute("SELECT count(*) FROM runs").fetchall() == [(1,)]
-        assert repairs_of(store) == [repair]
+        assert repairs_of(store.cursor()) == [repair]
         assert repair.snapshot == "runwire-20231114T221320Z.duckdb"
         store.close()
 

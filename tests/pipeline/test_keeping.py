@@ -129,7 +129,7 @@ def test_killed_at_every_effect_of_a_repair(tmp_path: Path) -> None:
         assert old.read_bytes() == damaged
         assert Path(f"{old}.wal").read_bytes() == wal
         store = home.open()
-        (repair,) = repairs_of(store)
+        (repair,) = repairs_of(store.cursor())
         store.close()
         assert (repair.aside, repair.snapshot) == (old.name, listed(home.snapshots)[-1].path.name)
         assert not list(home.path.glob("*.plan*"))
@@ -159,7 +159,7 @@ def test_a_damaged_file_is_replaced_and_nothing_is_missing(what: str, tmp_path: 
     assert home.content() == told_anew(tmp_path / "anew", home)
     assert any("is in its place" in sentence for sentence in home.said)
     store = home.open()
-    (repair,) = repairs_of(store)
+    (repair,) = repairs_of(store.cursor())
     store.close()
     assert repair.snapshot.startswith("runwire-20")
     kept = [path for path in home.path.iterdir() if ".damaged-" in path.name]
