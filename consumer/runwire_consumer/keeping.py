@@ -114,7 +114,8 @@ class Keeper:
                 taken = await self._aside(self._take)
             except StoreDamaged as error:
                 # The copy reads every block: the next start sets the file aside and goes on from a snapshot.
-                doubt(self._store.database.path, str(error), self._clock())
+                with contextlib.suppress(OSError):
+                    doubt(self._store.database.path, str(error), self._clock())
                 leave(error)
             except StoreError as error:
                 self._fail(error)
@@ -137,7 +138,9 @@ class Keeper:
     async def close(self) -> None:
         """Stop what runs; afterwards no cursor of ours is open."""
         self._ended = True
-        while self._one_at_a_time.locked():
+        # A `run` that was cancelled has left its snapshot on the thread.
+        idle = asyncio.ensure_future(self._aside(bool))
+        while not idle.done() or self._one_at_a_time.locked():
             cursor = self._cursor
             if cursor is not None:
                 with contextlib.suppress(duckdb.Error):
