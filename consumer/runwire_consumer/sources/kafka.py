@@ -57,7 +57,8 @@ class _Partition:
     Attributes:
         next_offset: What `poll` hands out next.
         anchor: The last record before it.
-        sure: Both, as they were when the partition was last seen under the same leader as before.
+        read_to: The highest that `next_offset` was in this log.
+        sure: Both, as they were when the partition was last seen under the same leader as before; `sure_end` with them.
         leader: That leader's reign.
         doubted: The anchor is still to be compared with what the broker has there.
         rewinds: How often it went back.
@@ -68,7 +69,9 @@ class _Partition:
 
     next_offset: int = 0
     anchor: Anchor = NOTHING
+    read_to: int = 0
     sure: tuple[int, Anchor] = (0, NOTHING)
+    sure_end: int = 0
     leader: object = None
     doubted: bool = False
     rewinds: int = 0
@@ -226,7 +229,10 @@ class KafkaSource:
     async def _keep_looking(self, consumer: AIOKafkaConsumer) -> None:
         """In the background: new partitions, ends of the log, and whether anybody answers."""
         while consumer is self._consumer:
+            before = time.monotonic()
             await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+            if time.monotonic() - before > LOOK_INTERVAL_SECONDS + REQUEST_TIMEOUT_SECONDS:
+                self._move_all()  # this process stood still, not the client
             try:
                 async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                     await self._look(consumer)
@@ -242,14 +248,14 @@ class KafkaSource:
         """Whether it is the topic, and the log, that was read so far; then how much waits there."""
         async with self._surveying:
             await self._survey(consumer)
-        before = {number: self._partitions[number].next_offset for number in self._assigned}
+        before = {number: self._partitions[number].rewinds for number in self._assigned}
         ends = await consumer.end_offsets([TopicPartition(self._topic, number) for number in before])
         for where, end in ends.items():
             known = self._partitions[where.partition]
             known.end = end
-            if end < before[where.partition] and known.next_offset >= before[where.partition]:
+            if end < known.read_to and known.rewinds == before[where.partition]:
                 self._cut(consumer, where)
-            elif end > known.next_offset:
+            elif end > known.next_offset or known.doubted:
                 self._pass_gaps(consumer, where, await consumer.position(where))
         self._reachable = True
         self._surveyed = bool(self._assigned)
@@ -259,7 +265,9 @@ class KafkaSource:
 
     async def _survey(self, consumer: AIOKafkaConsumer) -> None:
         """Ask for the topic; go back to where it was sure wherever something changed."""
-        before = {number: (one.rewinds, one.next_offset, one.anchor) for number, one in self._partitions.items()}
+        before = {
+            number: (one.rewinds, one.end or 0, one.next_offset, one.anchor) for number, one in self._partitions.items()
+        }
         facts = await ask_topic(consumer._client, self._topic) or TopicFacts()  # noqa: SLF001 - as above
         numbers = set(facts.leaders)
         if facts.topic_id:
@@ -273,7 +281,7 @@ class KafkaSource:
             if known.leader != leader:
                 self._doubt(consumer, number)
             elif not known.doubted and number in before and known.rewinds == before[number][0]:
-                known.sure = before[number][1:]
+                known.sure_end, known.sure = before[number][1], before[number][2:]
             known.leader = leader
 
     def _find_recreated(self, numbers: set[int]) -> None:
@@ -303,7 +311,7 @@ class KafkaSource:
         """A partition as the store knows it."""
         offset, text = self._positions.get(number, (0, ""))
         anchor = Anchor.parse(text)
-        return _Partition(offset, anchor, (offset, anchor))
+        return _Partition(offset, anchor, offset, (offset, anchor))
 
     def _assign(self, consumer: AIOKafkaConsumer, facts: TopicFacts) -> None:
         """Take all partitions; each begins at the record before its position, to be compared with the anchor."""
@@ -324,6 +332,7 @@ class KafkaSource:
         known = self._partitions[number]
         known.next_offset, known.anchor = known.sure
         known.rewinds += 1
+        known.moved_at = time.monotonic()
         known.doubted = known.anchor.offset is not None
         begin = known.next_offset if known.anchor.offset is None else known.anchor.offset
         consumer.seek(TopicPartition(self._topic, number), begin)
@@ -348,6 +357,7 @@ class KafkaSource:
             return []
         last = fresh[-1]
         known.next_offset = last.offset + 1
+        known.read_to = max(known.read_to, known.next_offset)
         known.anchor = Anchor.of(self._topic_id, last.offset, last.timestamp, last.value)
         known.end = max(known.end or 0, known.next_offset, consumer.highwater(where) or 0)
         known.again = False
@@ -398,21 +408,19 @@ class KafkaSource:
         )
         self._lose(where.partition, known, f"{self._name_of(where.partition)} {what}.")
         known.next_offset, known.anchor, known.doubted = 0, Anchor(self._topic_id), False
-        known.again, known.end, known.sure = same_topic, None, (0, known.anchor)
+        known.again, known.end, known.sure, known.read_to = same_topic, None, (0, known.anchor), 0
         known.rewinds += 1
         consumer.seek(where, 0)
 
     def _lose(self, number: int, known: _Partition, reason: str) -> None:
         """A record for people of what may be gone with a log: everything behind what was read."""
-        if not known.next_offset:
+        at = known.sure[0] or known.read_to
+        if not at:
             return
-        unread = (known.end or 0) - known.next_offset
-        gone = (
-            f"Its records {known.next_offset} to {known.next_offset + unread - 1} were not read"
-            if unread > 0
-            else f"Whatever it held from record {known.next_offset} on was not read"
-        )
-        self._lost.append(self._loss(number, known.next_offset, 0, f"{reason} {gone}."))
+        gone = f"Whatever it held from record {at} on may be gone unread"
+        if known.sure_end > at:
+            gone = f"Its records {at} to {known.sure_end - 1}, and whatever followed them, may be gone unread"
+        self._lost.append(self._loss(number, at, 0, f"{reason} {gone}."))
 
     async def _recover_offsets(self, consumer: AIOKafkaConsumer, error: OffsetOutOfRangeError) -> None:
         """Retention removed what was to be read next, or the log is shorter than it was, or another one."""
@@ -480,6 +488,10 @@ class KafkaSource:
             oldest = at.timestamp if at is not None else None
             known.unread.is_now(oldest, known.next_offset, known.end or 0, begins.get(where, 0))
         self._retention.judge([known.unread for known in waiting.values()], time.time_ns() // 1_000_000)
+
+    def _move_all(self) -> None:
+        for known in self._partitions.values():
+            known.moved_at = time.monotonic()
 
     def _stalled(self) -> bool:
         now = time.monotonic()
