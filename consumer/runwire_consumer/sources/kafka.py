@@ -238,9 +238,11 @@ class KafkaSource:
                     await self._look(consumer)
             except (KafkaError, OSError, TimeoutError) as error:
                 self._away(error)
-            if self._stalled():
+            # aiokafka's fetching ends with a KeyError where a request runs out of time as its connection goes, as after
+            # a stand-still of this process; nobody is told.
+            if self._stalled() or consumer._fetcher.error_future.done():  # noqa: SLF001 - shown nowhere
                 self._anomalies["client_stalled"] += 1
-                _log.warning("Nothing comes from %s though something waits: connecting anew.", self.name)
+                _log.warning("The Kafka client reads nothing more from %s: connecting anew.", self.name)
                 self._broken = True
                 return
 
@@ -437,6 +439,8 @@ class KafkaSource:
             known = self._partitions.get(where.partition)
             if known is None or where.partition not in self._assigned:
                 continue
+            if offset != await consumer.position(where):
+                continue  # this answer is older than where we went since
             begin = begins[where]
             if known.next_offset and offset > begin:
                 self._cut(consumer, where)
