@@ -238,9 +238,7 @@ class KafkaSource:
                     await self._look(consumer)
             except (KafkaError, OSError, TimeoutError) as error:
                 self._away(error)
-            # aiokafka's fetching ends with a KeyError where a request runs out of time as its connection goes, as after
-            # a stand-still of this process; nobody is told.
-            if self._stalled() or consumer._fetcher.error_future.done():  # noqa: SLF001 - shown nowhere
+            if self._stalled() or _has_died(consumer):
                 self._anomalies["client_stalled"] += 1
                 _log.warning("The Kafka client reads nothing more from %s: connecting anew.", self.name)
                 self._broken = True
@@ -521,6 +519,19 @@ class KafkaSource:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                     await consumer.stop()
+            with contextlib.suppress(Exception):  # where fetching had died, `stop` raises before it closes connections
+                async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                    await consumer._client.close()  # noqa: SLF001 - as above
+
+
+def _has_died(consumer: AIOKafkaConsumer) -> bool:
+    """Whether the client fetches nothing more, of which it tells nobody.
+
+    aiokafka's fetching ends with a KeyError where a request runs out of time as its connection goes: so it is after a
+    stand-still of this process.
+    """
+    fetcher = consumer._fetcher  # noqa: SLF001 - shown nowhere
+    return fetcher is not None and bool(fetcher.error_future.done())
 
 
 def _reason(error: BaseException, servers: str) -> str:
