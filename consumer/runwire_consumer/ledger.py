@@ -6,7 +6,8 @@ Laws, for the rows 0, 1, 2, ... of one emitter:
 2. A row is stored at most once: `admit` hands out only what is not stored yet, in any order of arrival.
 3. Stored is for good. Dead (undecodable) and lost (declared) rows become stored when they arrive after all.
 4. What no range names is missing. An emitter is complete when its end is known and nothing below it is
-   missing.
+   missing. A row that came proves those below it, also above the end that was declared: the greater of both is the
+   end (`tables/0004_ends.sql` says the same of what is stored).
 """
 
 from __future__ import annotations
@@ -126,21 +127,23 @@ class Ledger:
 
     def is_complete(self, next_seq: int | None) -> bool:
         """The end is known and every row below it is stored, dead or lost."""
-        return next_seq is not None and not self.missing(next_seq)
+        return next_seq is not None and not self.missing(self._end(next_seq))
 
     def receipt(self, next_seq: int | None) -> Receipt:
         """Rows by what became of them; without a known end, missing are the holes before the last range."""
         totals = dict.fromkeys(Disposition, 0)
         for first, end, what in self.ranges():
             totals[what] += end - first
-        known_end = max(next_seq or 0, self.ends[-1] if self.ends else 0)
         return Receipt(
             stored=totals[Disposition.STORED],
             dead=totals[Disposition.DEAD],
             lost=totals[Disposition.LOST],
-            missing=sum(end - first for first, end in self.missing(known_end)),
+            missing=sum(end - first for first, end in self.missing(self._end(next_seq))),
             complete=self.is_complete(next_seq),
         )
+
+    def _end(self, next_seq: int | None) -> int:
+        return max(next_seq or 0, self.ends[-1] if self.ends else 0)
 
     def _not_stored(self, first_seq: int, end_seq: int) -> list[tuple[int, int]]:
         found = []

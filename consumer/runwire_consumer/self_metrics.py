@@ -64,6 +64,12 @@ class SelfMetrics:
             ["source", "kind"],
             registry=registry,
         )
+        self._retention_used = Gauge(
+            "runwire_source_retention_used_ratio",
+            "Of the source's retention, how much the oldest message that waits has used up; from 1 on it may be gone.",
+            ["source"],
+            registry=registry,
+        )
         info = Gauge("runwire_consumer_info", "What this consumer is; always 1.", ["version"], registry=registry)
         info.labels(version).set(1)
 
@@ -106,6 +112,10 @@ class SelfMetrics:
         for kind, count in counts.items():
             self._anomalies.labels(source, kind).set(count)
 
+    def retention_used(self, source: str, ratio: float | None) -> None:
+        """How near the oldest message that waits is to being removed; nothing where it isn't known."""
+        if ratio is not None:
+            self._retention_used.labels(source).set(ratio)
 
 class KeepingMetrics:
     """Snapshots, repairs and pruning of one consumer process.

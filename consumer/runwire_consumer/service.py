@@ -286,7 +286,9 @@ class Service:
             self._metrics.lag(self.stats.lag)
             self._metrics.source_up(up=self._reachable)
             for source in self._sources:
-                self._metrics.anomalies(source.name, source.status().anomalies)
+                state = source.status()
+                self._metrics.anomalies(source.name, state.anomalies)
+                self._metrics.retention_used(source.name, state.retention_used_ratio)
             if now >= self._next_gaps:
                 self._next_gaps = now + self._limits.gaps_seconds
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._count_gaps, self._metrics)

@@ -313,3 +313,140 @@ def test_what_is_opened_is_a_regular_file(tmp_path: Path) -> None:
     for name in ("pipe", "link", "."):
         with pytest.raises(OSError, match=r"regular file|symbolic links"):
             directory._open(tmp_path / name)
+
+
+def _grown(folder: Path, count: int, sync: bytes = SYNC, letter: str = "a") -> tuple[Path, list[bytes]]:
+    """A topic file of some blocks of a batch each, and what its pieces are: the header, then the blocks."""
+    pieces = [file_header(sync)]
+    for message in batches(count, letter):
+        pair = (Envelope.from_headers(message.headers), message.payload)  # type: ignore[arg-type]
+        pieces.append(encode_block([pair], DAY_ONE, sync))
+    path = folder / "s-000000.avro"
+    path.write_bytes(b"".join(pieces))
+    return path, pieces
+
+
+def _cut(path: Path, pieces: list[bytes]) -> None:
+    """The file loses its end in place."""
+    os.truncate(path, len(b"".join(pieces[:2])))
+
+
+def _cut_and_grown(path: Path, pieces: list[bytes]) -> None:
+    """It lost its end and grew beyond where it was, before anybody looked."""
+    other = pieces[3].replace(b"a" * 32, b"b" * 32)
+    path.write_bytes(b"".join([*pieces[:2], other, other, other]))
+
+
+def _put_back(path: Path, pieces: list[bytes]) -> None:
+    """A copy of an earlier day, under the same name: another inode."""
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(b"".join(pieces[:2]))
+    copy.rename(path)
+
+
+def _exchanged(path: Path, pieces: list[bytes]) -> None:
+    """Another file of the same size."""
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(b"".join(pieces).replace(SYNC, b"fedcba9876543210"))
+    copy.rename(path)
+
+
+CHANGES = {
+    # what: (how, batches that the file holds afterwards)
+    "cut": (_cut, [0]),
+    "cut and grown": (_cut_and_grown, [0, 6, 6, 6]),
+    "put back": (_put_back, [0]),
+    "exchanged": (_exchanged, [0, 3, 6]),
+}
+
+
+@pytest.mark.parametrize("looked", ["up", "down"])
+@pytest.mark.parametrize(("change", "holds"), CHANGES.values(), ids=CHANGES)
+def test_a_file_that_is_not_what_was_read_is_read_again(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[Path, list[bytes]], None],
+    holds: list[int],
+    looked: str,
+) -> None:
+    """All that it holds comes, whoever looked when, and what may be gone is told of in a record."""
+    if (change, looked) == (_exchanged, "down"):
+        pytest.skip("the same name and the same size while nobody looked: nothing that a scan sees is different")
+    path, pieces = _grown(tmp_path, 3)
+
+    async def follow() -> None:
+        source = DirectorySource(tmp_path, "dir:x")
+        await source.start({})
+        found = await source.poll(0.0)
+        assert first_seqs(found) == [0, 3, 6]
+        if looked == "down":
+            positions = {message.partition: (message.next_offset, message.anchor) for message in found}
+            source = DirectorySource(tmp_path, "dir:x")
+            await source.start(positions)
+        change(path, pieces)
+        found = await source.poll(2.0)
+        assert first_seqs(found) == holds
+        (told,) = [message for message in found if message.damage]
+        assert (told.offset, told.next_offset) == (len(b"".join(pieces)), 0)
+        assert "replaced, cut or put back" in told.damage
+        assert source.status().anomalies == {"file_replaced": 1}
+        assert "replaced, cut or put back" in caplog.text
+        # From here on it is followed as any other.
+        assert await source.poll(0.3) == []
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(follow())
+
+
+def test_a_copy_of_the_same_file_is_no_news(tmp_path: Path) -> None:
+    """Moved to another disk and back: nothing is read twice, and it goes on where it was."""
+    path, pieces = _grown(tmp_path, 3)
+
+    async def follow() -> None:
+        source = DirectorySource(tmp_path, "dir:x")
+        await source.start({})
+        assert first_seqs(await source.poll(0.0)) == [0, 3, 6]
+        copy = path.with_suffix(".copy")
+        copy.write_bytes(b"".join([*pieces, pieces[3]]))
+        copy.rename(path)
+        assert first_seqs(await source.poll(2.0)) == [6]
+        assert source.status().anomalies == {}
+
+    asyncio.run(follow())
+
+
+def test_a_position_of_an_earlier_version_has_no_mark(tmp_path: Path) -> None:
+    """It is believed, unless the file is too small for it."""
+    path, pieces = _grown(tmp_path, 3)
+    sizes = [len(b"".join(pieces[:count])) for count in range(5)]
+    assert first_seqs(read(tmp_path, {path.name: (sizes[2], "")})[0]) == [3, 6]
+    os.truncate(path, sizes[2])
+    assert first_seqs(read(tmp_path, {path.name: (sizes[3], "")})[0]) == [0]
+
+
+def test_a_file_removed_before_it_was_read_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes are named; one that was read wholly may go, and one that comes back goes on where it was."""
+    path, pieces = _grown(tmp_path, 3)
+    whole, read_bytes = path.read_bytes(), len(b"".join(pieces[:2]))
+    path.write_bytes(whole[:read_bytes])
+
+    async def follow() -> None:
+        source = DirectorySource(tmp_path, "dir:x")
+        await source.start({})
+        assert first_seqs(await source.poll(0.0)) == [0]
+        path.write_bytes(whole)
+        monkeypatch.setattr(directory, "POLL_BYTES_MAX", 0)  # seen, not read
+        await source.poll(0.6)
+        path.unlink()
+        (told,) = await source.poll(2.0)
+        assert told.damage == f"The file was removed before its bytes {read_bytes} to {len(whole) - 1} were read."
+        assert (told.offset, told.next_offset) == (read_bytes, read_bytes)
+        assert source.status().anomalies == {"file_removed": 1}
+        monkeypatch.setattr(directory, "POLL_BYTES_MAX", 2**20)
+        path.write_bytes(whole)
+        assert first_seqs(await source.poll(2.0)) == [3, 6]
+        path.unlink()
+        assert await source.poll(0.6) == []
+        assert source.status().anomalies == {"file_removed": 1}
+
+    asyncio.run(follow())

@@ -72,6 +72,10 @@ def test_receipt_needs_an_end_to_be_complete() -> None:
     assert ledger.receipt(9) == Receipt(stored=6, dead=2, lost=1, missing=0, complete=True)
     assert not Ledger().is_complete(None)
     assert Ledger().is_complete(0)
+    # Rows above a declared end prove those below them.
+    assert not ledger_of([(3, 8, STORED)]).is_complete(5)
+    assert not ledger_of([(0, 5, STORED), (7, 8, STORED)]).is_complete(5)
+    assert ledger_of([(0, 8, STORED)]).is_complete(5)
 
 
 @pytest.mark.parametrize("rows", [[(0, 3, STORED), (2, 5, DEAD)], [(3, 3, STORED)], [(-1, 2, STORED)]])
@@ -118,4 +122,7 @@ def test_any_history_agrees_with_a_dictionary_of_rows(
         assert sorted(table.values()) == ranges
     missing = [seq for start, end in ledger.missing(next_seq) for seq in range(start, end)]
     assert missing == [seq for seq in range(next_seq) if seq not in model]
-    assert ledger.is_complete(next_seq) is not bool(missing)
+    end = max([next_seq, *(seq + 1 for seq in model)])
+    assert ledger.is_complete(next_seq) is all(seq in model for seq in range(end))
+    assert ledger.receipt(next_seq).missing == end - len(model)
+    assert not ledger.is_complete(None)

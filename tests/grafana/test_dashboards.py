@@ -103,6 +103,8 @@ def test_alert_rules_stand_on_provisioned_data() -> None:
         "runwire-consumer-away",
         "runwire-source-away",
         "runwire-dead-letters",
+        "runwire-source-anomalies",
+        "runwire-retention",
         "runwire-run-broken",
     ]
     for rule in rules:

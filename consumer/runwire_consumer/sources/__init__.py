@@ -47,6 +47,8 @@ class SourceStatus:
         trouble: What is wrong, in a sentence; "" when nothing is.
         anomalies: What had to be put right since the start, counted by kind (a recreated topic, ...).
         surveyed: False until the first look at everything that waits.
+        retention_seconds: How long the log keeps messages; infinite for ever, None where it isn't known.
+        retention_used_ratio: Of it, how much the oldest message that waits has used up: from 1 on it may be gone.
     """
 
     reachable: bool
@@ -54,6 +56,8 @@ class SourceStatus:
     trouble: str = ""
     anomalies: Mapping[str, int] = field(default_factory=dict)
     surveyed: bool = True
+    retention_seconds: float | None = None
+    retention_used_ratio: float | None = None
 
     @property
     def at_tail(self) -> bool:

@@ -4,6 +4,10 @@ A partition is a file, its offset the byte where the next block starts; what doe
 later, so a torn tail of a dead writer is simply never read, and told of once it stands still. Files that grew lately
 are looked at on every poll, all others at the slower pace of a scan.
 
+A position has a mark, the check sum of the bytes before it: a file that was replaced, cut or put back from a copy is
+found out by it and read again from its start (the ledger leaves out what is stored), whatever its name and size. What
+may be gone with it, or with a file that was removed before it was read, becomes a dead letter that names the bytes.
+
 Only regular files with names in UTF-8 are read, and no link is followed: whoever may write into the folder shall not
 have foreign files read out. An entry that can't be read is told of once and tried again; it keeps nothing waiting.
 """
@@ -17,6 +21,7 @@ import logging
 import os
 import stat
 import time
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +48,7 @@ READ_BYTES_MAX = 4 * 2**20
 POLL_BYTES_MAX = 16 * 2**20
 HEAD_BYTES_MAX = 1024
 TORN_TAIL_SECONDS = 60.0
+MARK_BYTES = 512  # of the block before: the sync marker, its last values, of a small one also its time
 RETRY_SECONDS = 1.0
 
 _PROCESS_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # they say nothing about the file
@@ -62,10 +68,15 @@ class _File:
     alien: bool = False
     retry_at: float = 0.0  # while it can't be read
     torn_told: bool = False
+    inode: int = 0
+    mark: str = ""  # of the bytes before the offset; "" where they aren't known
+    doubted: bool = False  # it is smaller than it was, or another file: the mark is to be compared
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes that a look may find blocks in; neither a torn tail nor a file that can't be read counts."""
+        if self.doubted and not self.retry_at:
+            return max(self.size, 1)
         if self.alien or self.retry_at or self.size == self.looked_at_size:
             return 0
         return max(self.size - self.offset, 0)
@@ -89,6 +100,7 @@ class DirectorySource:
         self._trouble = ""
         self._surveyed = False
         self._told: set[str] = set()
+        self._lost: list[Message] = []
         self._anomalies: Counter[str] = Counter()
 
     @property
@@ -134,7 +146,7 @@ class DirectorySource:
             self._trouble = f"Folder {self._folder} can't be read: {error.strerror}."
             self._next_scan = now + 1.0
             return []
-        found: list[Message] = []
+        found, self._lost = self._lost, []
         budget = POLL_BYTES_MAX
         for name in sorted(self._files):
             file = self._files[name]
@@ -150,7 +162,7 @@ class DirectorySource:
                 except OSError as error:
                     self._unreadable(name, file, error, now)
                     break
-                budget -= file.offset - before
+                budget -= max(file.offset - before, 0)
                 if file.offset == before:
                     break
             if stands_still and file.torn_bytes:
@@ -160,7 +172,7 @@ class DirectorySource:
 
     def _scan(self, now: float) -> None:
         """Find new files and the size of each."""
-        sizes: dict[str, int] = {}
+        sizes: dict[str, tuple[int, int]] = {}
         try:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
@@ -171,17 +183,17 @@ class DirectorySource:
                 raise
             # It comes with the first sender; a reader makes no folders.
         for name in self._files.keys() - sizes.keys():
-            del self._files[name]
-        for name, size in sizes.items():
+            self._remove(name, self._files.pop(name))
+        for name, (bytes_there, inode) in sizes.items():
             if name not in self._files:
-                offset = self._positions.get(name, (0, ""))[0]
-                self._files[name] = _File(self._folder / name, offset)
-            self._grow(self._files[name], size, now)
+                offset, mark = self._positions.get(name, (0, ""))
+                self._files[name] = _File(self._folder / name, offset, inode=inode, mark=mark)
+            self._grow(self._files[name], bytes_there, inode, now)
         took_seconds = time.monotonic() - now
         self._next_scan = now + max(SCAN_INTERVAL_SECONDS, took_seconds / SCAN_SHARE_MAX)
 
-    def _size_of(self, entry: os.DirEntry[str]) -> int | None:
-        """Bytes of an entry, or None where it is none that we read."""
+    def _size_of(self, entry: os.DirEntry[str]) -> tuple[int, int] | None:
+        """Bytes and inode of an entry, or None where it is none that we read."""
         if not _is_utf8(entry.name):
             self._pass_over(entry.name, "its name is not UTF-8")
             return None
@@ -192,22 +204,50 @@ class DirectorySource:
         except OSError as error:
             self._pass_over(entry.name, f"it can't be looked at: {error.strerror}")
             known = self._files.get(entry.name)
-            return known.size if known else None
+            return (known.size, known.inode) if known else None
         if not stat.S_ISREG(status.st_mode):
             self._pass_over(entry.name, "it is no regular file")
             return None
-        return status.st_size
+        return status.st_size, status.st_ino
 
     def _refresh(self, now: float) -> None:
         """The size of those files that grew lately."""
         for file in self._files.values():
             if now - file.grown_at < ACTIVE_SECONDS:
                 try:
-                    size = os.lstat(file.path).st_size
+                    status = os.lstat(file.path)
                 except OSError:
                     self._next_scan = now  # it says whether the file or the folder is gone
                 else:
-                    self._grow(file, size, now)
+                    self._grow(file, status.st_size, status.st_ino, now)
+
+    def _remove(self, name: str, file: _File) -> None:
+        """A file is gone; what of it was known and not read is lost."""
+        self._positions[name] = (file.offset, file.mark)  # should it come back
+        if file.waiting_bytes and not file.doubted:
+            self._anomalies["file_removed"] += 1
+            reason = f"The file was removed before its bytes {file.offset} to {file.size - 1} were read."
+            self._lose(name, file, (file.offset, file.mark), reason)
+
+    def _read_again(self, name: str, file: _File) -> list[Message]:
+        """The file isn't the one that was read, or not all of it: begin at its start."""
+        self._anomalies["file_replaced"] += 1
+        self._lose(
+            name,
+            file,
+            (0, ""),
+            "The file was replaced, cut or put back from an older copy: it is read again from its start, and what is "
+            f"stored already is left out. Whatever followed byte {file.offset} before may be gone unread.",
+        )
+        file.offset, file.sync, file.mark, file.doubted, file.alien = 0, b"", "", False, False
+        file.looked_at_size, file.torn_told = -1, False
+        found, self._lost = self._lost, []
+        return found
+
+    def _lose(self, name: str, file: _File, go_on: Position, reason: str) -> None:
+        _log.warning("%a: %s", str(file.path), reason)
+        offset, mark = go_on
+        self._lost.append(Message(self._name, name, file.offset, offset, _now_us(), {}, b"", mark, reason))
 
     def _pass_over(self, name: str, reason: str) -> None:
         """Tell once per name that an entry isn't read."""
@@ -237,9 +277,11 @@ class DirectorySource:
             TORN_TAIL_SECONDS,
         )
 
-    def _grow(self, file: _File, size: int, now: float) -> None:
-        if size < file.size:
-            self._anomalies["file_shrunk"] += 1
+    def _grow(self, file: _File, size: int, inode: int, now: float) -> None:
+        file.doubted = file.doubted or ((size < file.offset or inode != file.inode) and file.offset > 0)
+        if inode != file.inode:
+            file.looked_at_size = -1
+            file.inode = inode
         if size != file.size:
             file.grown_at = now
         file.size = size
@@ -247,11 +289,19 @@ class DirectorySource:
     def _read(self, name: str, file: _File) -> list[Message]:
         """The complete blocks behind the file's offset, as far as one read reaches."""
         with _open(file.path) as stream:
+            if file.mark and file.mark != _mark_of(_bytes_before(stream, file.offset)):
+                return self._read_again(name, file)
+            if file.doubted and os.fstat(stream.fileno()).st_size < file.offset:
+                return self._read_again(name, file)
+            if file.doubted:
+                file.doubted, file.sync = False, b""
+            stream.seek(0)
             if not file.sync:
                 head = _read_all(stream.fileno(), HEADER_BYTES_MAX)
                 if not self._read_header(file, head):
                     return self._alien_message(name, file, head[:HEAD_BYTES_MAX])
             size = file.size
+            before = _bytes_before(stream, file.offset)
             data, parts = b"", list[RawBlock | Damage]()
             want = READ_BYTES_MAX
             while not parts:
@@ -264,7 +314,8 @@ class DirectorySource:
         if not parts:
             file.looked_at_size = size
             return []
-        found = [message for part in parts for message in self._messages(name, file.offset, data, part)]
+        found = [message for part in parts for message in self._messages(name, file.offset, before, data, part)]
+        file.mark = _mark_of((before + data[: parts[-1].end])[-MARK_BYTES:])
         file.offset += parts[-1].end
         return found
 
@@ -294,18 +345,21 @@ class DirectorySource:
         reason = "The file is no topic file of Runwire; it is left alone."
         return [Message(self._name, name, 0, file.offset, 0, {}, head, damage=reason)]
 
-    def _messages(self, name: str, base: int, data: bytes, part: RawBlock | Damage) -> list[Message]:
+    def _messages(self, name: str, base: int, before: bytes, data: bytes, part: RawBlock | Damage) -> list[Message]:
         start, end = base + part.start, base + part.end
+        begin_mark, end_mark = (
+            _mark_of((before + data[max(at - MARK_BYTES, 0) : at])[-MARK_BYTES:]) for at in (part.start, part.end)
+        )
         head = data[part.start : part.end][:HEAD_BYTES_MAX]
         if isinstance(part, Damage):
             self._anomalies["damaged_block"] += 1
             reason = f"Bytes {start} to {end} of the file are no block."
-            return [Message(self._name, name, start, end, _now_us(), {}, head, damage=reason)]
+            return [Message(self._name, name, start, end, _now_us(), {}, head, end_mark, reason)]
         try:
             records = decode_block(part)
         except FolderError as error:
             self._anomalies["damaged_block"] += 1
-            return [Message(self._name, name, start, end, _now_us(), {}, head, damage=str(error))]
+            return [Message(self._name, name, start, end, _now_us(), {}, head, end_mark, str(error))]
         last = len(records) - 1
         # A cut in the middle of a block goes on at the block's start: the ledger leaves out what is stored.
         return [
@@ -317,6 +371,7 @@ class DirectorySource:
                 appended_at=record.appended,
                 headers=record.fields,
                 payload=record.payload,
+                anchor=end_mark if number == last else begin_mark,
             )
             for number, record in enumerate(records)
         ]
@@ -329,6 +384,16 @@ def _open(path: Path) -> io.FileIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file")
     return io.FileIO(descriptor)
+
+
+def _bytes_before(stream: io.FileIO, offset: int) -> bytes:
+    """Up to MARK_BYTES before an offset; fewer where the file doesn't reach so far."""
+    stream.seek(max(offset - MARK_BYTES, 0))
+    return _read_all(stream.fileno(), min(MARK_BYTES, offset))
+
+
+def _mark_of(data: bytes) -> str:
+    return f"{zlib.crc32(data):08x} {len(data)}" if data else ""
 
 
 def _is_utf8(name: str) -> bool:

@@ -2,10 +2,15 @@
 
 What it guards against, and how:
 
-- New partitions: looked for every few seconds, read from their start.
-- A topic that was deleted and made again skips data silently. So reading begins *at* the last stored record: when it
-  isn't the one that the stored anchor describes, the partition is another one, and is read from its start.
-- Records that retention removed before they were read become a dead letter that names the offsets.
+- New partitions: looked for every second, read from their start.
+- A topic that was deleted and made again skips data silently: found out by its id (`anchors.py`), read from its start.
+- A log that lost its end and grew again (a broker restored from older data, an unclean election) does so, too, under
+  the same id. So reading begins *at* the last record that was read, also after each reconnect and each new leader:
+  when it isn't the one that the anchor describes, the log is read again from its start, and the ledger leaves out what
+  is stored. The law: what was read since the broker and its leaders were last seen unchanged isn't trusted.
+- Records that retention removed before they were read become a dead letter that names the offsets, and so does what
+  went with a topic or with a log's end. Before that, from half of the retention on, it is said (`retention.py`).
+- Offsets that are no record (ends of transactions, what compaction left) are passed, and are no lag.
 - A client that locks up (known of aiokafka after the loss of a coordinator) is thrown away and made anew when
   something waits and nothing comes for STALL_SECONDS.
 - An unreachable broker is retried for ever.
@@ -17,10 +22,9 @@ import asyncio
 import contextlib
 import logging
 import time
-import zlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -28,6 +32,9 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeEr
 
 from runwire_consumer.errors import SourceUnreachable
 from runwire_consumer.sources import Message, Position, SourceStatus
+from runwire_consumer.sources.anchors import NOTHING, Anchor
+from runwire_consumer.sources.retention import RetentionWatch, Unread
+from runwire_consumer.sources.topic_facts import TopicFacts, ask_retention, ask_topic
 from runwire_schemas.topics import TOPIC_CONFIG, TOPIC_PARTITIONS, TOPIC_REPLICAS_MAX, Destination
 
 GROUP_ID = "runwire-consumer"
@@ -35,7 +42,7 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 REQUEST_TIMEOUT_SECONDS = 5.0
 RETRY_INTERVAL_SECONDS = 1.0
 LOOK_INTERVAL_SECONDS = 1.0
-SURVEY_INTERVAL_SECONDS = 5.0
+RETENTION_INTERVAL_SECONDS = 30.0
 STALL_SECONDS = 30.0
 FETCH_BYTES_MAX = 16 * 2**20
 PARTITION_FETCH_BYTES_MAX = 4 * 2**20
@@ -49,17 +56,29 @@ class _Partition:
 
     Attributes:
         next_offset: What `poll` hands out next.
-        anchor: Fingerprint of the record before it; "" where there is none.
+        anchor: The last record before it.
+        read_to: The highest that `next_offset` was in this log.
+        sure: Both, as they were when the partition was last seen under the same leader as before; `sure_end` with them.
+        leader: That leader's reign.
         doubted: The anchor is still to be compared with what the broker has there.
+        rewinds: How often it went back.
+        again: What comes was read once before: what retention removed of it is no loss.
         end: Where the broker's log ends, as far as known.
         moved_at: When something was handed out, or nothing waited.
     """
 
     next_offset: int = 0
-    anchor: str = ""
+    anchor: Anchor = NOTHING
+    read_to: int = 0
+    sure: tuple[int, Anchor] = (0, NOTHING)
+    sure_end: int = 0
+    leader: object = None
     doubted: bool = False
+    rewinds: int = 0
+    again: bool = False
     end: int | None = None
     moved_at: float = 0.0
+    unread: Unread = field(default_factory=Unread)
 
 
 class KafkaSource:
@@ -79,7 +98,10 @@ class KafkaSource:
         self._trouble = f"{destination} has not answered yet."
         self._assigned: set[int] = set()
         self._broken = False
-        self._next_attempt = self._next_survey = 0.0
+        self._next_attempt = self._next_retention = 0.0
+        self._topic_id = ""
+        self._surveying = asyncio.Lock()
+        self._retention = RetentionWatch(str(destination))
         self._lost: list[Message] = []
         self._anomalies: Counter[str] = Counter()
 
@@ -136,8 +158,17 @@ class KafkaSource:
             for number, known in self._partitions.items()
             if known.end is not None
         }
-        surveyed = self._surveyed and len(lag) == len(self._partitions)
-        return SourceStatus(self._reachable, lag, self._trouble, dict(self._anomalies), surveyed)
+        doubts = any(known.doubted for known in self._partitions.values())
+        surveyed = self._surveyed and len(lag) == len(self._partitions) and not doubts and not self._lost
+        return SourceStatus(
+            self._reachable,
+            lag,
+            self._trouble,
+            dict(self._anomalies),
+            surveyed,
+            retention_seconds=self._retention.seconds,
+            retention_used_ratio=self._retention.used_ratio,
+        )
 
     async def close(self) -> None:
         """Disconnect."""
@@ -198,68 +229,140 @@ class KafkaSource:
     async def _keep_looking(self, consumer: AIOKafkaConsumer) -> None:
         """In the background: new partitions, ends of the log, and whether anybody answers."""
         while consumer is self._consumer:
+            before = time.monotonic()
             await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+            if time.monotonic() - before > LOOK_INTERVAL_SECONDS + REQUEST_TIMEOUT_SECONDS:
+                self._move_all()  # this process stood still, not the client
             try:
                 async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                     await self._look(consumer)
             except (KafkaError, OSError, TimeoutError) as error:
                 self._away(error)
-            if self._stalled():
+            if self._stalled() or _has_died(consumer):
                 self._anomalies["client_stalled"] += 1
-                _log.warning("Nothing comes from %s though something waits: connecting anew.", self.name)
+                _log.warning("The Kafka client reads nothing more from %s: connecting anew.", self.name)
                 self._broken = True
                 return
 
     async def _look(self, consumer: AIOKafkaConsumer) -> None:
-        now = time.monotonic()
-        if now >= self._next_survey or not self._assigned:
-            self._next_survey = now + SURVEY_INTERVAL_SECONDS
-            cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001 - as above
-            numbers = set(cluster.partitions_for_topic(self._topic) or ())
-            if numbers != self._assigned:
-                self._assign(consumer, numbers)
-        before = {number: self._partitions[number].next_offset for number in self._assigned}
+        """Whether it is the topic, and the log, that was read so far; then how much waits there."""
+        async with self._surveying:
+            await self._survey(consumer)
+        before = {number: self._partitions[number].rewinds for number in self._assigned}
         ends = await consumer.end_offsets([TopicPartition(self._topic, number) for number in before])
         for where, end in ends.items():
-            self._partitions[where.partition].end = end
-            if end < before[where.partition]:
-                self._restart(consumer, where, 0)
+            known = self._partitions[where.partition]
+            known.end = end
+            if end < known.read_to and known.rewinds == before[where.partition]:
+                self._cut(consumer, where)
+            elif end > known.next_offset or known.doubted:
+                self._pass_gaps(consumer, where, await consumer.position(where))
         self._reachable = True
         self._surveyed = bool(self._assigned)
         self._trouble = "" if self._assigned else f"Topic {self._topic} doesn't exist yet."
+        with contextlib.suppress(KafkaError):  # who may not ask doesn't know, and reads all the same
+            await self._look_at_retention(consumer)
 
-    def _assign(self, consumer: AIOKafkaConsumer, numbers: set[int]) -> None:
+    async def _survey(self, consumer: AIOKafkaConsumer) -> None:
+        """Ask for the topic; go back to where it was sure wherever something changed."""
+        before = {
+            number: (one.rewinds, one.end or 0, one.next_offset, one.anchor) for number, one in self._partitions.items()
+        }
+        facts = await ask_topic(consumer._client, self._topic) or TopicFacts()  # noqa: SLF001 - as above
+        numbers = set(facts.leaders)
+        if facts.topic_id:
+            self._topic_id = facts.topic_id
+        if numbers:
+            self._find_recreated(numbers)
+        if numbers != self._assigned:
+            self._assign(consumer, facts)
+        for number, leader in facts.leaders.items():
+            known = self._partitions[number]
+            if known.leader != leader:
+                self._doubt(consumer, number)
+            elif not known.doubted and number in before and known.rewinds == before[number][0]:
+                known.sure_end, known.sure = before[number][1], before[number][2:]
+            known.leader = leader
+
+    def _find_recreated(self, numbers: set[int]) -> None:
+        """Begin anew where the topic has another id than the one that was read."""
+        found = False
+        for number in self._positions.keys() | self._partitions.keys():
+            known = self._partitions.get(number) or self._known(number)
+            if not known.anchor.is_elsewhere(self._topic_id):
+                continue
+            found = True
+            self._lose(number, known, f"{self._name_of(number)} is gone: the topic was deleted, and made again.")
+            self._partitions[number] = _Partition(anchor=Anchor(self._topic_id), sure=(0, Anchor(self._topic_id)))
+            self._positions.pop(number, None)
+        for number in self._partitions.keys() - numbers:
+            del self._partitions[number]
+            self._assigned.discard(number)
+        if found:
+            self._assigned = set()
+            self._anomalies["topic_recreated"] += 1
+            _log.warning(
+                "Topic %s was deleted and made again: it is read from its start. "
+                "What the old one held and wasn't read is gone; see the relation dead_letters.",
+                self.name,
+            )
+
+    def _known(self, number: int) -> _Partition:
+        """A partition as the store knows it."""
+        offset, text = self._positions.get(number, (0, ""))
+        anchor = Anchor.parse(text)
+        return _Partition(offset, anchor, offset, (offset, anchor))
+
+    def _assign(self, consumer: AIOKafkaConsumer, facts: TopicFacts) -> None:
         """Take all partitions; each begins at the record before its position, to be compared with the anchor."""
-        consumer.assign([TopicPartition(self._topic, number) for number in sorted(numbers)])
-        self._assigned = numbers
-        for number in numbers:
-            known = self._partitions.get(number)
-            if known is None:
-                next_offset, anchor = self._positions.get(number, (0, ""))
-                known = self._partitions[number] = _Partition(next_offset, anchor)
+        consumer.assign([TopicPartition(self._topic, number) for number in sorted(facts.leaders)])
+        self._assigned = set(facts.leaders)
+        for number, leader in facts.leaders.items():
+            known = self._partitions.setdefault(number, self._known(number))
             known.moved_at = time.monotonic()
-            known.doubted = bool(known.anchor)
             # Nothing is awaited between assign and seek, so nothing is fetched from another position.
-            begin = _anchor_offset(known.anchor) if known.doubted else known.next_offset
-            consumer.seek(TopicPartition(self._topic, number), begin)
+            if known.leader != leader or known.doubted:
+                self._doubt(consumer, number)
+            else:
+                consumer.seek(TopicPartition(self._topic, number), known.next_offset)
+            known.leader = leader
+
+    def _doubt(self, consumer: AIOKafkaConsumer, number: int) -> None:
+        """Back to where it was sure, to see whether the record there is still the same."""
+        known = self._partitions[number]
+        known.next_offset, known.anchor = known.sure
+        known.rewinds += 1
+        known.moved_at = time.monotonic()
+        known.doubted = known.anchor.offset is not None
+        begin = known.next_offset if known.anchor.offset is None else known.anchor.offset
+        consumer.seek(TopicPartition(self._topic, number), begin)
+
+    def _pass_gaps(self, consumer: AIOKafkaConsumer, where: TopicPartition, position: int) -> None:
+        """The client went over offsets that are no records, which `_messages` never sees."""
+        known = self._partitions[where.partition]
+        if known.doubted and known.anchor.offset is not None and position > known.anchor.offset:
+            self._settle(consumer, where, None)
+        if not known.doubted and position > known.next_offset:
+            known.next_offset = position
 
     def _messages(
         self, consumer: AIOKafkaConsumer, where: TopicPartition, records: list[ConsumerRecord]
     ) -> list[Message]:
         known = self._partitions[where.partition]
         known.moved_at = time.monotonic()
-        if known.doubted:
-            first = records[0]
-            if first.offset == _anchor_offset(known.anchor) and _anchor_of(first) != known.anchor:
-                self._restart(consumer, where, 0)
-                return []
-            known.doubted = False
+        if known.doubted and not self._settle(consumer, where, records[0]):
+            return []
         fresh = [record for record in records if record.offset >= known.next_offset]
         if not fresh:
             return []
         last = fresh[-1]
-        known.next_offset, known.anchor = last.offset + 1, _anchor_of(last)
+        known.next_offset = last.offset + 1
+        known.read_to = max(known.read_to, known.next_offset)
+        known.anchor = Anchor.of(self._topic_id, last.offset, last.timestamp, last.value)
         known.end = max(known.end or 0, known.next_offset, consumer.highwater(where) or 0)
+        known.again = False
+        known.unread.read(len(fresh), sum(len(record.value or b"") for record in fresh), last.timestamp)
+        topic, anchor = str(Anchor(self._topic_id)), str(known.anchor)
         return [
             Message(
                 source=self.name,
@@ -269,50 +372,128 @@ class KafkaSource:
                 appended_at=record.timestamp * 1_000,
                 headers=record.headers,
                 payload=record.value or b"",
-                anchor=known.anchor if record is last else "",
+                anchor=anchor if record is last else topic,
             )
             for record in fresh
         ]
 
-    def _restart(self, consumer: AIOKafkaConsumer, where: TopicPartition, begin: int) -> None:
-        """The partition is not the one that was read before: read the new one from its start."""
-        self._anomalies["topic_recreated"] += 1
-        _log.warning(
-            "Partition %s of %s is another one than before: reading from its start.", where.partition, self.name
-        )
+    def _settle(self, consumer: AIOKafkaConsumer, where: TopicPartition, first: ConsumerRecord | None) -> bool:
+        """Compare the anchor with the first record from there on, None where there is none; False: it's another log."""
         known = self._partitions[where.partition]
-        known.next_offset, known.anchor, known.doubted = begin, "", False
-        consumer.seek(where, begin)
+        if first is not None and first.offset == known.anchor.offset:
+            same = known.anchor.is_of(first.offset, first.timestamp, first.value)
+        else:
+            # The record is no more, and others are: compaction. Without ids it may as well be another topic.
+            same = bool(known.anchor.topic_id and known.anchor.topic_id == self._topic_id)
+        known.doubted = False
+        if not same:
+            self._cut(consumer, where)
+        return same
+
+    def _cut(self, consumer: AIOKafkaConsumer, where: TopicPartition) -> None:
+        """The log isn't the one that was read, or not all of it: read it from its start."""
+        known = self._partitions[where.partition]
+        same_topic = bool(known.anchor.topic_id and known.anchor.topic_id == self._topic_id)
+        kind = "log_truncated" if same_topic else "topic_recreated"
+        what = (
+            "lost records that were read already: a broker lost its end or was restored from older data"
+            if same_topic
+            else "is another one than before, or lost its end"
+        )
+        self._anomalies[kind] += 1
+        _log.warning(
+            "%s %s. It is read again from its start; what is stored already is left out.",
+            self._name_of(where.partition),
+            what,
+        )
+        self._lose(where.partition, known, f"{self._name_of(where.partition)} {what}.")
+        known.next_offset, known.anchor, known.doubted = 0, Anchor(self._topic_id), False
+        known.again, known.end, known.sure, known.read_to = same_topic, None, (0, known.anchor), 0
+        known.rewinds += 1
+        consumer.seek(where, 0)
+
+    def _lose(self, number: int, known: _Partition, reason: str) -> None:
+        """A record for people of what may be gone with a log: everything behind what was read."""
+        at = known.sure[0] or known.read_to
+        if not at:
+            return
+        gone = f"Whatever it held from record {at} on may be gone unread"
+        if known.sure_end > at:
+            gone = f"Its records {at} to {known.sure_end - 1}, and whatever followed them, may be gone unread"
+        self._lost.append(self._loss(number, at, 0, f"{reason} {gone}."))
 
     async def _recover_offsets(self, consumer: AIOKafkaConsumer, error: OffsetOutOfRangeError) -> None:
-        """Retention removed what was to be read next, or the log is shorter than it was."""
+        """Retention removed what was to be read next, or the log is shorter than it was, or another one."""
         wanted: dict[TopicPartition, int] = error.args[0] if error.args else {}
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                async with self._surveying:
+                    await self._survey(consumer)
                 begins = await consumer.beginning_offsets(list(wanted))
         except (KafkaError, OSError, TimeoutError) as trouble:
             await self._fail(trouble)
             return
         for where, offset in wanted.items():
-            begin, known = begins[where], self._partitions[where.partition]
-            if offset > begin:
-                self._restart(consumer, where, begin)
+            known = self._partitions.get(where.partition)
+            if known is None or where.partition not in self._assigned:
+                continue
+            if offset != await consumer.position(where):
+                continue  # this answer is older than where we went since
+            begin = begins[where]
+            if known.next_offset and offset > begin:
+                self._cut(consumer, where)
                 continue
             known.doubted = False
             if known.next_offset < begin:
-                self._anomalies["expired_records"] += begin - known.next_offset
-                self._lost.append(self._expired(where, known.next_offset, begin))
-                known.next_offset = begin
+                if not known.again:
+                    self._anomalies["expired_records"] += begin - known.next_offset
+                    reason = (
+                        f"Records {known.next_offset} to {begin - 1} were removed by the topic's retention "
+                        "before they were read."
+                    )
+                    self._lost.append(self._loss(where.partition, known.next_offset, begin, reason))
+                    _log.warning("%s: %s", self._name_of(where.partition), reason)
+                known.next_offset, known.anchor = begin, Anchor(self._topic_id)
             consumer.seek(where, known.next_offset)
 
-    def _expired(self, where: TopicPartition, offset: int, begin: int) -> Message:
-        reason = f"Records {offset} to {begin - 1} were removed by the topic's retention before they were read."
-        now = time.time_ns() // 1_000
-        return Message(self.name, str(where.partition), offset, begin, now, (), b"", damage=reason)
+    def _loss(self, number: int, offset: int, next_offset: int, reason: str) -> Message:
+        now, anchor = time.time_ns() // 1_000, str(Anchor(self._topic_id))
+        return Message(self.name, str(number), offset, next_offset, now, (), b"", anchor, reason)
+
+    def _name_of(self, number: int) -> str:
+        return f"Partition {number} of {self.name}"
 
     def _take_lost(self) -> list[Message]:
         lost, self._lost = self._lost, []
         return lost
+
+    async def _look_at_retention(self, consumer: AIOKafkaConsumer) -> None:
+        """How much of the topic's retention the oldest record that waits has used up."""
+        now = time.monotonic()
+        if now >= self._next_retention and self._assigned:
+            self._next_retention = now + RETENTION_INTERVAL_SECONDS
+            self._retention.learn(await ask_retention(consumer._client, self._topic))  # noqa: SLF001 - as above
+        waiting = {
+            number: known
+            for number in self._assigned
+            if (known := self._partitions[number]).end is not None and (known.end or 0) > known.next_offset
+        }
+        times = {
+            TopicPartition(self._topic, number): known.unread.asks_for(known.anchor)
+            for number, known in waiting.items()
+            if self._retention.is_finite
+        }
+        found = await consumer.offsets_for_times(times) if times else {}
+        begins = await consumer.beginning_offsets(list(times)) if times and self._retention.bytes_max else {}
+        for where in times:
+            known, at = waiting[where.partition], found.get(where)
+            oldest = at.timestamp if at is not None else None
+            known.unread.is_now(oldest, known.next_offset, known.end or 0, begins.get(where, 0))
+        self._retention.judge([known.unread for known in waiting.values()], time.time_ns() // 1_000_000)
+
+    def _move_all(self) -> None:
+        for known in self._partitions.values():
+            known.moved_at = time.monotonic()
 
     def _stalled(self) -> bool:
         now = time.monotonic()
@@ -338,6 +519,19 @@ class KafkaSource:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                     await consumer.stop()
+            with contextlib.suppress(Exception):  # where fetching had died, `stop` raises before it closes connections
+                async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                    await consumer._client.close()  # noqa: SLF001 - as above
+
+
+def _has_died(consumer: AIOKafkaConsumer) -> bool:
+    """Whether the client fetches nothing more, of which it tells nobody.
+
+    aiokafka's fetching ends with a KeyError where a request runs out of time as its connection goes: so it is after a
+    stand-still of this process.
+    """
+    fetcher = consumer._fetcher  # noqa: SLF001 - shown nowhere
+    return fetcher is not None and bool(fetcher.error_future.done())
 
 
 def _reason(error: BaseException, servers: str) -> str:
@@ -349,12 +543,3 @@ def _reason(error: BaseException, servers: str) -> str:
     if isinstance(error, SourceUnreachable) or name in text:  # most of aiokafka's texts name the class
         return text
     return f"{name}: {text}" if text else name
-
-
-def _anchor_of(record: ConsumerRecord) -> str:
-    """Where a record stands, when it was appended, and a checksum of what it says."""
-    return f"{record.offset} {record.timestamp} {zlib.crc32(record.value or b''):08x}"
-
-
-def _anchor_offset(anchor: str) -> int:
-    return int(anchor.split(" ", 1)[0])
