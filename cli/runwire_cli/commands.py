@@ -7,5 +7,6 @@ COMMANDS = {
     "show": "show everything about one run",
     "sql": "answer one SELECT",
     "verify": "print a run's receipt: sent, stored, missing",
+    "doctor": "check home, store and log; say what is wrong and what to do",
     "sync": "send what dead processes left; --follow: what running ones write",
 }

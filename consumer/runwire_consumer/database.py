@@ -23,13 +23,14 @@ from typing import Self
 
 import duckdb
 
-from runwire_consumer.errors import StoreDamaged, StoreError, StoreFull, StoreInvalidated, StoreLocked
+from runwire_consumer.errors import StoreDamaged, StoreError, StoreFull, StoreInvalidated, StoreLocked, StoreNewer
 from runwire_consumer.lock import LockFile
 from runwire_consumer.migrations import migrate, migrations
 
 MEMORY = Path(":memory:")
 
 # A COMMIT that finds no room fails as a TransactionException with the text of the write that failed.
+NEWER_ENGINE = "Trying to read a database file with version number"
 _FULL = ("No space left", "Disk quota", "Could not write")
 
 
@@ -66,6 +67,7 @@ class Database:
         Raises:
             StoreLocked: Another process holds it.
             StoreNewer: A newer version wrote it.
+            StoreForeign: It is somebody else's.
             StoreDamaged: It won't open.
         """
         options = options or EngineOptions()
@@ -153,6 +155,10 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
     except duckdb.IOException as error:
         if "lock" in str(error):
             raise StoreLocked(f"Another program has {path} open: {_sentence(error)}") from error
+        if NEWER_ENGINE in str(error):
+            raise StoreNewer(
+                f"A newer version of DuckDB wrote the database {path}: upgrade runwire, or let a newer consumer own it."
+            ) from error
         raise StoreDamaged(f"The database {path} won't open: {_sentence(error)}") from error
     except duckdb.Error as error:
         raise StoreDamaged(f"The database {path} won't open: {_sentence(error)}") from error
