@@ -222,7 +222,8 @@ class _Audit:
             dead_letters=tuple(
                 self._all(
                     "dead letters",
-                    "SELECT reason, count(*) AS n FROM store.dead_letters GROUP BY reason ORDER BY n DESC, reason LIMIT 20",
+                    "SELECT reason, count(*) AS n FROM store.dead_letters "
+                    "GROUP BY reason ORDER BY n DESC, reason LIMIT 20",
                 )
             ),
             unchecked=tuple(dict.fromkeys(self._unchecked)),
@@ -264,7 +265,7 @@ class _Audit:
         return int(found[0][0]) if found else 0
 
     def _all(self, what: str, sql: str, where: Mapping[str, int] | None = None) -> list[Any]:
-        if self._deadline.passed:
+        if self._deadline.passed():
             self._unchecked.append(f"{what}: out of time")
             return []
         try:
@@ -272,7 +273,7 @@ class _Audit:
         except duckdb.FatalException:
             raise
         except duckdb.Error as error:
-            late = self._deadline.passed
+            late = self._deadline.passed()
             self._unchecked.append(f"{what}: {'out of time' if late else str(error).splitlines()[0]}")
             return []
 
@@ -292,7 +293,6 @@ class _Deadline:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="runwire-audit-watch", daemon=True)
 
-    @property
     def passed(self) -> bool:
         """Nothing more may begin."""
         return self._passed.is_set()

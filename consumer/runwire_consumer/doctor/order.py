@@ -15,7 +15,7 @@ from runwire_consumer.errors import ConsumerError, StoreError
 
 
 class DoctorOrder:
-    """Answers POST /api/doctor: {"deep": bool, "seconds": number} gives {"now", "version", "trouble", "facts"}.
+    """Answers POST /api/doctor: {"deep": bool} gives {"now", "version", "trouble", "facts"}.
 
     Args:
         cursors: Makes a connection of its own to the open database.
@@ -39,15 +39,15 @@ class DoctorOrder:
         Raises:
             ConsumerError: One is running, or the store can't be read.
         """
-        deep, seconds = asked.get("deep", False), asked.get("seconds")
-        if not isinstance(deep, bool) or not (seconds is None or (isinstance(seconds, (int, float)) and seconds > 0)):
-            raise ConsumerError("'deep' is true or false, 'seconds' a number above 0.")
+        deep = asked.get("deep", False)
+        if not isinstance(deep, bool):
+            raise ConsumerError("'deep' is true or false.")
         if self._running:
             raise ConsumerError("The store is being looked through already: wait until that is done.")
         now = time.time_ns() // 1_000
         self._running = True
         try:
-            facts = await asyncio.to_thread(self._audit, deep, seconds)
+            facts = await asyncio.to_thread(self._audit, deep)
         finally:
             self._running = False
         return {"now": now, "version": self._version, "trouble": self._trouble(), "facts": facts}
@@ -56,9 +56,9 @@ class DoctorOrder:
         """End the look in progress: the database is about to close."""
         self._stopped = True
 
-    def _audit(self, deep: bool, seconds: float | None) -> dict[str, Any]:  # noqa: FBT001 - handed to a thread
+    def _audit(self, deep: bool) -> dict[str, Any]:  # noqa: FBT001 - handed to a thread
         try:
             with contextlib.closing(self._cursors()) as cursor:
-                return audit(cursor, deep=deep, seconds_max=seconds, stopped=lambda: self._stopped).fields()
+                return audit(cursor, deep=deep, stopped=lambda: self._stopped).fields()
         except duckdb.Error as error:
             raise StoreError(f"The store can't be looked through: {str(error).splitlines()[0]}") from error
