@@ -19,6 +19,7 @@ from runwire_consumer.doctor.store import LAWS, SHOWN_MAX, Anomaly, StoreFacts
 QUICK_SECONDS_MAX = 30.0
 DEEP_SECONDS_MAX = 3_600.0
 SLICE_POINTS_MAX = 5_000_000
+EMITTER_SLICES_MAX = 200  # also where numbers are nonsense
 _WATCH_INTERVAL_SECONDS = 0.05
 
 # Each gives a line a broken thing, its name first. Lifecycle records take sequence numbers too.
@@ -247,7 +248,7 @@ class _Audit:
                 if low is not None:
                     yield _slice(low, high)
                     low, gathered = None, 0
-                step = max(below * SLICE_POINTS_MAX // points, 1)
+                step = max(below * SLICE_POINTS_MAX // points, below // EMITTER_SLICES_MAX, 1)
                 for begin in range(0, below, step):
                     last = begin + step >= below
                     yield _slice(emitter, emitter, begin, _EVERY_SEQ if last else begin + step - 1)
@@ -295,7 +296,7 @@ class _Deadline:
 
     def passed(self) -> bool:
         """Nothing more may begin."""
-        return self._passed.is_set()
+        return self._passed.is_set() or self._is_over()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -307,6 +308,9 @@ class _Deadline:
 
     def _run(self) -> None:
         while not self._done.wait(_WATCH_INTERVAL_SECONDS):
-            if self._stopped() or time.monotonic() >= self._ends_at:
+            if self._is_over():
                 self._passed.set()
                 self._cursor.interrupt()
+
+    def _is_over(self) -> bool:
+        return self._stopped() or time.monotonic() >= self._ends_at
