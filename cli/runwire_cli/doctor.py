@@ -208,11 +208,15 @@ def _snapshots(seen: _Seen) -> list[Finding]:
         newest = snapshots[-1]
         problem = inspect_snapshot(home / probes.SNAPSHOTS_FOLDER / newest.name)
         snapshots[-1] = home_checks.SnapshotFacts(newest.name, newest.taken_at, newest.bytes, not problem, problem)
-    retention = None if seen.topic is None else seen.topic.retention_seconds
     if not home.is_dir() or seen.settings.server is not None:
         return []
+    topic = seen.topic
     return home_checks.check_snapshots(
-        snapshots, retention, time.time_ns() // 1_000, database_exists=seen.database.exists()
+        snapshots,
+        None if topic is None else topic.retention_seconds,
+        time.time_ns() // 1_000,
+        database_exists=seen.database.exists(),
+        log_is_whole=topic is not None and topic.is_whole,
     )
 
 

@@ -30,7 +30,7 @@ from runwire_consumer.migrations import migrate, migrations
 MEMORY = Path(":memory:")
 
 # A COMMIT that finds no room fails as a TransactionException with the text of the write that failed.
-NEWER_ENGINE = "Trying to read a database file with version number"
+_NEWER_ENGINE = "newer version of DuckDB"
 _FULL = ("No space left", "Disk quota", "Could not write")
 
 
@@ -155,7 +155,7 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
     except duckdb.IOException as error:
         if "lock" in str(error):
             raise StoreLocked(f"Another program has {path} open: {_sentence(error)}") from error
-        if NEWER_ENGINE in str(error):
+        if _NEWER_ENGINE in str(error):
             raise StoreNewer(
                 f"A newer version of DuckDB wrote the database {path}: upgrade runwire, or let a newer consumer own it."
             ) from error

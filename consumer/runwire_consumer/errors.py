@@ -6,7 +6,7 @@ ConsumerError
 │   ├── StoreLocked          another process holds the database: wait, or ask it instead
 │   ├── StoreNewer           a newer version wrote the database: upgrade
 │   ├── StoreDamaged         the file won't open: restore a snapshot and replay the log
-│   ├── StoreForeign         the file is somebody else's: it is left alone
+│   ├── StoreForeign         the file belongs to another program: choose another path
 │   ├── StoreFull            the disk is full: make room, then it goes on by itself
 │   ├── Fenced               somebody else moved our offsets: stop, we are not the writer any more
 │   └── StoreInvalidated     the engine gave up: the process must exit at once, without closing the file
@@ -51,7 +51,7 @@ class StoreDamaged(StoreError):
 
 
 class StoreForeign(StoreError):
-    """The database file is somebody else's; nothing of it was changed."""
+    """The database file was not made by Runwire."""
 
 
 class StoreFull(StoreError):

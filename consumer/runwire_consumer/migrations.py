@@ -11,7 +11,7 @@ from importlib import resources
 
 import duckdb
 
-from runwire_consumer.errors import StoreDamaged, StoreForeign, StoreNewer
+from runwire_consumer.errors import StoreForeign, StoreNewer
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 _OURS = "SELECT 1 FROM duckdb_schemas() WHERE schema_name = 'store' AND database_name = current_database()"
@@ -47,8 +47,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, steps: tuple[Migration, ...])
 
     Raises:
         StoreNewer: The database knows steps that this program doesn't.
-        StoreForeign: The database is somebody else's.
-        StoreDamaged: The database lacks its version.
+        StoreForeign: The database is somebody else's, or lacks its version.
     """
     # Whatever is no file for us is closed as it was found, with its WAL.
     connection.execute("PRAGMA disable_checkpoint_on_shutdown")
@@ -70,8 +69,7 @@ def check_version(connection: duckdb.DuckDBPyConnection, newest: int) -> int:
 
     Raises:
         StoreNewer: The database knows steps that this program doesn't.
-        StoreForeign: The database is somebody else's.
-        StoreDamaged: The database lacks its version.
+        StoreForeign: The database is somebody else's, or lacks its version.
     """
     if not connection.execute(_OURS).fetchall():
         others = connection.execute(_OTHERS).fetchall()
@@ -85,7 +83,7 @@ def check_version(connection: duckdb.DuckDBPyConnection, newest: int) -> int:
     except duckdb.CatalogException:
         row = None
     if row is None or not str(row[0]).isdecimal():
-        raise StoreDamaged("The database has a schema 'store' without a version: it is none of ours.")
+        raise StoreForeign("The database has a schema 'store' without a version: it is none of ours.")
     version = int(row[0])
     if version > newest:
         raise StoreNewer(

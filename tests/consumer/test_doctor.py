@@ -194,7 +194,11 @@ def test_snapshots_against_retention(
 
 
 def test_nothing_to_take_a_snapshot_of() -> None:
-    """A home without a database needs none."""
+    """A home without a database needs none, and a log that still has everything is one."""
+    found = check_snapshots([], 3600, NOW, database_exists=True, log_is_whole=True)
+    assert [one.severity for one in found] == [NOTE]
+    assert TOPIC.is_whole is False
+    assert replace(TOPIC, partitions=TOPIC.partitions[1:]).is_whole
     assert [one.severity for one in check_snapshots([], 3600, NOW, database_exists=False)] == [OK]
 
 

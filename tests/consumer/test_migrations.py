@@ -251,7 +251,7 @@ def test_a_file_of_a_newer_engine_is_no_damage(tmp_path: Path) -> None:
     """DuckDB 2 writes what 1.5 can't read: nobody may take that for a damaged file."""
     path = tmp_path / "runwire.duckdb"
     path.write_bytes(DUCKDB_2.ljust(12_288, b"\0"))
-    with pytest.raises(StoreNewer, match="A newer version of DuckDB"):
+    with pytest.raises(StoreNewer, match="newer version"):
         Database.open(path)
     found = inspect_file(path)
     assert isinstance(found, Unopened)
@@ -292,7 +292,7 @@ def sqlite(path: Path) -> None:
     [
         (foreign_duckdb, StoreForeign, "it holds 'wages' and no schema 'store'"),
         (foreign_view, StoreForeign, "it holds 'wages' and no schema 'store'"),
-        (store_without_version, StoreDamaged, "a schema 'store' without a version"),
+        (store_without_version, StoreForeign, "a schema 'store' without a version"),
         (sqlite, StoreDamaged, "won't open"),
         (lambda path: path.write_text("hello\n" * 1_000), StoreDamaged, "not a valid DuckDB database file"),
         (lambda path: path.write_bytes(b""), StoreDamaged, "not a valid DuckDB database file"),

@@ -33,19 +33,20 @@ def doctor(url: str, home: Path) -> tuple[int, Found]:
 
 
 @pytest.mark.parametrize(
-    ("settings", "severity", "words"),
+    ("settings", "told"),
     [
-        ({"cleanup_policy": "compact"}, "error", "cleanup.policy is compact"),
-        ({"message_timestamp_type": "CreateTime"}, "warning", "message.timestamp.type is CreateTime"),
-        ({"retention_ms": "60000"}, "warning", "kept for 60 s only"),
-        ({"max_message_bytes": "20000"}, "warning", "more than 19.5 KiB are refused"),
-        ({"retention_bytes": "1048576"}, "note", "keeps 1.0 MiB at most"),
+        ({"cleanup_policy": "compact"}, ("error", "cleanup.policy is compact")),
+        ({"message_timestamp_type": "CreateTime"}, ("warning", "message.timestamp.type is CreateTime")),
+        ({"retention_ms": "60000"}, ("warning", "kept for 60 s only")),
+        ({"max_message_bytes": "20000"}, ("warning", "more than 19.5 KiB are refused")),
+        ({"retention_bytes": "1048576"}, ("note", "keeps 1.0 MiB at most")),
     ],
 )
 def test_a_topic_with_wrong_settings(
-    kafka: KafkaTopics, topic_name: str, tmp_path: Path, settings: dict[str, str], severity: str, words: str
+    kafka: KafkaTopics, topic_name: str, tmp_path: Path, settings: dict[str, str], told: tuple[str, str]
 ) -> None:
     """The broker's own word on its topic."""
+    severity, words = told
     kafka.create_topic(topic_name, 2, **settings)
     facts = ask_topic(parse_url(kafka.url(topic_name)))
     assert (facts.trouble, facts.exists, len(facts.partitions), facts.brokers) == ("", True, 2, 1)

@@ -220,7 +220,12 @@ def check_token(facts: TokenFacts, where: str) -> list[Finding]:
 
 
 def check_snapshots(
-    snapshots: Sequence[SnapshotFacts], retention_seconds: float | None, now: int, *, database_exists: bool
+    snapshots: Sequence[SnapshotFacts],
+    retention_seconds: float | None,
+    now: int,
+    *,
+    database_exists: bool,
+    log_is_whole: bool = False,
 ) -> list[Finding]:
     """Whether a snapshot and the log still overlap.
 
@@ -229,6 +234,7 @@ def check_snapshots(
         retention_seconds: How long the log keeps records; None where it keeps them for ever, or isn't known.
         now: This machine's clock, microseconds.
         database_exists: There is something to be lost.
+        log_is_whole: Nothing of the log has expired yet.
     """
     found = [
         error("snapshots", f"A snapshot is damaged: {one.problem}", one.name, "Delete it; `runwire up` takes others.")
@@ -237,7 +243,7 @@ def check_snapshots(
     ]
     usable = [one for one in snapshots if one.sound is not False]
     if not usable:
-        if database_exists and retention_seconds is not None:
+        if database_exists and retention_seconds is not None and not log_is_whole:
             text = (
                 f"There is no snapshot, and the log keeps records for {span(retention_seconds)} only: "
                 "what is older can't be had back if the file is lost."

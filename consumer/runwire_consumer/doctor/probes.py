@@ -26,7 +26,7 @@ SNAPSHOTS_FOLDER = "snapshots"
 FILES_MAX = 2_000
 READ_BYTES_MAX = 8 * 2**20
 _HOLDER_BYTES_MAX = 4_096
-_DATABASE_SIDE_FILES = (".wal", ".lock")
+_DATABASE_SIDE_FILES = (".wal", ".lock", ".plan")
 _SNAPSHOT = re.compile(r"runwire-(\d{8}T\d{6})Z\.duckdb")
 _MAGIC_AT, _MAGIC = 8, b"DUCK"
 
