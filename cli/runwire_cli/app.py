@@ -191,6 +191,23 @@ def restore(
     raise typer.Exit(backup.restore(read_command_settings(home=home), Output(Form.TABLE), snapshot))
 
 
+@app.command(help=_help("doctor"))
+def doctor(
+    *,
+    deep: Annotated[bool, typer.Option("--deep", help="Look at every row and point.")] = False,
+    json: AsJson = False,
+    url: UrlOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Say what is wrong."""
+    from runwire_cli.doctor import doctor as look  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
+
+    output = Output(Form.JSON if json else Form.TABLE)
+    raise typer.Exit(look(read_command_settings(url=url, home=home), output, deep=deep))
+
+
 @app.command(help=_help("sync"))
 def sync(
     folder: Annotated[

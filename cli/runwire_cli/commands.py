@@ -9,5 +9,6 @@ COMMANDS = {
     "verify": "print a run's receipt: sent, stored, missing",
     "snapshot": "take a backup of the database; --list shows them",
     "restore": "put a backup in the place of the database",
+    "doctor": "check home, store and log; say what is wrong and what to do",
     "sync": "send what dead processes left; --follow: what running ones write",
 }

@@ -27,6 +27,7 @@ from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import clean
 from runwire_consumer.database import Database, EngineOptions
+from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
@@ -128,7 +129,9 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
-    face = Face(Sandbox(store.cursor), registry, service.unready, {"snapshots": keeper.order})
+    examined = DoctorOrder(store.cursor, __version__, service.unready)
+    orders = {"snapshots": keeper.order, "doctor": examined}
+    face = Face(Sandbox(store.cursor), registry, service.unready, orders)
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
 
     told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -164,6 +167,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         told_to_end.cancel()
         # The database closes when the service ends: a query that would go on for long is told so before.
         face.sandbox.stop()
+        examined.stop()
         face_stop.set()
         await asyncio.wait([serving])
         keeping.cancel()

@@ -75,6 +75,7 @@ class Database:
         Raises:
             StoreLocked: Another process holds it.
             StoreNewer: A newer version wrote it.
+            StoreForeign: It is somebody else's.
             StoreDamaged: It won't open, and never will: `repair.py`.
             StoreError: It can't be opened now.
         """
@@ -199,7 +200,9 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
         if is_conflict(text):
             raise StoreLocked(f"Another program has {path} open: {sentence}") from error
         if is_newer(text):
-            raise StoreNewer(f"A newer version of the engine wrote {path}: {sentence}") from error
+            raise StoreNewer(
+                f"A newer version of DuckDB wrote the database {path}: upgrade runwire, or let a newer consumer own it."
+            ) from error
         if is_damage(text):
             raise StoreDamaged(f"The database {path} won't open: {sentence}") from error
         raise StoreError(f"The database {path} can't be opened now: {sentence}") from error

@@ -14,6 +14,7 @@ from runwire_schemas import events
 PROMISE_SECONDS_MIN, PROMISE_SECONDS_MAX = 0.1, 3600.0
 OVERDUE_SECONDS_MAX = 1e9
 INT_MAX = 2**31 - 1
+STEP_MAX = 2**63 - 2  # an attempt starts at the step behind it
 
 # What every record has; the event's row holds it in columns of its own.
 _COMMON = ("run_id", "emitter_id", "rank", "seq", "time")
@@ -102,7 +103,8 @@ def _write_start(change: Change, emitter: Emitter, event: events.RunStarted) -> 
     emitter.attempt = event.attempt or emitter.attempt
     emitter.restart_count = event.restart_count
     emitter.started_at = min(emitter.started_at, event.time)  # it is said again when more is known
-    emitter.resumed_from_step = event.resumed_from_step
+    resumed = event.resumed_from_step
+    emitter.resumed_from_step = None if resumed is None else min(resumed, STEP_MAX)
     emitter.world_size = min(max(event.world_size, 1), INT_MAX)
     git = event.git or events.Git()
     change.add(

@@ -58,6 +58,11 @@ class SelfMetrics:
         self._source_up = Gauge(
             "runwire_source_up", "1 while the source can be read, 0 while it can't.", registry=registry
         )
+        self._ready = Gauge(
+            "runwire_consumer_ready",
+            "1 while everything that comes is stored, 0 while something stands in the way: /readyz says what.",
+            registry=registry,
+        )
         self._anomalies = Gauge(
             "runwire_source_anomalies",
             "What had to be put right in the source since the start of this consumer.",
@@ -106,6 +111,10 @@ class SelfMetrics:
     def source_up(self, *, up: bool) -> None:
         """Whether the source can be read now."""
         self._source_up.set(1 if up else 0)
+
+    def ready(self, reason: str | None) -> None:
+        """What stands in the way now, None when nothing does."""
+        self._ready.set(1 if reason is None else 0)
 
     def anomalies(self, source: str, counts: Mapping[str, int]) -> None:
         """What a source had to put right so far, by kind."""

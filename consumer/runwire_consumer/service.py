@@ -43,6 +43,7 @@ class ServiceLimits:
         gaps_seconds: How often missing and lost rows are counted for metrics.
         full_retry_seconds: Pause before a full disk is tried again.
         once_timeout_seconds: How long `run_once` waits for a source that can't be reached.
+        tell_seconds: How often metrics of the moment are set, also while the store takes nothing.
         outage_seconds: An outage that lasts this long is said in the log, once, and so is its end.
     """
 
@@ -57,6 +58,7 @@ class ServiceLimits:
     gaps_seconds: float = 10.0
     full_retry_seconds: float = 2.0
     once_timeout_seconds: float = 20.0
+    tell_seconds: float = 1.0
     outage_seconds: float = 5.0
 
 
@@ -94,6 +96,7 @@ class Service:
         self._outage_began: float | None = None
         self._outage_told = False
         self._appended: dict[tuple[str, str], int] = {}
+        self._polled: dict[tuple[str, str], tuple[int, int]] = {}  # [begin, end) of what may not be stored yet
         self._told: dict[tuple[str, str], Position] = {}
         self._next_tick = self._next_commit = self._next_gaps = 0.0
 
@@ -128,6 +131,8 @@ class Service:
 
     def unready(self) -> str | None:
         """What keeps the service from following its sources, in a sentence; None when nothing does."""
+        if self._closed:
+            return "The consumer is ending."
         return self._full or self._trouble
 
     async def do(self, work: Callable[[Writer], _Made]) -> _Made:
@@ -144,6 +149,7 @@ class Service:
     async def _serve(self, done: Callable[[], bool]) -> None:
         """The loop. At most one batch is written while at most one other gathers."""
         writing: _Writing | None = None
+        telling = None if self._metrics is None else asyncio.create_task(self._keep_telling(self._metrics))
         try:
             for source in self._sources:
                 await source.start(self._store.positions(source.name))
@@ -164,6 +170,8 @@ class Service:
             leave_if_invalidated(error)
             raise
         finally:
+            if telling is not None:
+                telling.cancel()
             await self._close()
 
     async def _gather(self, writing: _Writing | None, done: Callable[[], bool]) -> list[Message]:
@@ -190,16 +198,22 @@ class Service:
     def _look_around(self, found: Sequence[Message]) -> None:
         """Note how far the sources are, and since when all of them can be reached."""
         for message in found:
-            self._appended[message.source, message.partition] = message.appended_at
+            where = message.source, message.partition
+            self._appended[where] = message.appended_at
+            self._polled[where] = self._polled.get(where, (message.offset, 0))[0], message.next_offset
         states = {source.name: source.status() for source in self._sources}
         reachable = all(state.reachable for state in states.values())
         if reachable and not self._reachable:
             self._reachable_since = self._clock()
         self._reachable = reachable
         self._at_tail = all(state.at_tail for state in states.values())
-        self._trouble = next(
-            (state.trouble or "A source can't be reached." for state in states.values() if not state.reachable), None
+        away = (state.trouble or "A source can't be reached." for state in states.values() if not state.reachable)
+        unseen = (
+            state.trouble or f"{name} was not looked through yet."
+            for name, state in states.items()
+            if not state.surveyed
         )
+        self._trouble = next(away, None) or next(unseen, None)
         self._tell_outage()
         self.stats.lag = {(name, part): count for name, state in states.items() for part, count in state.lag.items()}
 
@@ -283,12 +297,7 @@ class Service:
             for source in self._sources:
                 await source.commit(self._store.positions(source.name))
         if self._metrics is not None:
-            self._metrics.lag(self.stats.lag)
-            self._metrics.source_up(up=self._reachable)
-            for source in self._sources:
-                state = source.status()
-                self._metrics.anomalies(source.name, state.anomalies)
-                self._metrics.retention_used(source.name, state.retention_used_ratio)
+            self._tell(self._metrics)
             if now >= self._next_gaps:
                 self._next_gaps = now + self._limits.gaps_seconds
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._count_gaps, self._metrics)
@@ -300,8 +309,33 @@ class Service:
             ).fetchall()[0]
         metrics.gaps(missing=int(row[0]), lost=int(row[1]))
 
+    async def _keep_telling(self, metrics: SelfMetrics) -> None:
+        """What /metrics says of the moment stays true also while the store takes nothing."""
+        while True:
+            self._tell(metrics)
+            await asyncio.sleep(self._limits.tell_seconds)
+
+    def _tell(self, metrics: SelfMetrics) -> None:
+        """Set the metrics of the moment; what was polled and isn't stored yet waits, too."""
+        states = {source.name: source.status() for source in self._sources}
+        lag = {(name, part): count for name, state in states.items() for part, count in state.lag.items()}
+        for where, (begin, end) in list(self._polled.items()):
+            stored = max(self._store.catalog.positions.get(where, (0, ""))[0], begin)
+            if stored >= end:
+                del self._polled[where]
+            else:
+                lag[where] = lag.get(where, 0) + end - stored
+        metrics.lag(lag)
+        metrics.source_up(up=all(state.reachable for state in states.values()))
+        metrics.ready(self.unready())
+        for name, state in states.items():
+            metrics.anomalies(name, state.anomalies)
+            metrics.retention_used(name, state.retention_used_ratio)
+
     async def _close(self) -> None:
         self._closed = True
+        if self._metrics is not None:
+            self._tell(self._metrics)
         for source in self._sources:
             await source.close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)

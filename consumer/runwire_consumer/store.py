@@ -115,7 +115,8 @@ class Store:
 
     def positions(self, source: str) -> dict[str, Position]:
         """Where a source goes on, by partition."""
-        return {part: at for (name, part), at in self.catalog.positions.items() if name == source}
+        # The writer's thread adds to them meanwhile: a list of them is made at once, a loop would meet the change.
+        return {part: at for (name, part), at in list(self.catalog.positions.items()) if name == source}
 
     def admit(self, items: Sequence[Decoded | DeadLetter], now: int, *, at_tail: bool) -> Change:
         """What these messages change: keys given, duplicates left out; nothing is written yet.

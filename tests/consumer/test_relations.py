@@ -352,3 +352,11 @@ def _rows_scanned(cursor: duckdb.DuckDBPyConnection, sql: str, table: str) -> in
         return mine + sum(walk(child) for child in node.get("children", []))
 
     return walk(plan)
+
+
+def test_a_step_at_the_end_of_int64_breaks_no_relation() -> None:
+    """Whoever says that it resumed from the last step there is keeps nobody from seeing the runs."""
+    run = Emitter("a")
+    cursor = told(run.starts(resumed_from_step=2**63 - 1), run.logs({1: {"loss": 1.0}}))
+    assert rows(cursor, "SELECT attempts FROM runs") == [(1,)]
+    assert size_of(cursor, "curves") == 1

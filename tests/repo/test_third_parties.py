@@ -13,7 +13,12 @@ CLI = "cli/runwire_cli/"
 
 # Imported name -> the modules (or folders, with a slash at the end) that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
-    "aiokafka": ("producer/runwire/_kafka.py", f"{CONSUMER}sources/kafka.py", f"{CONSUMER}sources/topic_facts.py"),
+    "aiokafka": (
+        "producer/runwire/_kafka.py",
+        f"{CONSUMER}sources/kafka.py",
+        f"{CONSUMER}sources/kafka_topic.py",
+        f"{CONSUMER}sources/topic_facts.py",
+    ),
     # The demo opens the file as anybody would: it is plain DuckDB.
     "duckdb": (CONSUMER, f"{CLI}demo.py"),
     "fastavro": ("schemas/runwire_schemas/",),

@@ -1,0 +1,211 @@
+"""What a broker says of one topic: its settings, replicas and ends; asked once, nothing is made or changed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
+
+from runwire_schemas.topics import Destination
+
+TIMEOUT_SECONDS = 8.0
+READ_SECONDS = 2.0
+CLIENT_ID = "runwire-doctor"
+_CONFIG_ROW = 3  # a resource of a DescribeConfigs answer: error code, error text, type, name, entries
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionFacts:
+    """One partition.
+
+    Attributes:
+        number: Its number.
+        has_leader: It can be written and read.
+        replicas: How many there are.
+        in_sync: How many of them are in sync.
+        begin: Offset of the first record that is kept.
+        end: Offset behind the last record.
+        half_kept: Offset of the first record younger than half of the retention; None where nothing expires.
+    """
+
+    number: int
+    has_leader: bool
+    replicas: int
+    in_sync: int
+    begin: int = 0
+    end: int = 0
+    half_kept: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """One topic.
+
+    Attributes:
+        topic: Its name.
+        trouble: Why nothing could be asked, a sentence; "" where it could.
+        exists: The topic is there.
+        brokers: How many are up.
+        partitions: Of the topic.
+        config: Its settings, by Kafka's names; empty where the broker doesn't tell them.
+        newest_append: Newest time that the broker gave a record, microseconds; None where it gives none.
+    """
+
+    topic: str
+    trouble: str = ""
+    exists: bool = False
+    brokers: int = 0
+    partitions: tuple[PartitionFacts, ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
+    newest_append: int | None = None
+
+    @property
+    def replicas(self) -> int:
+        """Of the partition that has least."""
+        return min((one.replicas for one in self.partitions), default=0)
+
+    @property
+    def retention_seconds(self) -> float | None:
+        """How long records are kept; None for ever, or where it isn't known."""
+        milliseconds = self.number("retention.ms")
+        return None if milliseconds is None or milliseconds < 0 else milliseconds / 1_000
+
+    @property
+    def is_whole(self) -> bool:
+        """Nothing has expired yet."""
+        return self.exists and all(one.begin == 0 for one in self.partitions)
+
+    def number(self, name: str) -> int | None:
+        """A setting that is a number; None where the broker doesn't tell it."""
+        try:
+            return int(self.config[name])
+        except (KeyError, ValueError):
+            return None
+
+
+def ask_topic(destination: Destination) -> TopicFacts:
+    """Ask, within about TIMEOUT_SECONDS; never raises for what a broker does."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is wrong is in the facts
+    try:
+        return asyncio.run(_ask(destination))
+    except TimeoutError:
+        reason = f"no answer within {TIMEOUT_SECONDS:g} s"
+    except (KafkaError, OSError) as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+    return TopicFacts(
+        destination.topic, trouble=f"No broker at {', '.join(destination.servers)} could be asked: {reason}."
+    )
+
+
+async def _ask(destination: Destination) -> TopicFacts:
+    topic = destination.topic
+    async with asyncio.timeout(TIMEOUT_SECONDS), _admin(destination) as admin:
+        # All topics: a question for one by name would make it on a broker that makes topics by itself.
+        found = {one["topic"]: one for one in await admin.describe_topics()}
+        brokers = len((await admin.describe_cluster())["brokers"])
+        if topic not in found or not found[topic]["partitions"]:
+            return TopicFacts(topic, brokers=brokers)
+        config = await _config(admin, topic)
+        bare = [
+            PartitionFacts(one["partition"], one["leader"] >= 0, len(one["replicas"]), len(one["isr"]))
+            for one in sorted(found[topic]["partitions"], key=lambda one: one["partition"])
+        ]
+        facts = TopicFacts(topic, "", exists=True, brokers=brokers, partitions=tuple(bare), config=config)
+        return await _with_ends(destination, facts)
+
+
+@contextlib.asynccontextmanager
+async def _admin(destination: Destination) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=list(destination.servers),
+        client_id=CLIENT_ID,
+        request_timeout_ms=round(TIMEOUT_SECONDS * 1_000),
+    )
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _config(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
+    """Settings of the topic; {} without the right to see them."""
+    try:
+        answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    except KafkaError:
+        return {}
+    return {
+        str(entry[0]): str(entry[1])
+        for answer in answers
+        for resource in answer.resources
+        if resource[0] == 0 and resource[_CONFIG_ROW] == topic
+        for entry in resource[_CONFIG_ROW + 1]
+        if entry[1] is not None
+    }
+
+
+async def _with_ends(destination: Destination, facts: TopicFacts) -> TopicFacts:
+    """The same, with the partitions' ends and the newest record's time."""
+    led = [TopicPartition(facts.topic, one.number) for one in facts.partitions if one.has_leader]
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=list(destination.servers),
+        client_id=CLIENT_ID,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="latest",  # nothing is fetched before it is asked for
+        request_timeout_ms=round(TIMEOUT_SECONDS * 1_000),
+    )
+    try:
+        await consumer.start()
+        consumer.assign(led)
+        begins = await consumer.beginning_offsets(led)
+        ends = await consumer.end_offsets(led)
+        halves = {}
+        if facts.retention_seconds is not None:
+            half = round((time.time() - facts.retention_seconds / 2) * 1_000)
+            halves = await consumer.offsets_for_times(dict.fromkeys(led, half))
+        newest = await _newest_append(consumer, ends, begins)
+    finally:
+        await consumer.stop()
+    partitions = []
+    for one in facts.partitions:
+        where = TopicPartition(facts.topic, one.number)
+        begin, end = begins.get(where, 0), ends.get(where, 0)
+        half_kept = None
+        if where in halves:
+            half_kept = end if halves[where] is None else halves[where].offset
+        partitions.append(PartitionFacts(one.number, one.has_leader, one.replicas, one.in_sync, begin, end, half_kept))
+    broker_time = facts.config.get("message.timestamp.type") == "LogAppendTime"
+    return TopicFacts(
+        facts.topic, "", facts.exists, facts.brokers, tuple(partitions), facts.config, newest if broker_time else None
+    )
+
+
+async def _newest_append(
+    consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int], begins: Mapping[TopicPartition, int]
+) -> int | None:
+    """Time of the newest record, microseconds."""
+    filled = [where for where, end in ends.items() if end > begins[where]]
+    if not filled:
+        return None
+    consumer.assign(filled)
+    for where in filled:
+        consumer.seek(where, ends[where] - 1)
+    newest: int | None = None
+    waiting = set(filled)
+    with contextlib.suppress(TimeoutError, KafkaError):  # a clock is compared where there is one
+        async with asyncio.timeout(READ_SECONDS):
+            while waiting:
+                records = await consumer.getmany(timeout_ms=500)
+                for where, batch in records.items():
+                    waiting.discard(where)
+                    newest = max(newest or 0, *(record.timestamp * 1_000 for record in batch))
+    return newest
