@@ -29,6 +29,7 @@ from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app, serve
+from runwire_consumer.replay import letter_orders
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
@@ -118,7 +119,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token) -> None:
     registry = make_registry(store.cursor)
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
-    face = Face(Sandbox(store.cursor), registry, service.unready)
+    face = Face(Sandbox(store.cursor), registry, service.unready, orders={**letter_orders(service.do)})
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
 
     told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()

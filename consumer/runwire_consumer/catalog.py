@@ -13,6 +13,7 @@ from operator import attrgetter
 import duckdb
 
 from runwire_consumer.ledger import Disposition, Ledger, Range
+from runwire_consumer.letterbox import find_totals
 from runwire_consumer.runstate import Signs
 from runwire_consumer.sources import Position
 
@@ -81,7 +82,7 @@ _SELECT_EMITTERS = f"SELECT {_NAMES} FROM store.emitters "  # noqa: S608 - names
 
 @dataclass(slots=True)
 class Catalog:
-    """Committed keys and states; `next_*_key` are the first ones never used."""
+    """Committed keys and states; `next_*_key` are the first ones never used, `kept_bytes` is kept of dead letters."""
 
     run_keys: dict[str, int] = field(default_factory=dict)
     emitters: dict[str, Emitter] = field(default_factory=dict)
@@ -91,6 +92,8 @@ class Catalog:
     next_run_key: int = 0
     next_emitter_key: int = 0
     next_metric_key: int = 0
+    next_letter_key: int = 0
+    kept_bytes: int = 0
 
     @classmethod
     def load(cls, cursor: duckdb.DuckDBPyConnection) -> Catalog:
@@ -105,6 +108,7 @@ class Catalog:
         catalog.next_emitter_key = newest[0][0] + 1
         catalog.next_run_key = max(catalog.run_keys.values(), default=-1) + 1
         catalog.next_metric_key = max(catalog.metric_keys.values(), default=-1) + 1
+        catalog.kept_bytes, catalog.next_letter_key = find_totals(cursor)
         return catalog
 
     def fetch(self, cursor: duckdb.DuckDBPyConnection, emitter_ids: Collection[str]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import duckdb
 
 from runwire_consumer.change import Change, Counts
 from runwire_consumer.decode import DeadLetter, Decoded, decode
 from runwire_consumer.errors import StoreFull
+from runwire_consumer.letterbox import Settled
+from runwire_consumer.letters import REPLAYED, letter_id
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.watch import Watch
@@ -49,6 +51,7 @@ class Writer:
         self._cursor = store.cursor()
         self._watch = Watch(self._cursor, store.catalog)
         self._next_checkpoint = 0.0
+        self._moment: Moment | None = None
 
     def write(self, messages: Sequence[Message], moment: Moment) -> list[Counts]:
         """Store a batch; the counts of each transaction, one unless poison was met.
@@ -56,41 +59,77 @@ class Writer:
         Raises:
             StoreError: Nothing of the last transaction was kept.
         """
+        self._moment = moment
         done = self._commit([decode(message) for message in messages], moment)
+        self._checkpoint()
+        return done
+
+    def replay(self, letters: Mapping[int, Message], now: int) -> list[Counts]:
+        """Store the messages of whole dead letters; each letter's status goes with its rows, no offset moves.
+
+        Args:
+            letters: Messages by their letters' keys, in the order in which they came.
+            now: The consumer's clock, microseconds.
+
+        Raises:
+            StoreError: Nothing of the last transaction was kept.
+        """
+        moment = self._moment or self._newest_moment()
+        keys = {letter_id(message): key for key, message in letters.items()}
+        done = self._commit(
+            [decode(message) for message in letters.values()], replace(moment, now=now, at_tail=False), keys
+        )
         self._checkpoint()
         return done
 
     def tick(self, moment: Moment) -> None:
         """Judge silent runs though nothing came."""
+        self._moment = moment
         self._write(Change(), moment)
+
+    def settle(self, settled: Sequence[Settled]) -> None:
+        """Change the status of dead letters, and nothing else."""
+        self._write(Change(settled=list(settled)), Moment(0, at_tail=False, judged_at=None))
 
     def close(self) -> None:
         """Close file and lock."""
         self._cursor.close()
         self.store.close()
 
-    def _commit(self, items: list[Decoded | DeadLetter], moment: Moment) -> list[Counts]:
+    def _commit(
+        self, items: list[Decoded | DeadLetter], moment: Moment, keys: Mapping[str, int] | None = None
+    ) -> list[Counts]:
+        """`keys`: of the dead letters, by id, whose messages these are."""
         try:
             change = self.store.admit(items, moment.now, at_tail=moment.at_tail)
+            if keys is not None:
+                change.positions.clear()
+                ids = [one for item in items if (one := letter_id(item.message)) not in change.letters]
+                change.settled += [Settled(keys[one], REPLAYED, moment.now) for one in ids]
             self._write(change, moment)
         except _POISON as error:
             if len(items) > 1:
                 half = len(items) // 2
-                return self._commit(items[:half], moment) + self._commit(items[half:], moment)
+                return self._commit(items[:half], moment, keys) + self._commit(items[half:], moment, keys)
             (item,) = items
             if isinstance(item, DeadLetter):
                 raise
             reason = f"The store can't take it: {type(error).__name__}: {error}"
-            return self._commit([DeadLetter(item.message, item.envelope, reason[:500])], moment)
+            return self._commit([DeadLetter(item.message, item.envelope, reason[:500])], moment, keys)
         return [change.counts]
 
     def _write(self, change: Change, moment: Moment) -> None:
         states = {}
         if moment.judged_at is not None:
             states = self._watch.due(change, moment.judged_at, moment.reachable_since)
-        if change.positions or states:
+        if change.positions or change.letters or change.settled or states:
             self.store.write(change, states)
             self._watch.commit(change, states)
+
+    def _newest_moment(self) -> Moment:
+        """Before anything was read: as far as the log is known, its time is that of the newest sign of life."""
+        (row,) = self._cursor.execute("SELECT max(seen_at) FROM store.emitters").fetchall()
+        return Moment(0, at_tail=False, judged_at=row[0])
 
     def _checkpoint(self) -> None:
         """Keep the WAL, which a restart has to replay, within bounds."""

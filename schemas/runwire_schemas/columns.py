@@ -53,9 +53,8 @@ def decode_batch(payload: bytes) -> MetricBatch:
     Raises:
         DecodeError: The payload is no valid batch.
     """
-    if not payload.startswith(_HEADER):
-        raise DecodeError("Payload is no MetricBatch of this version.")
-    if len(payload) < _SMALL_BYTES:
+    # Few points, or written by another version: the reference decoder.
+    if len(payload) < _SMALL_BYTES or not payload.startswith(_HEADER):
         return _as_arrays(codec.decode(payload))
     try:
         return _Reader(payload).batch()
@@ -220,6 +219,8 @@ class _Reader:
 
 
 def _as_arrays(batch: Any) -> MetricBatch:
+    if not isinstance(batch, MetricBatch):
+        raise DecodeError(f"Payload is a {type(batch).__name__}, no MetricBatch.")
     blocks: Iterable[Block] = batch.blocks
     return MetricBatch(
         batch.run_id,
