@@ -23,7 +23,7 @@ TIME_MICROS_MAX = 253_402_300_799_999_999
 REASON_CHARACTERS_MAX = 500
 # Several times what our senders write; bounds what a message costs, some 50 ms and 64 MiB.
 BATCH_BYTES_MAX = 2 * 2**20
-RECORD_BYTES_MAX = 512 * 2**10
+RECORD_BYTES_MAX = 384 * 2**10
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 
 HOWS = frozenset({"finished", "crashed"})
