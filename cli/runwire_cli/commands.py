@@ -7,5 +7,6 @@ COMMANDS = {
     "show": "show everything about one run",
     "sql": "answer one SELECT",
     "verify": "print a run's receipt: sent, stored, missing",
+    "dead-letters": "list what could not be stored; replay it, or give it up",
     "sync": "send what dead processes left; --follow: what running ones write",
 }

@@ -122,11 +122,7 @@ def _check(event: Event) -> None:
     if not 0 <= event.time <= TIME_MICROS_MAX:
         raise _Refused("The time is outside the years 1970 to 9999.")
     if isinstance(event, RunStarted):
-        for name in _INTS:
-            if not INT_MIN <= (value := getattr(event, name)) <= INT_MAX:
-                raise _Refused(f"RunStarted.{name} is no 32-bit number: {value}.")
-        if not INT_MIN <= event.host.cpus <= INT_MAX:
-            raise _Refused(f"RunStarted.host.cpus is no 32-bit number: {event.host.cpus}.")
+        _check_ints(event)
     if isinstance(event, RowsLost) and not (
         event.first_seq >= 0 and event.count >= 0 and event.first_seq + event.count <= SEQ_MAX
     ):
@@ -135,3 +131,9 @@ def _check(event: Event) -> None:
         raise _Refused(f"EmitterEnded is impossible: how {event.how!r}, next_seq {event.next_seq}.")
     if isinstance(event, RunEnded) and event.status not in STATUSES:
         raise _Refused(f"RunEnded has an unknown status: {event.status!r}.")
+
+
+def _check_ints(event: RunStarted) -> None:
+    for name, value in (*((name, getattr(event, name)) for name in _INTS), ("host.cpus", event.host.cpus)):
+        if not INT_MIN <= value <= INT_MAX:
+            raise _Refused(f"RunStarted.{name} is no 32-bit number: {value}.")

@@ -223,8 +223,19 @@ def _templates(draw: random.Random) -> list[tuple[Headers, bytes]]:
         run_id, emitter_id = f"a{number:015d}", f"a{number:031d}"
         made: list[events.Event] = [
             events.RunStarted(
-                run_id, emitter_id, 0, 0, TIME, "poison", "name", "one", events.Host("node", gpus=["g"]), tags=["a", "b"],
-                git=events.Git("c0ffee", None, None, dirty=True), command=["train.py"], packages={"numpy": "2", "a": "1"},
+                run_id,
+                emitter_id,
+                0,
+                0,
+                TIME,
+                "poison",
+                "name",
+                "one",
+                events.Host("node", gpus=["g"]),
+                tags=["a", "b"],
+                git=events.Git("c0ffee", None, None, dirty=True),
+                command=["train.py"],
+                packages={"numpy": "2", "a": "1"},
             ),
             events.ParamsLogged(run_id, emitter_id, 0, 1, TIME, {"lr": 0.1, "n": 3, "s": "x", "b": True, "z": None}),
             events.MetricDefined(run_id, emitter_id, 0, 2, TIME, "loss", None, "min"),
@@ -236,9 +247,7 @@ def _templates(draw: random.Random) -> list[tuple[Headers, bytes]]:
         for rows in (1, 2, 5, 40):
             keys = tuple(f"k{at}" for at in range(draw.randrange(1, 4)))
             first = draw.randrange(10, 60)
-            block = events.Block(
-                keys, range(rows), [TIME] * rows, [draw.random() for _ in range(rows * len(keys))]
-            )
+            block = events.Block(keys, range(rows), [TIME] * rows, [draw.random() for _ in range(rows * len(keys))])
             made.append(events.MetricBatch(run_id, emitter_id, 0, first, (block,) * draw.choice((1, 1, 3))))
         found += [(headers_of(event), encode(event)) for event in made]
     return found
@@ -275,9 +284,22 @@ def _odd_record(draw: random.Random, run_id: str, emitter_id: str, seq: int) -> 
         (
             lambda: events.ParamsLogged(*place, params),
             lambda: events.RunStarted(
-                *place, text, text, "one", events.Host(text, cpus=small, memory_bytes=whole, gpus=[text, text]),
-                tags=[text] * 3, resumed_from_step=whole, world_size=small, local_rank=small, pid=small,
-                restart_count=small, packages={text: text}, command=[text], role=text, user=text, notes="n" * 1_000,
+                *place,
+                text,
+                text,
+                "one",
+                events.Host(text, cpus=small, memory_bytes=whole, gpus=[text, text]),
+                tags=[text] * 3,
+                resumed_from_step=whole,
+                world_size=small,
+                local_rank=small,
+                pid=small,
+                restart_count=small,
+                packages={text: text},
+                command=[text],
+                role=text,
+                user=text,
+                notes="n" * 1_000,
             ),
             lambda: events.MetricDefined(*place, text, text, text),
             lambda: events.ArtifactLogged(*place, text, text, text, whole, text, {text: text}),
@@ -286,7 +308,9 @@ def _odd_record(draw: random.Random, run_id: str, emitter_id: str, seq: int) -> 
             lambda: events.RowsLost(*place, draw.choice((0, whole)), draw.choice((1, whole)), text),
             lambda: events.RunEdited(*place, text, text, [text], text),
             lambda: events.RunDeleted(*place, text),
-            lambda: events.RunEnded(*place, draw.choice(("failed", text)), small, text, events.Cost(real, real, real, whole)),
+            lambda: events.RunEnded(
+                *place, draw.choice(("failed", text)), small, text, events.Cost(real, real, real, whole)
+            ),
             lambda: events.Heartbeat(run_id, emitter_id, 0, TIME, real, whole, whole, whole, real),
             lambda: events.EmitterEnded(run_id, emitter_id, 0, TIME, whole, draw.choice(("crashed", text))),
         )

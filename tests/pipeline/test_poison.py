@@ -108,9 +108,8 @@ def check(store: Store, tally: Tally, poison: Poison) -> None:
     for honest in poison.honest:
         found = cursor.execute(
             "SELECT count(*), count(DISTINCT seq), max(seq) + 1, "
-            f"bool_and(metric = 'loss' AND step = seq AND value = {1_000.0 * honest.number} + seq) "
-            "FROM metrics WHERE emitter_id = ?",
-            [honest.emitter_id],
+            "bool_and(metric = 'loss' AND step = seq AND value = ? + seq) FROM metrics WHERE emitter_id = ?",
+            [1_000.0 * honest.number, honest.emitter_id],
         ).fetchall()
         assert found == [(honest.seq, honest.seq, honest.seq, True)]
 
@@ -152,9 +151,8 @@ def test_both_decoders_agree_about_poison(monkeypatch: pytest.MonkeyPatch) -> No
         try:
             fast = _plain(columns.decode_batch(payload))
         except DecodeError as error:
-            fast = None
-            assert slow is None or "more blocks, keys and parts" in str(error) or "10 bytes" in str(error), error
-        assert fast is None or fast == slow
+            fast = None if "more blocks, keys and parts" not in str(error) else slow
+        assert fast == slow
     assert compared > 2_000
 
 
