@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer import message_accumulator
+from aiokafka.producer import producer as producer_module
+from aiokafka.record import default_records
 
 from runwire_schemas.codec import encode
 from runwire_schemas.envelope import Envelope
@@ -42,6 +47,40 @@ CASES = [
     ("no payload", None, _headers(10)),
     ("no envelope", b"hello", []),
 ]
+
+
+class _OddName(str):
+    """A header's name that is no UTF-8 on the wire."""
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe name"
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+async def test_a_header_name_that_is_no_text_stops_nobody(
+    kafka: KafkaTopics, topic_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
+) -> None:
+    """A broker takes it; the messages before, in and behind it are stored."""
+    kafka.create_topic(topic_name)
+    # aiokafka's builder in C takes no such name.
+    for module in (message_accumulator, producer_module):
+        monkeypatch.setattr(module, "DefaultRecordBatchBuilder", default_records._DefaultRecordBatchBuilderPy)
+    async with AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap, acks="all", compression_type=compression, linger_ms=200
+    ) as producer:
+        sent = []
+        for seq in range(0, 12, 2):
+            headers = [*_headers(seq), *([(_OddName("x"), b"\xfe")] if seq in {4, 6} else [])]
+            payload = b"\0garbage" if seq == 6 else encode(_batch(seq))
+            sent.append(await producer.send(topic_name, payload, key=RUN.encode(), headers=headers))
+        await asyncio.gather(*sent)
+    with ConsumerProcess(kafka.url(topic_name), home=tmp_path / "consumer") as consumer:
+        consumer.wait_for("SELECT 1 FROM metrics WHERE step = 11")
+        stored = consumer.sql("SELECT step FROM metrics ORDER BY step")
+        assert [row["step"] for row in stored] == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
+        (letter,) = consumer.sql("SELECT first_seq, whole, headers FROM dead_letters")
+        assert (letter["first_seq"], letter["whole"]) == (6, True)
+        assert json.loads(letter["headers"])[-1] == ["\\xff\\xfe name", {"base64": "/g=="}]
 
 
 async def _send(bootstrap: str, topic: str) -> None:

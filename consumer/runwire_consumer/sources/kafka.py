@@ -28,6 +28,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeEr
 
 from runwire_consumer.errors import SourceUnreachable
 from runwire_consumer.sources import Message, Position, SourceStatus
+from runwire_consumer.sources.records import be_tolerant
 from runwire_schemas.topics import TOPIC_CONFIG, TOPIC_PARTITIONS, TOPIC_REPLICAS_MAX, Destination
 
 GROUP_ID = "runwire-consumer"
@@ -90,6 +91,7 @@ class KafkaSource:
 
     async def start(self, positions: Mapping[str, Position]) -> None:
         """Begin behind these positions; the broker is asked by the first polls."""
+        be_tolerant()
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is wrong is in `status`
         self._positions = {int(partition): position for partition, position in positions.items()}
 
