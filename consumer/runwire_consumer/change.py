@@ -56,6 +56,11 @@ class Change:
     kept_bytes: int | None = None
     counts: Counts = field(default_factory=Counts)
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing to be written."""
+        return not (self.positions or self.emitters or self.letters or self.settled)
+
     def add(self, table: str, **columns: Any) -> None:
         """One more row of a small table."""
         self.tables.setdefault(table, []).append(columns)

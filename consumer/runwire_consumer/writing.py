@@ -23,6 +23,8 @@ CHECKPOINT_RETRY_SECONDS = 30.0
 
 # What a hostile message may still provoke behind decode, in Arrow's and the engine's conversions.
 _POISON = (ValueError, TypeError, OverflowError, duckdb.DataError)
+# So many refusals of one batch are sorted out one by one: each costs a handful of transactions that fail.
+REFUSALS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,32 +99,66 @@ class Writer:
         self.store.close()
 
     def _commit(
-        self, items: list[Decoded | DeadLetter], moment: Moment, keys: Mapping[str, int] | None = None
+        self, items: Sequence[Decoded | DeadLetter], moment: Moment, keys: Mapping[str, int] | None = None
     ) -> list[Counts]:
-        """`keys`: of the dead letters, by id, whose messages these are."""
+        """`keys`: of the dead letters, by id, whose messages these are; they move no offset."""
         try:
-            change = self.store.admit(items, moment.now, at_tail=moment.at_tail)
-            if keys is not None:
-                change.positions.clear()
-                ids = [one for item in items if (one := letter_id(item.message)) not in change.letters]
-                change.settled += [Settled(keys[one], REPLAYED, moment.now) for one in ids]
-            self._write(change, moment)
+            return [self._take(items, moment, keys, apart=keys is not None)]
+        except _POISON:
+            # No offset moves before everything is in: whoever dies in between reads it again, and the ledger and the
+            # letters' ids leave out what is stored. So a sender's messages can be tried apart from all others'.
+            done = self._bisect(sorted(items, key=_sender_of), moment, keys, [REFUSALS_MAX])
+            if keys is None:
+                ends = {(m.source, m.partition): (m.next_offset, m.anchor) for m in (item.message for item in items)}
+                self._write(Change(positions=ends), moment)
+            return done
+
+    def _bisect(
+        self, items: Sequence[Decoded | DeadLetter], moment: Moment, keys: Mapping[str, int] | None, left: list[int]
+    ) -> list[Counts]:
+        """Halve what the store refuses until the poison is alone, and set it aside.
+
+        After REFUSALS_MAX (`left[0]`) all that is left of a sender whose messages are refused is set aside together:
+        it can be replayed, and nobody else waits longer for it.
+        """
+        try:
+            return [self._take(items, moment, keys, apart=True)]
         except _POISON as error:
-            if len(items) > 1:
+            if len(items) > 1 and (left[0] > 0 or _sender_of(items[0]) != _sender_of(items[-1])):
                 half = len(items) // 2
-                return self._commit(items[:half], moment, keys) + self._commit(items[half:], moment, keys)
-            (item,) = items
-            if isinstance(item, DeadLetter):
+                return self._bisect(items[:half], moment, keys, left) + self._bisect(items[half:], moment, keys, left)
+            if all(isinstance(item, DeadLetter) for item in items):
                 raise
+            left[0] -= 1
             reason = f"The store can't take it: {type(error).__name__}: {error}"
-            return self._commit([DeadLetter(item.message, item.envelope, reason[:500])], moment, keys)
-        return [change.counts]
+            if len(items) > 1:
+                reason = f"The store can't take it or one of {len(items) - 1} beside it from the same sender: {error}"
+            letters = [DeadLetter(item.message, item.envelope, reason[:500]) for item in items]
+            return [self._take(letters, moment, keys, apart=True)]
+
+    def _take(
+        self,
+        items: Sequence[Decoded | DeadLetter],
+        moment: Moment,
+        keys: Mapping[str, int] | None,
+        *,
+        apart: bool,
+    ) -> Counts:
+        """One transaction; `apart` moves no offset."""
+        change = self.store.admit(items, moment.now, at_tail=moment.at_tail)
+        if apart:
+            change.positions.clear()
+        if keys is not None:
+            ids = [one for item in items if (one := letter_id(item.message)) not in change.letters]
+            change.settled += [Settled(keys[one], REPLAYED, moment.now) for one in ids]
+        self._write(change, moment)
+        return change.counts
 
     def _write(self, change: Change, moment: Moment) -> None:
         states = {}
         if moment.judged_at is not None:
             states = self._watch.due(change, moment.judged_at, moment.reachable_since)
-        if change.positions or change.letters or change.settled or states:
+        if not change.is_empty or states:
             self.store.write(change, states)
             self._watch.commit(change, states)
 
@@ -141,3 +177,7 @@ class Writer:
             with contextlib.suppress(StoreFull):
                 if database.checkpoint():
                     self._next_checkpoint = now
+
+
+def _sender_of(item: Decoded | DeadLetter) -> str:
+    return item.envelope.emitter_id if item.envelope is not None else ""

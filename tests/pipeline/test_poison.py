@@ -145,11 +145,11 @@ def test_both_decoders_agree_about_poison(monkeypatch: pytest.MonkeyPatch) -> No
             continue
         compared += 1
         try:
-            slow = _plain(codec.decode(payload))
+            slow: tuple[object, ...] | None = _plain(codec.decode(payload))
         except DecodeError:
             slow = None
         try:
-            fast = _plain(columns.decode_batch(payload))
+            fast: tuple[object, ...] | None = _plain(columns.decode_batch(payload))
         except DecodeError as error:
             fast = None if "more blocks, keys and parts" not in str(error) else slow
         assert fast == slow

@@ -168,7 +168,9 @@ class Failing(Store):
         raise OSError("planted")
 
 
-@pytest.mark.parametrize("effect", ["_insert_keys", "_insert_rows", "_merge_ledgers", "_write_letters", "_merge_states"])
+@pytest.mark.parametrize(
+    "effect", ["_insert_keys", "_insert_rows", "_merge_ledgers", "_write_letters", "_merge_states"]
+)
 def test_a_replay_that_dies_leaves_the_letters_dead(monkeypatch: pytest.MonkeyPatch, effect: str) -> None:
     """Wherever it fails, rows and status are as before, and the same order works afterwards."""
     store = Failing.open(MEMORY)
@@ -187,8 +189,7 @@ def test_a_replay_that_dies_leaves_the_letters_dead(monkeypatch: pytest.MonkeyPa
 
 
 def test_two_at_once_and_beside_a_living_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two people replay while a trainer goes on; each row is stored once, and nothing of the trainer waits for the end
-    of the order."""
+    """Two people replay while a trainer goes on; each row is stored once, and the order comes in slices."""
     monkeypatch.setattr(replaying, "REPLAY_LETTERS_MAX", 3)
     world, run, other = World(), Emitter("a"), Emitter("b", run_id="b" * 16)
     start = run.starts()
@@ -364,8 +365,7 @@ class Told:
 @given(HISTORIES)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_history_with_replays(history: list[tuple[Any, ...]]) -> None:
-    """However sending, upgrading, replaying, discarding, restarting and reading again follow each other: every row is
-    stored once or dead, as the model has it."""
+    """Sent, upgraded, replayed, discarded, restarted, read again: every row is stored once or dead, as modelled."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         world = Told(Path(folder) / "runwire.duckdb")
         for action in history:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from aiokafka.record import default_records
 from runwire_schemas.codec import encode
 from runwire_schemas.envelope import Envelope
 from runwire_schemas.events import Block, MetricBatch
-from tests.services.consumer import ConsumerProcess
+from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.receipts import verify
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ CASES = [
 
 class _OddName(str):
     """A header's name that is no UTF-8 on the wire."""
+
+    __slots__ = ()
 
     def encode(self, *_: object) -> bytes:
         return b"\xff\xfe name"
@@ -126,3 +129,20 @@ async def test_garbage_becomes_dead_letters(
         assert {gap["kind"] for gap in gaps} == {"dead"}
         assert (gaps[0]["first_seq"], gaps[-1]["end_seq"]) == (2, 12)
         assert verify(consumer, RUN).returncode == 1
+        # Orders go to the consumer that runs: nothing here can be decoded by this version, so the letters stay.
+        done = _order(consumer, "replay", "--all", "--json")
+        assert done.returncode == 1, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["replayed"], told["dead"], told["not_whole"]) == (0, len(CASES), 0)
+        assert any("upgrade the consumer" in one["reason"] for one in told["reasons"])
+        done = _order(consumer, "discard", "--all")
+        assert (done.returncode, done.stdout.split(" ", 1)[0]) == (0, str(len(CASES))), done.stderr
+        assert consumer.sql("SELECT status, sum(octet_length(head)) AS held FROM dead_letters GROUP BY status") == [
+            {"status": "discarded", "held": 0}
+        ]
+        assert consumer.sql("SELECT kind, first_seq, end_seq FROM gaps ORDER BY first_seq") == gaps
+
+
+def _order(consumer: ConsumerProcess, *words: str) -> subprocess.CompletedProcess[str]:
+    command: list[str | Path] = [RUNWIRE, "dead-letters", *words]
+    return subprocess.run(command, env=consumer.environment, capture_output=True, text=True, check=False, timeout=60)

@@ -64,7 +64,7 @@ class _TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
 
     def __iter__(self) -> _TolerantBatch:
         self._maybe_uncompress()
-        self._buffer = _Bytes(self._buffer)
+        self._buffer: bytes = _Bytes(self._buffer)
         return self
 
 
