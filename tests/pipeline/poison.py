@@ -315,3 +315,37 @@ def _odd_record(draw: random.Random, run_id: str, emitter_id: str, seq: int) -> 
             lambda: events.EmitterEnded(run_id, emitter_id, 0, TIME, whole, draw.choice(("crashed", text))),
         )
     )()
+
+
+def bombs(size: int = 2**20) -> dict[str, bytes]:
+    """Payloads of about `size` bytes made to cost as much as they can; by name."""
+    who = _FINGERPRINTS["MetricBatch"] + _string("a" * 16) + _string("a" * 32) + _long(0) + _long(0)
+    row = b"\2" + b"\2x" + b"\0" + (b"\2\x08\0") * 2 + b"\2" + bytes(8) + b"\0"
+    record = _FINGERPRINTS["ParamsLogged"] + _string("a" * 16) + _string("a" * 32) + _long(0) * 3
+    keys = b"".join(_string(f"k{at:05}") for at in range(100_000))
+
+    def batch(blocks: int, body: bytes) -> bytes:
+        return who + _long(blocks) + body + b"\0"
+
+    return {
+        "empty blocks": batch(size // 4, bytes(size)),
+        "blocks of one row": batch(size // len(row), row * (size // len(row))),
+        "as many blocks of one row as are taken": batch(5_000, row * 5_000),
+        "empty keys": batch(1, _long(size) + bytes(size) + b"\0" + b"\0\0\0"),
+        "100,000 keys": batch(1, _long(100_000) + keys + b"\0" + b"\0\0\0"),
+        "rows without keys": batch(1, b"\0" + (_long(size // 2) + bytes(size // 2) + b"\0") * 2 + b"\0"),
+        "parts of one item": batch(1, b"\0" + (_long(1) + b"\0") * (size // 2) + b"\0"),
+        "parts with sizes": batch(1, b"\0" + (_long(-1) + _long(1) + b"\0") * (size // 3) + b"\0"),
+        "2^60 items": batch(2**60, bytes(size)),
+        "a text of 2^60 bytes": _FINGERPRINTS["MetricBatch"] + _long(2**60) + bytes(size),
+        "parameters": record
+        + _long(size // 7)
+        + b"".join(_string(f"{at:05x}") + b"\0" for at in range(size // 7))
+        + b"\0",
+        "parameters as many as are taken": record
+        + _long(50_000)
+        + b"".join(_string(f"{at:05x}") + b"\0" for at in range(50_000))
+        + b"\0",
+        "one parameter again and again": record + _long(size // 2) + b"\0\0" * (size // 2) + b"\0",
+        "16 MiB": batch(1, bytes(16 * 2**20)),
+    }
