@@ -16,6 +16,7 @@ from aiokafka.record import default_records
 from runwire_schemas.codec import encode
 from runwire_schemas.envelope import Envelope
 from runwire_schemas.events import Block, MetricBatch
+from tests.pipeline.poison import Poison
 from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.receipts import verify
 
@@ -84,6 +85,42 @@ async def test_a_header_name_that_is_no_text_stops_nobody(
         (letter,) = consumer.sql("SELECT first_seq, whole, headers FROM dead_letters")
         assert (letter["first_seq"], letter["whole"]) == (6, True)
         assert json.loads(letter["headers"])[-1] == ["\\xff\\xfe name", {"base64": "/g=="}]
+
+
+async def test_thousands_of_hostile_messages(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> None:
+    """Mutated in every way, through a real broker, the consumer killed on the way: the honest have every row."""
+    kafka.create_topic(topic_name)
+    poison = Poison(7)
+    told = list(poison.messages(4_000))
+    last = Envelope.of(_batch(0), "garbage", "one").to_headers()
+    with ConsumerProcess(kafka.url(topic_name), home=tmp_path / "consumer") as consumer:
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all", linger_ms=20) as producer:
+            for half in (told[:2_000], told[2_000:]):
+                sent = [
+                    await producer.send(topic_name, payload, headers=[*headers])
+                    for headers, payload, _ in half
+                    if len(payload) < 900_000
+                ]
+                await asyncio.gather(*sent)
+                consumer.kill()
+                consumer.start()
+            await producer.send_and_wait(topic_name, GOOD, headers=last)
+        consumer.wait_for(f"SELECT 1 FROM metrics WHERE run_id = '{RUN}' AND step = 1")
+        found = consumer.sql(
+            "SELECT emitter_id, count(*) AS rows, count(DISTINCT seq) AS different, "
+            "bool_and(step = seq AND value = 1000.0 * ('0x' || emitter_id)::HUGEINT + seq) AS as_sent "
+            "FROM metrics WHERE starts_with(emitter_id, '000') GROUP BY emitter_id ORDER BY emitter_id"
+        )
+        assert found == [
+            {"emitter_id": one.emitter_id, "rows": one.seq, "different": one.seq, "as_sent": True}
+            for one in poison.honest
+        ]
+        (counted,) = consumer.sql(
+            "SELECT count(*) AS letters, count(DISTINCT letter_id) AS different, count(DISTINCT offset) AS places "
+            "FROM dead_letters"
+        )
+        assert len(set(counted.values())) == 1
+        assert counted["letters"] >= sum(kind in {"noise", "cut", "slander"} for *_, kind in told)
 
 
 async def _send(bootstrap: str, topic: str) -> None:
