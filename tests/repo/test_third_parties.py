@@ -13,7 +13,7 @@ CLI = "cli/runwire_cli/"
 
 # Imported name -> the modules (or folders, with a slash at the end) that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
-    "aiokafka": ("producer/runwire/_kafka.py", f"{CONSUMER}sources/kafka.py"),
+    "aiokafka": ("producer/runwire/_kafka.py", f"{CONSUMER}sources/kafka.py", f"{CONSUMER}sources/records.py"),
     # The demo opens the file as anybody would: it is plain DuckDB.
     "duckdb": (CONSUMER, f"{CLI}demo.py"),
     "fastavro": ("schemas/runwire_schemas/",),
