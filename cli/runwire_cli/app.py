@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runwire_cli.commands import COMMANDS
+from runwire_cli.letters_app import letters_app
 
 if TYPE_CHECKING:
     from runwire_cli.client import Reader
@@ -253,3 +254,6 @@ def _read(
     finally:
         reader.close()
     raise typer.Exit(code)
+
+
+app.add_typer(letters_app(_read), name="dead-letters", help=_help("dead-letters"))

@@ -10,5 +10,6 @@ COMMANDS = {
     "snapshot": "take a backup of the database; --list shows them",
     "restore": "put a backup in the place of the database",
     "doctor": "check home, store and log; say what is wrong and what to do",
+    "dead-letters": "list what could not be stored; replay it, or give it up",
     "sync": "send what dead processes left; --follow: what running ones write",
 }

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 
 import duckdb
+import pyarrow as pa
 
 from runwire_consumer.ledger import Disposition, Ledger, Range
+from runwire_consumer.letterbox import find_totals, select_where
 from runwire_consumer.runstate import Signs
 from runwire_consumer.sources import Position
 
@@ -77,11 +79,12 @@ EMITTER_COLUMNS = tuple(column.name for column in fields(Emitter) if column.name
 _columns_of = attrgetter(*EMITTER_COLUMNS)
 _NAMES = ", ".join(f'"{name}"' for name in EMITTER_COLUMNS)
 _SELECT_EMITTERS = f"SELECT {_NAMES} FROM store.emitters "  # noqa: S608 - names of our own
+_SELECT_LEDGERS = "SELECT emitter_key, first_seq, end_seq, disposition FROM store.ledger "
 
 
 @dataclass(slots=True)
 class Catalog:
-    """Committed keys and states; `next_*_key` are the first ones never used."""
+    """Committed keys and states; `next_*_key` are the first ones never used, `kept_bytes` is kept of dead letters."""
 
     run_keys: dict[str, int] = field(default_factory=dict)
     emitters: dict[str, Emitter] = field(default_factory=dict)
@@ -91,6 +94,8 @@ class Catalog:
     next_run_key: int = 0
     next_emitter_key: int = 0
     next_metric_key: int = 0
+    next_letter_key: int = 0
+    kept_bytes: int = 0
 
     @classmethod
     def load(cls, cursor: duckdb.DuckDBPyConnection) -> Catalog:
@@ -105,22 +110,19 @@ class Catalog:
         catalog.next_emitter_key = newest[0][0] + 1
         catalog.next_run_key = max(catalog.run_keys.values(), default=-1) + 1
         catalog.next_metric_key = max(catalog.metric_keys.values(), default=-1) + 1
+        catalog.kept_bytes, catalog.next_letter_key = find_totals(cursor)
         return catalog
 
     def fetch(self, cursor: duckdb.DuckDBPyConnection, emitter_ids: Collection[str]) -> None:
         """Make sure that those of these emitters that the store knows are here, with their ledgers."""
         unknown = [emitter_id for emitter_id in emitter_ids if emitter_id not in self.emitters]
         if unknown:
-            rows = cursor.execute(
-                _SELECT_EMITTERS + "WHERE emitter_id IN (SELECT unnest(?::VARCHAR[]))", [unknown]
-            ).fetchall()
+            rows = select_where(cursor, _SELECT_EMITTERS, "emitter_id", pa.array(unknown, pa.string()))
             self._remember(cursor, [Emitter(*row) for row in rows])
 
     def fetch_runs(self, cursor: duckdb.DuckDBPyConnection, run_keys: Collection[int]) -> dict[int, set[str]]:
         """Make sure that all emitters of these runs are here; hands out their ids by run."""
-        rows = cursor.execute(
-            _SELECT_EMITTERS + "WHERE run_key IN (SELECT unnest(?::INTEGER[]))", [list(run_keys)]
-        ).fetchall()
+        rows = select_where(cursor, _SELECT_EMITTERS, "run_key", pa.array(run_keys, pa.int32()))
         found = [Emitter(*row) for row in rows]
         self._remember(cursor, [one for one in found if one.emitter_id not in self.emitters])
         members: dict[int, set[str]] = {key: set() for key in run_keys}
@@ -130,11 +132,7 @@ class Catalog:
 
     def _remember(self, cursor: duckdb.DuckDBPyConnection, found: Iterable[Emitter]) -> None:
         ranges: dict[int, list[Range]] = {emitter.emitter_key: [] for emitter in found}
-        rows = cursor.execute(
-            "SELECT emitter_key, first_seq, end_seq, disposition FROM store.ledger "
-            "WHERE emitter_key IN (SELECT unnest(?::INTEGER[]))",
-            [list(ranges)],
-        ).fetchall()
+        rows = select_where(cursor, _SELECT_LEDGERS, "emitter_key", pa.array(ranges, pa.int32()))
         for key, first, end, what in rows:
             ranges[key].append(Range(first, end, Disposition(what)))
         self.ledgers.update({key: Ledger(found) for key, found in ranges.items()})

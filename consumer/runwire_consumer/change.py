@@ -7,6 +7,7 @@ from typing import Any
 
 from runwire_consumer.catalog import Catalog, Emitter
 from runwire_consumer.ledger import Ledger
+from runwire_consumer.letterbox import Settled
 from runwire_consumer.pieces import Piece
 from runwire_consumer.sources import Position
 
@@ -37,6 +38,9 @@ class Change:
         metrics: New metrics: name to key.
         pieces: Metric rows.
         tables: Rows of the small tables.
+        letters: Dead letters by id, as `letters.describe_letter` makes them.
+        settled: Dead letters that are replayed or discarded.
+        kept_bytes: What is kept of dead letters after it; None while that is not known to change.
     """
 
     positions: dict[tuple[str, str], Position] = field(default_factory=dict)
@@ -47,7 +51,15 @@ class Change:
     metrics: dict[str, int] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    letters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settled: list[Settled] = field(default_factory=list)
+    kept_bytes: int | None = None
     counts: Counts = field(default_factory=Counts)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing to be written."""
+        return not (self.positions or self.emitters or self.letters or self.settled)
 
     def add(self, table: str, **columns: Any) -> None:
         """One more row of a small table."""
@@ -60,6 +72,9 @@ class Change:
         catalog.emitters.update(self.emitters)
         catalog.ledgers.update(self.ledgers)
         catalog.metric_keys.update(self.metrics)
+        catalog.next_letter_key += len(self.letters)
+        if self.kept_bytes is not None:
+            catalog.kept_bytes = self.kept_bytes
         catalog.next_run_key += len(self.runs)
         catalog.next_metric_key += len(self.metrics)
         newest = max((emitter.emitter_key for emitter in self.emitters.values()), default=-1)

@@ -16,14 +16,20 @@ from runwire_schemas import codec, columns
 from runwire_schemas.catalog import Entry
 from runwire_schemas.envelope import SEQ_MAX, Envelope
 from runwire_schemas.errors import SchemaError
-from runwire_schemas.events import EmitterEnded, Event, Lifecycle, MetricBatch, RowsLost, RunEnded
+from runwire_schemas.events import EmitterEnded, Event, Lifecycle, MetricBatch, RowsLost, RunEnded, RunStarted
 
 HEAD_BYTES_MAX = 1024
 TIME_MICROS_MAX = 253_402_300_799_999_999
 REASON_CHARACTERS_MAX = 500
+# Several times what our senders write; bounds what a message costs, some 50 ms and 64 MiB.
+BATCH_BYTES_MAX = 2 * 2**20
+RECORD_BYTES_MAX = 384 * 2**10
+INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 
 HOWS = frozenset({"finished", "crashed"})
 STATUSES = frozenset({"finished", "failed", "preempted"})
+# Avro says int, which no reader makes sure of.
+_INTS = ("restart_count", "world_size", "local_rank", "pid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,9 @@ def _envelope(message: Message) -> Envelope:
 
 def _event(payload: bytes) -> Event:
     entry: Entry = codec.payload_entry(payload)
+    bytes_max = BATCH_BYTES_MAX if entry.cls is MetricBatch else RECORD_BYTES_MAX
+    if len(payload) > bytes_max:
+        raise _Refused(f"{entry.type} of {len(payload):,} bytes is larger than any sender's: at most {bytes_max:,}.")
     return columns.decode_batch(payload) if entry.cls is MetricBatch else codec.decode(payload)
 
 
@@ -112,6 +121,8 @@ def _check(event: Event) -> None:
         return
     if not 0 <= event.time <= TIME_MICROS_MAX:
         raise _Refused("The time is outside the years 1970 to 9999.")
+    if isinstance(event, RunStarted):
+        _check_ints(event)
     if isinstance(event, RowsLost) and not (
         event.first_seq >= 0 and event.count >= 0 and event.first_seq + event.count <= SEQ_MAX
     ):
@@ -120,3 +131,9 @@ def _check(event: Event) -> None:
         raise _Refused(f"EmitterEnded is impossible: how {event.how!r}, next_seq {event.next_seq}.")
     if isinstance(event, RunEnded) and event.status not in STATUSES:
         raise _Refused(f"RunEnded has an unknown status: {event.status!r}.")
+
+
+def _check_ints(event: RunStarted) -> None:
+    for name, value in (*((name, getattr(event, name)) for name in _INTS), ("host.cpus", event.host.cpus)):
+        if not INT_MIN <= value <= INT_MAX:
+            raise _Refused(f"RunStarted.{name} is no 32-bit number: {value}.")

@@ -16,6 +16,7 @@ ConsumerError
 ├── FaceError
 │   ├── PortInUse            another program listens there: choose another port
 │   └── TokenRefused         the token can't protect anything: choose another
+├── LetterRefused        an order about dead letters names none: its author's fault
 └── QueryError               a query gave no result: its author's fault, a retry fails again
     ├── SelectRefused        the text is no single SELECT or names what it may not
     ├── QueryTooLarge        the result is above a cap
@@ -89,6 +90,10 @@ class PortInUse(FaceError):
 
 class TokenRefused(FaceError, ValueError):
     """The bearer token is empty, short or can't be sent."""
+
+
+class LetterRefused(ConsumerError):
+    """An order about dead letters can't be understood, or names a letter that isn't there."""
 
 
 class QueryError(ConsumerError):

@@ -5,7 +5,7 @@ Works on copies of what the catalog holds: a batch that is not committed leaves 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from runwire_consumer.catalog import Catalog, Emitter
 from runwire_consumer.change import Change, Counts
 from runwire_consumer.decode import DeadLetter, Decoded
 from runwire_consumer.ledger import Disposition, Ledger
+from runwire_consumer.letterbox import Range
+from runwire_consumer.letters import describe_letter
 from runwire_consumer.lifecycle import write_record, write_signal
 from runwire_consumer.pieces import Ints, Piece
 from runwire_consumer.sources import Message
@@ -30,12 +32,23 @@ _ALIEN = "Emitter {} already belongs to another run or rank."
 class Intake:
     """Takes the messages of one batch in order."""
 
-    def __init__(self, catalog: Catalog, now: int, *, at_tail: bool) -> None:
-        """`at_tail`: what comes now was appended just now, so our own clock tells when its sender lived."""
+    def __init__(self, catalog: Catalog, now: int, *, at_tail: bool, waiting: Sequence[Range] = ()) -> None:
+        """Begin a batch.
+
+        Args:
+            catalog: What is committed; it is not changed.
+            now: The consumer's clock, microseconds.
+            at_tail: What comes now was appended just now, so our own clock tells when its sender lived.
+            waiting: Rows that dead letters of earlier batches stand for, of emitters that were unknown then.
+        """
         self._catalog = catalog
         self._now = now
         self._at_tail = at_tail
         self._change = Change()
+        self._kept_bytes = catalog.kept_bytes
+        self._waiting: dict[str, list[Range]] = {}
+        for named in waiting:
+            self._waiting.setdefault(named.emitter_id, []).append(named)
         self._new_emitters = 0
         self._metric_keys: dict[tuple[str, ...], Ints] = {}
         self._messages = self._rows = self._points = self._duplicates = self._dead = 0
@@ -134,31 +147,29 @@ class Intake:
             )
 
     def _bury(self, letter: DeadLetter) -> None:
-        """Keep what can't be stored, and account for the rows of an emitter known already that its envelope names.
+        """Keep what can't be stored, and account for the rows that its envelope names.
 
-        Whoever sends garbage may name anybody: it makes no emitter and no run, and moves nobody to another run.
+        Whoever sends garbage may name anybody: it makes no emitter and no run, and moves nobody to another run. Rows
+        of an emitter that is not known yet count as dead once a good message has made it.
         """
         self._dead += 1
         message, envelope = letter.message, letter.envelope
-        self._change.add(
-            "dead_letters",
-            source=message.source,
-            partition=message.partition,
-            offset=message.offset,
-            appended_at=self._seen_at(message),
-            reason=letter.reason,
-            type=envelope and envelope.type,
-            run_id=envelope and envelope.run_id,
-            emitter_id=envelope and envelope.emitter_id,
-            first_seq=envelope and envelope.first_seq,
-            count=envelope and envelope.count,
-            bytes=len(message.payload),
-            head=letter.head,
-        )
-        if envelope is not None and 0 < envelope.count <= ROWS_PER_MESSAGE_MAX:
+        key = self._catalog.next_letter_key + len(self._change.letters)
+        row = describe_letter(letter, key, self._seen_at(message), self._kept_bytes)
+        self._kept_bytes += row["kept_bytes"]
+        self._change.letters.setdefault(row["letter_id"], row)
+        if envelope is not None and envelope.count > 0:
+            named = Range(envelope.emitter_id, envelope.run_id, envelope.rank, envelope.first_seq, envelope.count)
             emitter = self._emitter(envelope)
-            if emitter is not None and self._is_its_own(emitter, envelope):
-                self._ledger(emitter.emitter_key).declare(envelope.first_seq, envelope.count, Disposition.DEAD)
+            if emitter is not None:
+                self._declare_dead(emitter, named)
+            else:
+                self._waiting.setdefault(named.emitter_id, []).append(named)
+
+    def _declare_dead(self, emitter: Emitter, named: Range) -> None:
+        """Account for rows that a dead letter stands for, where it names the emitter's own run and rank."""
+        if named.rows <= ROWS_PER_MESSAGE_MAX and self._is_its_own(emitter, named):
+            self._ledger(emitter.emitter_key).declare(named.first_seq, named.rows, Disposition.DEAD)
 
     def _seen_at(self, message: Message) -> int:
         return self._now if self._at_tail else min(max(message.appended_at, 0), self._now)
@@ -170,7 +181,7 @@ class Intake:
             mine = self._change.emitters[envelope.emitter_id] = known.copy()
         return mine
 
-    def _is_its_own(self, emitter: Emitter, envelope: Envelope) -> bool:
+    def _is_its_own(self, emitter: Emitter, envelope: Envelope | Range) -> bool:
         """Whether an envelope names the run and the rank of its emitter."""
         mine = self._change.runs.get(envelope.run_id)
         run_key = mine[0] if mine is not None else self._catalog.run_keys.get(envelope.run_id)
@@ -198,6 +209,8 @@ class Intake:
         )
         self._new_emitters += 1
         self._change.emitters[envelope.emitter_id] = emitter
+        for named in self._waiting.pop(envelope.emitter_id, ()):
+            self._declare_dead(emitter, named)
         return emitter
 
     def _run_key(self, envelope: Envelope) -> int:

@@ -25,6 +25,7 @@ from runwire_consumer.decode import DeadLetter, Decoded
 from runwire_consumer.errors import Fenced
 from runwire_consumer.intake import Intake
 from runwire_consumer.lock import LockFile
+from runwire_consumer.letterbox import find_totals, find_waiting, insert_letters, settle_letters
 from runwire_consumer.pieces import lay_out
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Position
@@ -75,7 +76,7 @@ WHERE t.run_key = n.run_key AND t.deleted_at IS NULL
 """
 _SMALL_TABLES = (
     "runs", "emitters", "metrics", "ledger", "starts", "costs", "lifecycle", "params", "definitions", "edits",
-    "losses", "dead_letters", "run_states",
+    "losses", "run_states",
 )  # fmt: skip
 
 
@@ -129,7 +130,11 @@ class Store:
         with translated():
             senders = {item.envelope.emitter_id for item in items if item.envelope is not None}
             self.catalog.fetch(self._writer, senders)
-        return Intake(self.catalog, now, at_tail=at_tail).take_all(items)
+            fresh = {
+                item.envelope.emitter_id for item in items if isinstance(item, Decoded)
+            } - self.catalog.emitters.keys()
+            waiting = find_waiting(self._writer, fresh)
+        return Intake(self.catalog, now, at_tail=at_tail, waiting=waiting).take_all(items)
 
     def write(self, change: Change, states: dict[int, RunState] | None = None) -> None:
         """Commit a change of `admit`, with new run states by run key.
@@ -148,6 +153,7 @@ class Store:
                 self._merge_ledgers(change)
                 for table, rows in change.tables.items():
                     self._insert(table, rows)
+                self._write_letters(change)
                 self._merge_states(states or {})
                 self._writer.execute("COMMIT")
             except BaseException:
@@ -232,6 +238,12 @@ class Store:
             self._writer.execute(_DELETE_RANGES)
         columns = ("emitter_key", "first_seq", "end_seq", "disposition")
         self._merge("ledger", columns[:2], columns, fresh)
+
+    def _write_letters(self, change: Change) -> None:
+        if change.letters or change.settled:
+            insert_letters(self._writer, [*change.letters.values()])
+            settle_letters(self._writer, change.settled)
+            change.kept_bytes, _ = find_totals(self._writer)
 
     def _merge_states(self, states: dict[int, RunState]) -> None:
         rows = [(key, one.state, one.since, one.reason) for key, one in states.items()]

@@ -68,6 +68,8 @@ class Watch:
 
     def commit(self, change: Change, states: dict[int, RunState]) -> None:
         """The change and its states are in the store."""
+        # While nobody could be judged, `due` met nobody either.
+        self._meet({emitter.run_key for emitter in change.emitters.values()} - self._members.keys())
         for emitter in change.emitters.values():
             self._members.setdefault(emitter.run_key, set()).add(emitter.emitter_id)
         self._states.update(states)

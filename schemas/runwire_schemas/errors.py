@@ -24,8 +24,8 @@ class UnknownFingerprint(DecodeError):
     def __init__(self, fingerprint: bytes) -> None:
         """Keep the fingerprint (8 bytes, little-endian as on the wire)."""
         super().__init__(
-            f"Schema fingerprint {fingerprint.hex()} is unknown here: "
-            "upgrade the consumer, then replay the dead letter."
+            f"Schema fingerprint {fingerprint.hex()} is unknown here, a newer version wrote it: "
+            "upgrade the consumer, then `runwire dead-letters replay --all`."
         )
         self.fingerprint = fingerprint
 

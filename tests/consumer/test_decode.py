@@ -13,6 +13,7 @@ from runwire_consumer.decode import HEAD_BYTES_MAX, DeadLetter, Decoded, decode
 from runwire_consumer.sources import Message
 from runwire_schemas import codec, columns, events
 from tests.consumer.telling import Emitter
+from tests.pipeline.poison import bombs
 
 GOOD = Emitter("a").logs({step: {"loss": float(step), "acc": 1.0} for step in range(50)})
 START = Emitter("a").starts()
@@ -146,6 +147,52 @@ def test_announced_sizes_are_not_believed(bomb: bytes, at: int) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * 2**20
+
+
+@pytest.mark.parametrize("name", bombs(8))
+def test_a_message_costs_no_more_than_its_share(name: str) -> None:
+    """A megabyte of nothing but empty blocks, keys or parts; what is refused is refused before it is built."""
+    message = replace(GOOD, payload=bombs()[name])
+    tracemalloc.start()
+    decode(message)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("empty blocks", "more blocks, keys and parts"),
+        ("blocks of one row", "more blocks, keys and parts"),
+        ("empty keys", "more blocks, keys and parts"),
+        ("parts of one item", "more blocks, keys and parts"),
+        ("parts with sizes", "more blocks, keys and parts"),
+        ("2^60 items", "announced"),
+        ("a text of 2^60 bytes", "announced"),
+        ("parameters", "larger than any sender's"),
+        ("16 MiB", "larger than any sender's"),
+    ],
+)
+def test_bombs_say_what_they_are(name: str, words: str) -> None:
+    """Found by their announcements, not by what they do."""
+    assert words in letter(replace(GOOD, payload=bombs()[name])).reason
+
+
+WIDE = 2**31
+
+
+@pytest.mark.parametrize(
+    "fields", [{"local_rank": WIDE}, {"world_size": -WIDE - 1}, {"pid": 2**40}, {"restart_count": WIDE}]
+)
+def test_ints_are_32_bits_wide(fields: dict[str, int]) -> None:
+    """Avro's readers don't make sure of it; a column of that width would refuse the whole batch."""
+    good = START.payload
+    event = codec.decode(good)
+    assert isinstance(event, events.RunStarted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runwire_consumer.decode.codec.decode", lambda _: replace(event, **fields))  # type: ignore[arg-type]
+        assert "32-bit" in letter(START).reason
 
 
 def test_both_codecs_are_read() -> None:

@@ -182,6 +182,38 @@ def test_poison_behind_decode_is_set_aside_alone() -> None:
     assert contents(writer.store)["offsets"] == [("memory:log", "0", 5, "")]
 
 
+def test_many_poisonous_messages_of_one_sender_are_set_aside_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are stored, the sender's rest waits to be replayed, and transactions are as many however much it sends."""
+    hostile, honest = Emitter("a"), Emitter("b", run_id="b" * 16)
+    told = []
+    for at in range(2_000):
+        told.append(hostile.logs({666: {"loss": 1.0}}))
+        if at % 100 == 0:
+            told.append(honest.logs({at: {"loss": 1.0}}))
+    writer = Writer(Poisoned.open(MEMORY))
+    attempts = 0
+    write = Store.write
+
+    def counted(*given: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+        write(*given)
+
+    monkeypatch.setattr(Store, "write", counted)
+    counts = writer.write(in_log(told), Moment(now=DAY_ONE, at_tail=False, judged_at=DAY_ONE))
+    assert attempts < 600
+    assert (sum(one.rows for one in counts), sum(one.dead_letters for one in counts)) == (20, 2_000)
+    assert sum(one.messages for one in counts) == len(told)
+    assert contents(writer.store)["offsets"] == [("memory:log", "0", len(told), "")]
+    assert contents(writer.store)["ledger"] == [(0, 0, 20, "stored")]
+    assert store_letters(writer.store) == [(2_000, 2_000)]
+
+
+def store_letters(store: Store) -> list[tuple[Any, ...]]:
+    """How many, how many of them whole."""
+    return store.cursor().execute("SELECT count(*), sum(whole::INT) FROM store.dead_letters").fetchall()
+
+
 def test_an_emitter_belongs_to_one_run() -> None:
     """The same emitter id under another run or rank is a dead letter that touches nobody's ledger."""
     store = Store.open(MEMORY)

@@ -39,6 +39,8 @@ class World:
     model: dict[tuple[str, int], str] = field(default_factory=dict)
     declared: dict[str, int] = field(default_factory=lambda: {"a": 1_000, "b": 1_000})
 
+    waiting: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {"a": [], "b": []})
+
     def do(self, action: tuple[Any, ...]) -> None:
         """One step of the history."""
         kind, *rest = action
@@ -50,13 +52,15 @@ class World:
     def send(self, letter: str, first: int, count: int) -> None:
         """Rows first .. first + count - 1, whose values tell their sequence number."""
         self._append(letter, first, count, garbled=False)
+        self._meet(letter)
         self.model.update({(letter, seq): "stored" for seq in range(first, first + count)})
 
     def garble(self, letter: str, first: int, count: int) -> None:
-        """The same, undecodable; of an emitter that nobody has met yet its claims aren't believed."""
+        """The same, undecodable; it makes no emitter: its rows count as dead once a good message has."""
         self._append(letter, first, count, garbled=True)
+        self.waiting[letter].append((first, count))
         if any(known == letter for known, _ in self.model):
-            self._declare(letter, first, count, "dead")
+            self._meet(letter)
 
     def lose(self, letter: str, first: int, count: int) -> None:
         """Declare a loss, by a record of its own."""
@@ -64,8 +68,15 @@ class World:
         self.declared[letter] += 1
         message = Emitter(letter, seq=seq).says(events.RowsLost, first_seq=first, count=count, reason="cap")
         self.log.append(message.headers, message.payload)  # type: ignore[arg-type]
+        self._meet(letter)
         self.model[letter, seq] = "stored"
         self._declare(letter, first, count, "lost")
+
+    def _meet(self, letter: str) -> None:
+        """The emitter is known from now on."""
+        for first, count in self.waiting[letter]:
+            self._declare(letter, first, count, "dead")
+        self.waiting[letter].clear()
 
     def consume(self, poll_messages: int = 100) -> None:
         """A consumer lives, reads everything, and dies."""

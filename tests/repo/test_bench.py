@@ -13,6 +13,7 @@ from tests.repo.files import REPOSITORY
 BENCH = REPOSITORY / "bench"
 SCRIPTS = (
     "log_overhead", "fsync", "device_sync", "ingest", "freshness", "kills", "emitter_kills", "system_cost", "snapshots",
+    "poison",
     "run",
 )  # fmt: skip
 COMPARED = ("wandb", "tensorboardX", "trackio", "mlflow", "aim", "clearml")

@@ -17,6 +17,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "producer/runwire/_kafka.py",
         f"{CONSUMER}sources/kafka.py",
         f"{CONSUMER}sources/kafka_topic.py",
+        f"{CONSUMER}sources/records.py",
         f"{CONSUMER}sources/topic_facts.py",
     ),
     # The demo opens the file as anybody would: it is plain DuckDB.

@@ -35,6 +35,7 @@ from runwire_consumer.sources import Message, Position, SourceStatus
 from runwire_consumer.sources.anchors import NOTHING, Anchor
 from runwire_consumer.sources.retention import RetentionWatch, Unread
 from runwire_consumer.sources.topic_facts import TopicFacts, ask_retention, ask_topic
+from runwire_consumer.sources.records import be_tolerant
 from runwire_schemas.topics import TOPIC_CONFIG, TOPIC_PARTITIONS, TOPIC_REPLICAS_MAX, Destination
 
 GROUP_ID = "runwire-consumer"
@@ -112,6 +113,7 @@ class KafkaSource:
 
     async def start(self, positions: Mapping[str, Position]) -> None:
         """Begin behind these positions; the broker is asked by the first polls."""
+        be_tolerant()
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is wrong is in `status`
         self._positions = {int(partition): position for partition, position in positions.items()}
 
