@@ -40,12 +40,13 @@ def main() -> None:
     """Measure both shapes of messages and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long the generator sends")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="measure this shape only; may be repeated")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with broker_if_possible() as broker:
         if broker is None:
             sys.exit("ingest needs a Kafka broker")
-        figures = {name: measure(broker, name, options.seconds) for name in SHAPES}
+        figures = {name: measure(broker, name, options.seconds) for name in options.shape or SHAPES}
     show(f"Kafka to DuckDB, {options.seconds:g} s", figures, as_json=options.json)
     if not all(row["exact"] for row in figures.values()):
         sys.exit("what is stored is not what was sent")

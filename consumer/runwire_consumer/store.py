@@ -23,7 +23,7 @@ from runwire_consumer.change import Change
 from runwire_consumer.database import Database, EngineOptions, translated
 from runwire_consumer.decode import DeadLetter, Decoded
 from runwire_consumer.errors import Fenced
-from runwire_consumer.intake import Intake
+from runwire_consumer.intake import Intake, metrics_of
 from runwire_consumer.pieces import lay_out
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Position
@@ -124,8 +124,9 @@ class Store:
             at_tail: Nothing waited before these messages, so they were appended just now.
         """
         with translated():
-            senders = {item.envelope.emitter_id for item in items if item.envelope is not None}
-            self.catalog.fetch(self._writer, senders)
+            envelopes = [item.envelope for item in items if item.envelope is not None]
+            self.catalog.fetch(self._writer, {envelope.emitter_id for envelope in envelopes})
+            self.catalog.fetch_names(self._writer, {envelope.run_id for envelope in envelopes}, metrics_of(items))
         return Intake(self.catalog, now, at_tail=at_tail).take_all(items)
 
     def write(self, change: Change, states: dict[int, RunState] | None = None) -> None:
@@ -213,6 +214,7 @@ class Store:
             news = True
         else:
             news = _news_of(emitter) != _news_of(known)
+        emitter.unwritten = not news
         if news:
             emitter.written_at = emitter.seen_at
         return news

@@ -85,12 +85,11 @@ class Writer:
         return [change.counts]
 
     def _write(self, change: Change, moment: Moment) -> None:
-        states = {}
-        if moment.judged_at is not None:
-            states = self._watch.due(change, moment.judged_at, moment.reachable_since)
+        states = self._watch.due(change, moment.judged_at, moment.reachable_since)
         if change.positions or states:
             self.store.write(change, states)
             self._watch.commit(change, states)
+            self._watch.forget()
 
     def _checkpoint(self) -> None:
         """Keep the WAL, which a restart has to replay, within bounds."""
