@@ -2,7 +2,8 @@
 
 A generator process sends pre-encoded messages through a real broker to the real consumer (`runwire up`) and stays a few
 seconds ahead of it. The clock runs from the first message to the last point stored. Then the consumer is stopped and
-its file is opened: what was sent must be stored, each point once.
+its file is opened: what was sent must be stored, each point once. Beside it: the same points and rows as finished
+columns, inserted by DuckDB alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any
 
 import duckdb
 import httpx
+import numpy as np
 import psutil
+import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a script
 
@@ -33,13 +36,16 @@ from tests.services.kafka import KafkaTopics
 GENERATOR = Path(__file__).with_name("generator.py")
 ASK_SECONDS = 0.5
 DRAIN_SECONDS_MAX = 120.0
+PLAIN_POINTS = 20_000_000
+PLAIN_POINTS_A_TRANSACTION = 500_000
+PLAIN_KEYS = 10
 STORED = re.compile(r"^runwire_points_stored_total (\S+)$", re.MULTILINE)
 
 
 def main() -> None:
-    """Measure both shapes of messages and print the figures."""
+    """Measure every shape of messages and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long the generator sends")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the generator sends each shape")
     parser.add_argument("--shape", choices=SHAPES, action="append", help="measure this shape only; may be repeated")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -47,6 +53,7 @@ def main() -> None:
         if broker is None:
             sys.exit("ingest needs a Kafka broker")
         figures = {name: measure(broker, name, options.seconds) for name in options.shape or SHAPES}
+    figures["plain_duckdb"] = plain_duckdb(PLAIN_POINTS)
     show(f"Kafka to DuckDB, {options.seconds:g} s", figures, as_json=options.json)
     if not all(row["exact"] for row in figures.values()):
         sys.exit("what is stored is not what was sent")
@@ -81,6 +88,45 @@ def measure(broker: KafkaTopics, shape: str, seconds: float) -> dict[str, Any]:
         "bytes_per_point": rounded(found.pop("file_bytes") / max(1, stored)),
         "exact": found == {"points": sent["points"], "rows": sent["rows"], "rows_twice": 0, "incomplete": 0},
         "found": found,
+    }
+
+
+def plain_duckdb(points: int) -> dict[str, Any]:
+    """DuckDB alone: the same columns from Arrow into tables like ours, without ledger, offsets or latest values."""
+    rows = PLAIN_POINTS_A_TRANSACTION // PLAIN_KEYS
+    with scratch() as folder:
+        connection = duckdb.connect(str(folder / "plain.duckdb"), config={"checkpoint_threshold": "1TB"})
+        connection.execute("CREATE TABLE rows (emitter INTEGER, seq BIGINT, step BIGINT, time BIGINT)")
+        connection.execute("CREATE TABLE points (emitter INTEGER, metric INTEGER, seq BIGINT, value DOUBLE)")
+        cpu, wall = 0.0, 0.0
+        for first in range(0, points // PLAIN_KEYS, rows):
+            seq = np.arange(first, first + rows)
+            tables = {
+                "rows": {"emitter": np.zeros(rows, np.int32), "seq": seq, "step": seq, "time": seq},
+                "points": {
+                    "emitter": np.zeros(rows * PLAIN_KEYS, np.int32),
+                    "metric": np.repeat(np.arange(PLAIN_KEYS, dtype=np.int32), rows),
+                    "seq": np.tile(seq, PLAIN_KEYS),
+                    "value": np.random.default_rng(first).random(rows * PLAIN_KEYS),
+                },
+            }
+            cpu_before, begin = time.process_time(), time.monotonic()
+            connection.execute("BEGIN")
+            for name, columns in tables.items():
+                connection.register("incoming", pa.table(columns))
+                connection.execute(f"INSERT INTO {name} SELECT * FROM incoming")  # noqa: S608 - two names
+            connection.execute("COMMIT")
+            cpu, wall = cpu + time.process_time() - cpu_before, wall + time.monotonic() - begin
+        ((stored,),) = connection.execute("SELECT count(*) FROM points").fetchall()
+        connection.close()
+        size = (folder / "plain.duckdb").stat().st_size
+    return {
+        "points_per_second": round(stored / wall),
+        "points_per_cpu_second": round(stored / cpu),
+        "points": points,
+        "seconds": round(wall, 2),
+        "bytes_per_point": rounded(size / stored),
+        "exact": stored == points,
     }
 
 

@@ -24,6 +24,7 @@ from runwire_consumer.ledger import Disposition, Ledger, Range
 from runwire_consumer.remembered import Keys
 from runwire_consumer.runstate import Signs
 from runwire_consumer.sources import Position
+from runwire_consumer.wanted import want
 
 RUN_IDS_MAX = 50_000
 METRIC_NAMES_MAX = 200_000
@@ -129,7 +130,8 @@ class Catalog:
         ):
             unknown = [name for name in names if name not in keys]
             if unknown:
-                keys.learn(dict(cursor.execute(query + "(SELECT unnest(?::VARCHAR[]))", [unknown]).fetchall()))
+                want(cursor, unknown)
+                keys.learn(dict(cursor.execute(query + "(FROM wanted)").fetchall()))
 
     def forget_names(self) -> None:
         """Keep the names of runs and metrics within their bounds; not between `admit` and `write`."""
@@ -140,16 +142,14 @@ class Catalog:
         """Make sure that those of these emitters that the store knows are here, with their ledgers."""
         unknown = [emitter_id for emitter_id in emitter_ids if emitter_id not in self.emitters]
         if unknown:
-            rows = cursor.execute(
-                _SELECT_EMITTERS + "WHERE emitter_id IN (SELECT unnest(?::VARCHAR[]))", [unknown]
-            ).fetchall()
+            want(cursor, unknown)
+            rows = cursor.execute(_SELECT_EMITTERS + "WHERE emitter_id IN (FROM wanted)").fetchall()
             self._remember(cursor, [_read(row) for row in rows])
 
     def fetch_runs(self, cursor: duckdb.DuckDBPyConnection, run_keys: Collection[int]) -> dict[int, set[str]]:
         """Make sure that all emitters of these runs are here; hands out their ids by run."""
-        rows = cursor.execute(
-            _SELECT_EMITTERS + "WHERE run_key IN (SELECT unnest(?::INTEGER[]))", [list(run_keys)]
-        ).fetchall()
+        want(cursor, run_keys)
+        rows = cursor.execute(_SELECT_EMITTERS + "WHERE run_key IN (FROM wanted)").fetchall()
         found = [_read(row) for row in rows]
         self._remember(cursor, [one for one in found if one.emitter_id not in self.emitters])
         members: dict[int, set[str]] = {key: set() for key in run_keys}
@@ -164,10 +164,11 @@ class Catalog:
 
     def _remember(self, cursor: duckdb.DuckDBPyConnection, found: Iterable[Emitter]) -> None:
         ranges: dict[int, list[Range]] = {emitter.emitter_key: [] for emitter in found}
+        if not ranges:
+            return
+        want(cursor, ranges)
         rows = cursor.execute(
-            "SELECT emitter_key, first_seq, end_seq, disposition FROM store.ledger "
-            "WHERE emitter_key IN (SELECT unnest(?::INTEGER[]))",
-            [list(ranges)],
+            "SELECT emitter_key, first_seq, end_seq, disposition FROM store.ledger WHERE emitter_key IN (FROM wanted)"
         ).fetchall()
         for key, first, end, what in rows:
             ranges[key].append(Range(first, end, Disposition(what)))

@@ -30,6 +30,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from runwire_consumer.wanted import want
+
 STATE_CODES = {"running": 0, "finished": 1, "lost": 2, "preempted": 3, "crashed": 4, "failed": 5, "stuck": 6}
 LABEL_CHARACTERS_MAX = 128
 SERIES_A_RUN = 4
@@ -47,7 +49,7 @@ WHERE coalesce(s.state, 'running') IN ('running', 'stuck')
 
 _SENDERS_SQL = """
 WITH live AS (
-    SELECT run_key, run_id, project FROM store.live_runs WHERE run_key IN (SELECT unnest($run_keys::INTEGER[]))
+    SELECT run_key, run_id, project FROM store.live_runs WHERE run_key IN (FROM wanted)
 ),
 numbered AS (
     SELECT run_key, attempt AS token, row_number() OVER (
@@ -244,9 +246,10 @@ def read_live(cursors: Callable[[], duckdb.DuckDBPyConnection], options: GaugeOp
             "lost_after": now_us - int(options.lost_runs_kept_seconds * 1e6),
         }
         keys = [key for (key,) in cursor.execute(_LIVE_SQL, after).fetchall()]
-        runs = tuple(LiveRun(*row) for row in cursor.execute(_RUNS_SQL, {"run_keys": keys}).fetchall())
+        want(cursor, keys)
+        runs = tuple(LiveRun(*row) for row in cursor.execute(_RUNS_SQL).fetchall())
         limit = max(1, options.series_max // SERIES_A_METRIC)
-        found = cursor.execute(_SERIES_SQL, {"run_keys": keys, "limit": limit}).fetchall()
+        found = cursor.execute(_SERIES_SQL, {"limit": limit}).fetchall()
     metrics = tuple(LiveMetric(row[0], row[1], tuple(row[2]), tuple(row[3]), row[4]) for row in found)
     return Live(runs, metrics, found[0][5] - len(found) if found else 0)
 

@@ -21,6 +21,7 @@ import duckdb
 from runwire_consumer.catalog import Catalog, Emitter
 from runwire_consumer.change import Change
 from runwire_consumer.runstate import RunState, evaluate
+from runwire_consumer.wanted import want
 
 LOOK_INTERVAL_MICROS = 1_000_000
 SETTLED_EMITTERS_MAX = 10_000
@@ -51,10 +52,10 @@ class Watch:
         self._judging: set[int] = set()
         self._unwritten: set[str] = set()
         self._looked_at = 0
+        want(cursor, sorted(SETTLED))
         rows = cursor.execute(
             "SELECT r.run_key, s.state FROM store.runs r LEFT JOIN store.run_states s USING (run_key) "
-            "WHERE s.state IS NULL OR s.state NOT IN (SELECT unnest(?::VARCHAR[]))",
-            [sorted(SETTLED)],
+            "WHERE s.state IS NULL OR s.state NOT IN (FROM wanted)"
         ).fetchall()
         self._unjudged |= {key for key, state in rows if state is None}
         self._meet({key for key, _ in rows})
@@ -151,10 +152,9 @@ class Watch:
         if not run_keys:
             return
         self._members.update(self._catalog.fetch_runs(self._cursor, run_keys))
+        want(self._cursor, run_keys)
         rows = self._cursor.execute(
-            "SELECT run_key, state, since, reason FROM store.run_states "
-            "WHERE run_key IN (SELECT unnest(?::INTEGER[]))",
-            [list(run_keys)],
+            "SELECT run_key, state, since, reason FROM store.run_states WHERE run_key IN (FROM wanted)"
         ).fetchall()
         self._states.update({key: RunState(state, since, reason) for key, state, since, reason in rows})
 
