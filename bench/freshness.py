@@ -39,6 +39,7 @@ RATE_BESIDE_A_CROWD = 1_000.0
 SECONDS = 20.0
 WARM_UP_SECONDS = 3.0
 POLL_SECONDS = 0.05
+SCRAPE_SECONDS_BESIDE_A_CROWD = 0.25  # a scrape then renders thousands of series
 LAST_PROBES_SECONDS = 3.0
 GAUGE = re.compile(rf'^runwire_metric\{{[^}}]*metric="{PROBE}"[^}}]*reduce="max"[^}}]*\}} (\S+)$', re.MULTILINE)
 
@@ -78,7 +79,8 @@ def measure(
         process = psutil.Process(consumer.pid)
         client.headers["Authorization"] = f"Bearer {consumer.token}"
         address = f"http://{consumer.address}"
-        readers = [Reader(ask_sql(client, address)), Reader(ask_metrics(client, address))]
+        scrape_seconds = SCRAPE_SECONDS_BESIDE_A_CROWD if others else POLL_SECONDS
+        readers = [Reader(ask_sql(client, address)), Reader(ask_metrics(client, address), scrape_seconds)]
         command: list[str | Path] = [sys.executable, PACER, url, folder / "trainer", str(rate), str(seconds)]
         trainer = ServiceProcess("pacer", command, log=folder / "pacer.log")
         begin, cpu_before = time.time(), sum(process.cpu_times()[:2])
@@ -129,8 +131,9 @@ def crowd(arguments: list[str] | None, seconds: float) -> Iterator[Callable[[], 
 class Reader:
     """A thread that polls; `ask` returns the times of the probes that are new since its last call."""
 
-    def __init__(self, ask: Callable[[], list[float]]) -> None:
+    def __init__(self, ask: Callable[[], list[float]], poll_seconds: float = POLL_SECONDS) -> None:
         self._ask = ask
+        self._poll_seconds = poll_seconds
         self._seen: list[tuple[float, float]] = []
         self._stopped = threading.Event()
         self._failure: Exception | None = None
@@ -151,7 +154,7 @@ class Reader:
 
     def _poll(self) -> None:
         try:
-            while not self._stopped.wait(POLL_SECONDS):
+            while not self._stopped.wait(self._poll_seconds):
                 found = self._ask()
                 now = time.time()
                 self._seen += [(logged_at, now) for logged_at in found]

@@ -67,7 +67,7 @@ def measure(broker: KafkaTopics, shape: str, seconds: float) -> dict[str, Any]:
         command = [sys.executable, str(GENERATOR), broker.bootstrap, topic, shape, str(seconds)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as generator:
             try:
-                _answer(generator)  # it is ready
+                read_answer(generator)  # it is ready
                 time.sleep(2 * ASK_SECONDS)
                 cpu_before, begin = _cpu_seconds(process), time.monotonic()
                 sent = feed(generator, consumer, seconds)
@@ -133,12 +133,12 @@ def plain_duckdb(points: int) -> dict[str, Any]:
 def feed(generator: subprocess.Popen[bytes], consumer: ConsumerProcess, seconds: float) -> dict[str, Any]:
     """Tell the generator how far the consumer is until it has sent everything; returns what it sent."""
     deadline = time.monotonic() + seconds
-    _tell(generator, 0)
+    tell(generator, 0)
     while time.monotonic() < deadline:
         time.sleep(ASK_SECONDS)
-        _tell(generator, points_stored(consumer))
-    _tell(generator, 10**18)  # it may wait for the consumer in its last turn
-    return _answer(generator)
+        tell(generator, points_stored(consumer))
+    tell(generator, 10**18)  # it may wait for the consumer in its last turn
+    return read_answer(generator)
 
 
 def wait_until_stored(consumer: ConsumerProcess, points: int, begin: float) -> tuple[int, float]:
@@ -174,13 +174,15 @@ def contents(database: Path) -> dict[str, int]:
         }
 
 
-def _tell(generator: subprocess.Popen[bytes], points: int) -> None:
+def tell(generator: subprocess.Popen[bytes], points: int) -> None:
+    """Say how many points are stored."""
     assert generator.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has sent everything
         generator.stdin.write(b"%d\n" % points)
 
 
-def _answer(generator: subprocess.Popen[bytes]) -> dict[str, Any]:
+def read_answer(generator: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The generator's next line."""
     assert generator.stdout is not None
     line = generator.stdout.readline()
     if not line:

@@ -39,6 +39,7 @@ SURVEY_INTERVAL_SECONDS = 5.0
 STALL_SECONDS = 30.0
 FETCH_BYTES_MAX = 16 * 2**20
 PARTITION_FETCH_BYTES_MAX = 4 * 2**20
+POLL_RECORDS_MAX = 500  # fetched bytes are compressed, of constant values 200 times: what a poll unpacks is bounded here
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +106,9 @@ class KafkaSource:
             await asyncio.sleep(max_wait_seconds)
             return []
         try:
-            records = await consumer.getmany(timeout_ms=round(max_wait_seconds * 1000))
+            records = await consumer.getmany(
+                timeout_ms=round(max_wait_seconds * 1000), max_records=POLL_RECORDS_MAX
+            )
         except OffsetOutOfRangeError as error:
             await self._recover_offsets(consumer, error)
             return self._take_lost()
