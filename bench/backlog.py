@@ -1,8 +1,8 @@
 """How an hour's backlog is caught up: at which rate, and what the live view is like meanwhile.
 
 A generator fills a topic while no consumer runs (18,000,000 points: an hour of 100 processes at 50 points a second
-each, with 1,000 points a message). Then the consumer starts and must catch up; meanwhile one reader asks SQL for a run's
-latest values, one scrapes /metrics, and a new run begins, whose records stand behind the backlog in its partition.
+each, with 1,000 points a message). Then the consumer starts and must catch up; meanwhile one reader asks SQL for a
+run's latest values, one scrapes /metrics, and a new run begins, whose records stand behind its partition's backlog.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def measure(broker: KafkaTopics, folder: Path, points: int) -> dict[str, dict[st
             new_run_began = time.monotonic()
             trainer = ServiceProcess("pacer", command, log=folder / "pacer.log")
             appeared = caught_up = rss = 0.0
+            latencies: list[list[float]] = []
             while not (appeared and caught_up) and time.monotonic() - begin < WAIT_SECONDS_MAX:
                 rss = max(rss, process.memory_info().rss)
                 if not appeared and sql(client, address, ASK_NEW_RUN):

@@ -1,4 +1,4 @@
-"""Many small senders at a pace: each emitter sends a message of one row of ten values four times a second, through Kafka.
+"""Many small senders at a pace: each emitter sends a row of ten values four times a second, through Kafka.
 
 usage: python bench/crowd.py BOOTSTRAP TOPIC EMITTERS SECONDS
 

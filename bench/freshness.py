@@ -67,9 +67,7 @@ def main() -> None:
         show(f"freshness at {rate:,.0f} points/s through {through}", figures, as_json=False)
 
 
-def measure(
-    url: str, folder: Path, rate: float, seconds: float, others: list[str] | None = None
-) -> dict[str, Any]:
+def measure(url: str, folder: Path, rate: float, seconds: float, others: list[str] | None = None) -> dict[str, Any]:
     """Ages of the probes in both views; `others` are `crowd.py`'s arguments."""
     with (
         ConsumerProcess(url, home=folder / "consumer") as consumer,

@@ -167,7 +167,9 @@ def new_names(first: int) -> list[Event]:
 def rows(run: str, emitter: str, rank: int, seq: int, at: int) -> MetricBatch:
     """One row."""
     values = tuple(np.random.default_rng(seq).random(KEYS).tolist())
-    return MetricBatch(run, emitter, rank, seq, (Block(tuple(f"train/{key}" for key in range(KEYS)), (seq,), (at,), values),))
+    return MetricBatch(
+        run, emitter, rank, seq, (Block(tuple(f"train/{key}" for key in range(KEYS)), (seq,), (at,), values),)
+    )
 
 
 if __name__ == "__main__":

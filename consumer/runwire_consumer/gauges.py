@@ -39,8 +39,8 @@ SERIES_A_METRIC = 3
 
 _RUN_LABELS = ("project", "run_id", "run")
 
-# Which runs are shown comes first and from two narrow columns: everything after it looks at their emitters alone, so that
-# a scrape costs what lives, however many runs there ever were. `senders` is the view of that name, for these runs.
+# Which runs are shown comes first, from two narrow columns: everything after it looks at their emitters alone, so
+# that a scrape costs what lives, however many runs there ever were. `senders` is the view of that name, for these runs.
 _LIVE_SQL = """
 SELECT r.run_key FROM store.live_runs r LEFT JOIN store.run_states s USING (run_key)
 WHERE coalesce(s.state, 'running') IN ('running', 'stuck')
@@ -70,7 +70,7 @@ senders AS (
 """
 
 _RUNS_SQL = (
-    _SENDERS_SQL
+    _SENDERS_SQL  # noqa: S608 - texts of our own
     + """
 told AS (
     SELECT t.run_key, arg_max(
@@ -101,7 +101,7 @@ ORDER BY p.heard_at DESC
 
 # From the running totals of every emitter and metric, never from the points.
 _SERIES_SQL = (
-    _SENDERS_SQL
+    _SENDERS_SQL  # noqa: S608 - texts of our own
     + """
 changed AS (
     SELECT t.run_id, s.metric_key, max(s.last_time) AS changed_at, count(*) OVER () AS total

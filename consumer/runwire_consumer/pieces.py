@@ -91,14 +91,13 @@ def lay_out(pieces: list[Piece]) -> Columns:
 
 
 def _merge_lines(lines: dict[str, Any]) -> dict[str, Any]:
-    """One line an emitter and metric: those of one metric are added up, the lowest and highest sequence numbers stay."""
+    """One line an emitter and metric: points are added up; first and last are those of the whole."""
     # Sorted by emitter, metric and sequence number, equal ones lie together and their ends are at hand.
     order = np.lexsort((lines["first_seq"], lines["metric_key"], lines["emitter_key"]))
     ordered = {name: column[order] for name, column in lines.items()}
     emitters, metrics = ordered["emitter_key"], ordered["metric_key"]
-    begins = np.flatnonzero(
-        np.concatenate(([True], (emitters[1:] != emitters[:-1]) | (metrics[1:] != metrics[:-1])))  # fmt: skip
-    )
+    differs = (emitters[1:] != emitters[:-1]) | (metrics[1:] != metrics[:-1])
+    begins = np.flatnonzero(np.append(True, differs))
     ends = np.append(begins[1:], len(emitters)) - 1
     return {
         name: np.add.reduceat(column, begins)

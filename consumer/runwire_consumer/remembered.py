@@ -1,4 +1,4 @@
-"""Keys by name, as many as are worth remembering: what came first is forgotten first, and read back when it is named again.
+"""Keys by name, within bounds: what came first is forgotten first, and read back when it is named again.
 
 Laws:
 

@@ -8,7 +8,7 @@ Laws:
 1. Every open run, one that may change by time alone, is here with all of its emitters.
 2. Of the others the most recently touched are here too, until there are more than SETTLED_EMITTERS_MAX of their
    emitters (`forget`). One that is touched again is read back first: whether a run was forgotten is seen by nobody.
-3. What is forgotten is in the store as it was here: an emitter with signs of life that are not written is written before.
+3. What is forgotten is in the store as it was here: signs of life that are not written yet are written before.
 """
 
 from __future__ import annotations

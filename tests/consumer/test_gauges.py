@@ -127,9 +127,7 @@ def test_gauges_say_what_the_relations_say(history: list[Any]) -> None:
         now = moment.now
     options = GaugeOptions(ended_runs_kept_seconds=1e6, lost_runs_kept_seconds=1e6)
     live, cursor = read_live(consumer.store.cursor, options, now), consumer.store.cursor()
-    assert sorted(map(repr, live.runs)) == sorted(
-        repr(LiveRun(*row)) for row in cursor.execute(BY_VIEWS).fetchall()
-    )
+    assert sorted(map(repr, live.runs)) == sorted(repr(LiveRun(*row)) for row in cursor.execute(BY_VIEWS).fetchall())
     assert sorted((one.run_id, one.metric, [*one.ranks], [*one.values]) for one in live.metrics) == sorted(
         cursor.execute(LATEST_BY_VIEWS).fetchall()
     )

@@ -354,7 +354,9 @@ def _rows_scanned(cursor: duckdb.DuckDBPyConnection, sql: str, table: str) -> in
     return walk(plan)
 
 
-@pytest.mark.parametrize("relation", ["store.senders", "store.lines", "runs", "emitters", "attempts", "latest", "params"])
+@pytest.mark.parametrize(
+    "relation", ["store.senders", "store.lines", "runs", "emitters", "attempts", "latest", "params"]
+)
 def test_no_relation_compares_everything_with_everything(relation: str) -> None:
     """A join on more than columns made 100,000 runs cost minutes: no plan holds one of these joins."""
     cursor = told(Emitter("a").starts())

@@ -49,7 +49,7 @@ class Consumer:
         if self.forgetful:
             catalog.run_keys, catalog.metric_keys = Keys(0, 0), Keys(0, 0)
         most = 0 if self.forgetful else 10**9
-        self.writer._watch = Watch(self.store.cursor(), catalog, most)  # noqa: SLF001 - the bound is the test's
+        self.writer._watch = Watch(self.store.cursor(), catalog, most)
 
     def contents(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything stored but how recently emitters were seen, which is written once a second only."""
@@ -69,7 +69,9 @@ class Consumer:
         )
 
 
-STEP = st.tuples(st.sampled_from(("starts", "logs", "beats", "ends", "fails", "leaves", "edits")), st.sampled_from(LETTERS))
+STEP = st.tuples(
+    st.sampled_from(("starts", "logs", "beats", "ends", "fails", "leaves", "edits")), st.sampled_from(LETTERS)
+)
 AGAIN = st.tuples(st.just("again"), st.integers(0, 200))
 GARBLED = st.tuples(st.just("garbled"), st.sampled_from(LETTERS))
 BATCH = st.tuples(
@@ -141,33 +143,34 @@ def test_what_has_settled_leaves_memory() -> None:
     """A hundred runs that ended one after the other leave what the bound allows; one that lives stays whole."""
     store = Store.open(MEMORY)
     writer = Writer(store)
-    watch = writer._watch = Watch(store.cursor(), store.catalog, 10)  # noqa: SLF001 - the bound is the test's
+    watch = writer._watch = Watch(store.cursor(), store.catalog, 10)
     catalog = store.catalog
     alive = [Emitter("y", run_id="z" * 16), Emitter("z", run_id="z" * 16, rank=1)]
     moment = Moment(DAY_ONE + 1_000 * SECOND, at_tail=True, judged_at=DAY_ONE + 1_000 * SECOND)
     offset = 0
     most = 0
     for number in range(100):
-        run = Emitter("x", run_id=f"{number:016x}")
+        run = Numbered("x", run_id=f"{number:016x}")
         batch = [one.logs({1: {"loss": 1.0}}) for one in alive]
-        ended = [run.starts(), run.says(events.RunEnded, status="finished")]
-        ids = {"emitter_id": f"{number:032x}"}
-        batch += [rename(message, **ids) for message in ended]
+        batch += [run.starts(), run.says(events.RunEnded, status="finished")]
         writer.write(in_log(batch, offset), moment)
         offset += len(batch)
         most = max(most, len(catalog.emitters))
         assert {one.emitter_id for one in alive} <= catalog.emitters.keys()
     assert most == 2 + 10
     assert len(catalog.ledgers) == len(catalog.emitters)
-    assert len(watch._states) == len(watch._members) == len(catalog.emitters) - 1  # noqa: SLF001 - what is remembered
+    assert len(watch._states) == len(watch._members) == len(catalog.emitters) - 1
     assert store.cursor().execute("SELECT count(*), count(DISTINCT run_id) FROM store.runs").fetchall() == [(101, 101)]
     writer.close()
 
 
-def rename(message: Message, emitter_id: str) -> Message:
-    """The same record of another emitter, whose id is as long."""
-    headers = [(name, emitter_id.encode() if name == "emitter_id" else value) for name, value in message.headers]
-    return replace(message, headers=headers, payload=message.payload.replace(b"x" * 32, emitter_id.encode()))
+class Numbered(Emitter):
+    """The only process of a run, both named by a number."""
+
+    @property
+    def emitter_id(self) -> str:
+        """Its id."""
+        return self.run_id * 2
 
 
 def test_names_are_forgotten_from_the_oldest() -> None:

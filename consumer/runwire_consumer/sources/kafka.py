@@ -39,7 +39,8 @@ SURVEY_INTERVAL_SECONDS = 5.0
 STALL_SECONDS = 30.0
 FETCH_BYTES_MAX = 16 * 2**20
 PARTITION_FETCH_BYTES_MAX = 4 * 2**20
-POLL_RECORDS_MAX = 500  # fetched bytes are compressed, of constant values 200 times: what a poll unpacks is bounded here
+# What is fetched is compressed, constant values some 200 times: this bounds what a poll unpacks.
+POLL_RECORDS_MAX = 500
 
 _log = logging.getLogger(__name__)
 
@@ -106,9 +107,7 @@ class KafkaSource:
             await asyncio.sleep(max_wait_seconds)
             return []
         try:
-            records = await consumer.getmany(
-                timeout_ms=round(max_wait_seconds * 1000), max_records=POLL_RECORDS_MAX
-            )
+            records = await consumer.getmany(timeout_ms=round(max_wait_seconds * 1000), max_records=POLL_RECORDS_MAX)
         except OffsetOutOfRangeError as error:
             await self._recover_offsets(consumer, error)
             return self._take_lost()
