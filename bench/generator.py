@@ -1,9 +1,9 @@
 """Sends pre-encoded messages to Kafka as fast as it may; `ingest.py` starts it as a process of its own.
 
-usage: python bench/generator.py BOOTSTRAP TOPIC SHAPE SECONDS
+usage: python bench/generator.py BOOTSTRAP TOPIC SHAPE SECONDS [POINTS]
 
 Prints {"ready": true}, begins with the first line of its input, reads from every further line how many points are
-stored, and stays at most the shape's lead before that. At the end it prints what it sent.
+stored, and stays at most the shape's lead before that. It ends after the time or the points, and prints what it sent.
 """
 
 from __future__ import annotations
@@ -76,8 +76,10 @@ class Sender:
             future.result()
 
 
-async def generate(bootstrap: str, topic: str, shape: Shape, seconds: float) -> dict[str, float]:
-    """Send for some seconds; returns what was sent."""
+async def generate(
+    bootstrap: str, topic: str, shape: Shape, seconds: float, points: float = float("inf")
+) -> dict[str, float]:
+    """Send for some seconds, or so many points; returns what was sent."""
     now_us = time.time_ns() // 1000
     bodies = make_bodies(shape, now_us)
     streams = [EmitterStream(number, shape, bodies, now_us) for number in range(shape.emitters)]
@@ -103,7 +105,7 @@ async def generate(bootstrap: str, topic: str, shape: Shape, seconds: float) -> 
         begin = time.monotonic()
         sent, waited = 0, 0.0
         for turn, (partition, group) in enumerate(itertools.cycle(groups)):
-            if time.monotonic() - begin >= seconds:
+            if time.monotonic() - begin >= seconds or sent >= points:
                 break
             arrived = time.monotonic()
             while sent - progress.stored > shape.lead_points:  # noqa: ASYNC110 - a thread reads the pipe
@@ -131,6 +133,6 @@ def _groups(streams: list[EmitterStream], partitions: int, shape: Shape) -> list
 
 
 if __name__ == "__main__":
-    _, bootstrap_servers, topic_name, shape_name, run_seconds = sys.argv
-    made = asyncio.run(generate(bootstrap_servers, topic_name, SHAPES[shape_name], float(run_seconds)))
+    _, bootstrap_servers, topic_name, shape_name, *amounts = sys.argv
+    made = asyncio.run(generate(bootstrap_servers, topic_name, SHAPES[shape_name], *map(float, amounts)))
     print(json.dumps(made), flush=True)

@@ -2,7 +2,8 @@
 
 A generator process sends pre-encoded messages through a real broker to the real consumer (`runwire up`) and stays a few
 seconds ahead of it. The clock runs from the first message to the last point stored. Then the consumer is stopped and
-its file is opened: what was sent must be stored, each point once.
+its file is opened: what was sent must be stored, each point once. Beside it: the same points and rows as finished
+columns, inserted by DuckDB alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any
 
 import duckdb
 import httpx
+import numpy as np
 import psutil
+import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a script
 
@@ -33,19 +36,24 @@ from tests.services.kafka import KafkaTopics
 GENERATOR = Path(__file__).with_name("generator.py")
 ASK_SECONDS = 0.5
 DRAIN_SECONDS_MAX = 120.0
+PLAIN_POINTS = 20_000_000
+PLAIN_POINTS_A_TRANSACTION = 500_000
+PLAIN_KEYS = 10
 STORED = re.compile(r"^runwire_points_stored_total (\S+)$", re.MULTILINE)
 
 
 def main() -> None:
-    """Measure both shapes of messages and print the figures."""
+    """Measure every shape of messages and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long the generator sends")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the generator sends each shape")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="measure this shape only; may be repeated")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with broker_if_possible() as broker:
         if broker is None:
             sys.exit("ingest needs a Kafka broker")
-        figures = {name: measure(broker, name, options.seconds) for name in SHAPES}
+        figures = {name: measure(broker, name, options.seconds) for name in options.shape or SHAPES}
+    figures["plain_duckdb"] = plain_duckdb(PLAIN_POINTS)
     show(f"Kafka to DuckDB, {options.seconds:g} s", figures, as_json=options.json)
     if not all(row["exact"] for row in figures.values()):
         sys.exit("what is stored is not what was sent")
@@ -59,7 +67,7 @@ def measure(broker: KafkaTopics, shape: str, seconds: float) -> dict[str, Any]:
         command = [sys.executable, str(GENERATOR), broker.bootstrap, topic, shape, str(seconds)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as generator:
             try:
-                _answer(generator)  # it is ready
+                read_answer(generator)  # it is ready
                 time.sleep(2 * ASK_SECONDS)
                 cpu_before, begin = _cpu_seconds(process), time.monotonic()
                 sent = feed(generator, consumer, seconds)
@@ -83,15 +91,54 @@ def measure(broker: KafkaTopics, shape: str, seconds: float) -> dict[str, Any]:
     }
 
 
+def plain_duckdb(points: int) -> dict[str, Any]:
+    """DuckDB alone: the same columns from Arrow into tables like ours, without ledger, offsets or latest values."""
+    rows = PLAIN_POINTS_A_TRANSACTION // PLAIN_KEYS
+    with scratch() as folder:
+        connection = duckdb.connect(str(folder / "plain.duckdb"), config={"checkpoint_threshold": "1TB"})
+        connection.execute("CREATE TABLE rows (emitter INTEGER, seq BIGINT, step BIGINT, time BIGINT)")
+        connection.execute("CREATE TABLE points (emitter INTEGER, metric INTEGER, seq BIGINT, value DOUBLE)")
+        cpu, wall = 0.0, 0.0
+        for first in range(0, points // PLAIN_KEYS, rows):
+            seq = np.arange(first, first + rows)
+            tables = {
+                "rows": {"emitter": np.zeros(rows, np.int32), "seq": seq, "step": seq, "time": seq},
+                "points": {
+                    "emitter": np.zeros(rows * PLAIN_KEYS, np.int32),
+                    "metric": np.repeat(np.arange(PLAIN_KEYS, dtype=np.int32), rows),
+                    "seq": np.tile(seq, PLAIN_KEYS),
+                    "value": np.random.default_rng(first).random(rows * PLAIN_KEYS),
+                },
+            }
+            cpu_before, begin = time.process_time(), time.monotonic()
+            connection.execute("BEGIN")
+            for name, columns in tables.items():
+                connection.register("incoming", pa.table(columns))
+                connection.execute(f"INSERT INTO {name} SELECT * FROM incoming")  # noqa: S608 - two names
+            connection.execute("COMMIT")
+            cpu, wall = cpu + time.process_time() - cpu_before, wall + time.monotonic() - begin
+        ((stored,),) = connection.execute("SELECT count(*) FROM points").fetchall()
+        connection.close()
+        size = (folder / "plain.duckdb").stat().st_size
+    return {
+        "points_per_second": round(stored / wall),
+        "points_per_cpu_second": round(stored / cpu),
+        "points": points,
+        "seconds": round(wall, 2),
+        "bytes_per_point": rounded(size / stored),
+        "exact": stored == points,
+    }
+
+
 def feed(generator: subprocess.Popen[bytes], consumer: ConsumerProcess, seconds: float) -> dict[str, Any]:
     """Tell the generator how far the consumer is until it has sent everything; returns what it sent."""
     deadline = time.monotonic() + seconds
-    _tell(generator, 0)
+    tell(generator, 0)
     while time.monotonic() < deadline:
         time.sleep(ASK_SECONDS)
-        _tell(generator, points_stored(consumer))
-    _tell(generator, 10**18)  # it may wait for the consumer in its last turn
-    return _answer(generator)
+        tell(generator, points_stored(consumer))
+    tell(generator, 10**18)  # it may wait for the consumer in its last turn
+    return read_answer(generator)
 
 
 def wait_until_stored(consumer: ConsumerProcess, points: int, begin: float) -> tuple[int, float]:
@@ -127,13 +174,15 @@ def contents(database: Path) -> dict[str, int]:
         }
 
 
-def _tell(generator: subprocess.Popen[bytes], points: int) -> None:
+def tell(generator: subprocess.Popen[bytes], points: int) -> None:
+    """Say how many points are stored."""
     assert generator.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has sent everything
         generator.stdin.write(b"%d\n" % points)
 
 
-def _answer(generator: subprocess.Popen[bytes]) -> dict[str, Any]:
+def read_answer(generator: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The generator's next line."""
     assert generator.stdout is not None
     line = generator.stdout.readline()
     if not line:

@@ -39,6 +39,7 @@ class Shape:
 
 
 SHAPES = {
+    "thousand_points": Shape(emitters=100, rows=100, keys=10, lead_points=2_000_000),
     "bulk": Shape(emitters=8, rows=1_000, keys=10, lead_points=4_000_000),
     "small_messages": Shape(emitters=1_000, rows=1, keys=10, lead_points=400_000),
 }

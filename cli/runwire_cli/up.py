@@ -31,7 +31,7 @@ from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
-from runwire_consumer.http import Face, build_app, serve
+from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.repair import Repair
 from runwire_consumer.replay import letter_orders
 from runwire_consumer.sandbox import Sandbox
@@ -131,7 +131,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
-    orders = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do)}
+    orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do)}
     face = Face(Sandbox(store.cursor), registry, service.unready, orders)
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
 

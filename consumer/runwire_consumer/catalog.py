@@ -1,7 +1,14 @@
 """What the writer remembers of the store: keys, emitters, ledgers and offsets, always as last committed.
 
-A transaction works on copies (`intake.py`) that replace what is here only after COMMIT. Emitters are read back when
-a batch names them for the first time, so memory follows what is alive, not what there ever was.
+A transaction works on copies (`intake.py`) that replace what is here only after COMMIT. Runs, emitters and metrics are
+read back when a batch names them and they aren't here, so memory follows what is alive, not what there ever was.
+
+Laws:
+
+1. What is here is what the store has, but for the signs of life of an emitter that is `unwritten`.
+2. An emitter is here with its ledger, or neither is.
+3. Forgetting changes nothing but the next query: before a batch is admitted, `fetch` and `fetch_names` bring back what
+   the store knows of everything that the batch names.
 """
 
 from __future__ import annotations
@@ -9,22 +16,28 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
+from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from runwire_consumer.ledger import Disposition, Ledger, Range
-from runwire_consumer.letterbox import find_totals, select_where
+from runwire_consumer.letterbox import find_totals
+from runwire_consumer.remembered import Keys
 from runwire_consumer.runstate import Signs
 from runwire_consumer.sources import Position
+from runwire_consumer.wanted import want
+
+RUN_IDS_MAX = 50_000
+METRIC_NAMES_MAX = 200_000
+NAME_CHARACTERS_MAX = 16_000_000
 
 
 @dataclass(slots=True)
 class Emitter:
     """One row of `store.emitters`, field by field; times in microseconds.
 
-    Only `written_at` is no column: the newest `seen_at` that the store has. Signs of life alone are not written
-    each time.
+    Two are no columns, for signs of life alone are not written each time: `written_at`, the newest `seen_at` that the
+    store has, and `unwritten`, whether more is known here than there.
     """
 
     emitter_key: int
@@ -49,11 +62,12 @@ class Emitter:
     row_time: int | None = None
     overdue_seconds: float = 0.0
     written_at: int = 0
+    unwritten: bool = False
 
     def copy(self) -> Emitter:
         """An independent one, for a transaction to change."""
         other = Emitter(*_columns_of(self))
-        other.written_at = self.written_at
+        other.written_at, other.unwritten = self.written_at, self.unwritten
         return other
 
     def signs(self) -> Signs:
@@ -75,21 +89,20 @@ class Emitter:
         )
 
 
-EMITTER_COLUMNS = tuple(column.name for column in fields(Emitter) if column.name != "written_at")
+EMITTER_COLUMNS = tuple(column.name for column in fields(Emitter) if column.name not in {"written_at", "unwritten"})
 _columns_of = attrgetter(*EMITTER_COLUMNS)
 _NAMES = ", ".join(f'"{name}"' for name in EMITTER_COLUMNS)
 _SELECT_EMITTERS = f"SELECT {_NAMES} FROM store.emitters "  # noqa: S608 - names of our own
-_SELECT_LEDGERS = "SELECT emitter_key, first_seq, end_seq, disposition FROM store.ledger "
 
 
 @dataclass(slots=True)
 class Catalog:
     """Committed keys and states; `next_*_key` are the first ones never used, `kept_bytes` is kept of dead letters."""
 
-    run_keys: dict[str, int] = field(default_factory=dict)
+    run_keys: Keys = field(default_factory=lambda: Keys(RUN_IDS_MAX, NAME_CHARACTERS_MAX))
     emitters: dict[str, Emitter] = field(default_factory=dict)
     ledgers: dict[int, Ledger] = field(default_factory=dict)
-    metric_keys: dict[str, int] = field(default_factory=dict)
+    metric_keys: Keys = field(default_factory=lambda: Keys(METRIC_NAMES_MAX, NAME_CHARACTERS_MAX))
     positions: dict[tuple[str, str], Position] = field(default_factory=dict)
     next_run_key: int = 0
     next_emitter_key: int = 0
@@ -99,41 +112,75 @@ class Catalog:
 
     @classmethod
     def load(cls, cursor: duckdb.DuckDBPyConnection) -> Catalog:
-        """Read what every batch needs; emitters come when they are named."""
+        """Read what every batch needs; runs, emitters and metrics come when they are named."""
         catalog = cls()
         offsets = cursor.execute('SELECT source, "partition", next_offset, anchor FROM store.offsets').fetchall()
         catalog.positions = {(source, part): (offset, anchor) for source, part, offset, anchor in offsets}
-        metrics = cursor.execute("SELECT name, metric_key FROM store.metrics").fetchall()
-        catalog.metric_keys = dict(metrics)
-        catalog.run_keys = dict(cursor.execute("SELECT run_id, run_key FROM store.runs").fetchall())
-        newest = cursor.execute("SELECT coalesce(max(emitter_key), -1) FROM store.emitters").fetchall()
-        catalog.next_emitter_key = newest[0][0] + 1
-        catalog.next_run_key = max(catalog.run_keys.values(), default=-1) + 1
-        catalog.next_metric_key = max(catalog.metric_keys.values(), default=-1) + 1
+        ((catalog.next_run_key, catalog.next_emitter_key, catalog.next_metric_key),) = cursor.execute(
+            "SELECT (SELECT coalesce(max(run_key) + 1, 0) FROM store.runs), "
+            "(SELECT coalesce(max(emitter_key) + 1, 0) FROM store.emitters), "
+            "(SELECT coalesce(max(metric_key) + 1, 0) FROM store.metrics)"
+        ).fetchall()
         catalog.kept_bytes, catalog.next_letter_key = find_totals(cursor)
         return catalog
+
+    def fetch_names(
+        self, cursor: duckdb.DuckDBPyConnection, run_ids: Collection[str], metrics: Collection[str]
+    ) -> None:
+        """Make sure that those of these runs and metrics that the store knows are here."""
+        for keys, names, query in (
+            (self.run_keys, run_ids, "SELECT run_id, run_key FROM store.runs WHERE run_id IN "),
+            (self.metric_keys, metrics, "SELECT name, metric_key FROM store.metrics WHERE name IN "),
+        ):
+            unknown = [name for name in names if name not in keys]
+            if unknown:
+                want(cursor, unknown)
+                keys.learn(dict(cursor.execute(query + "(FROM wanted)").fetchall()))
+
+    def forget_names(self) -> None:
+        """Keep the names of runs and metrics within their bounds; not between `admit` and `write`."""
+        self.run_keys.forget()
+        self.metric_keys.forget()
 
     def fetch(self, cursor: duckdb.DuckDBPyConnection, emitter_ids: Collection[str]) -> None:
         """Make sure that those of these emitters that the store knows are here, with their ledgers."""
         unknown = [emitter_id for emitter_id in emitter_ids if emitter_id not in self.emitters]
         if unknown:
-            rows = select_where(cursor, _SELECT_EMITTERS, "emitter_id", pa.array(unknown, pa.string()))
-            self._remember(cursor, [Emitter(*row) for row in rows])
+            want(cursor, unknown)
+            rows = cursor.execute(_SELECT_EMITTERS + "WHERE emitter_id IN (FROM wanted)").fetchall()
+            self._remember(cursor, [_read(row) for row in rows])
 
     def fetch_runs(self, cursor: duckdb.DuckDBPyConnection, run_keys: Collection[int]) -> dict[int, set[str]]:
         """Make sure that all emitters of these runs are here; hands out their ids by run."""
-        rows = select_where(cursor, _SELECT_EMITTERS, "run_key", pa.array(run_keys, pa.int32()))
-        found = [Emitter(*row) for row in rows]
+        want(cursor, run_keys)
+        rows = cursor.execute(_SELECT_EMITTERS + "WHERE run_key IN (FROM wanted)").fetchall()
+        found = [_read(row) for row in rows]
         self._remember(cursor, [one for one in found if one.emitter_id not in self.emitters])
         members: dict[int, set[str]] = {key: set() for key in run_keys}
         for one in found:
             members[one.run_key].add(one.emitter_id)
         return members
 
+    def forget(self, emitter_id: str) -> None:
+        """Let go of an emitter and its ledger."""
+        emitter = self.emitters.pop(emitter_id)
+        self.ledgers.pop(emitter.emitter_key, None)
+
     def _remember(self, cursor: duckdb.DuckDBPyConnection, found: Iterable[Emitter]) -> None:
         ranges: dict[int, list[Range]] = {emitter.emitter_key: [] for emitter in found}
-        rows = select_where(cursor, _SELECT_LEDGERS, "emitter_key", pa.array(ranges, pa.int32()))
+        if not ranges:
+            return
+        want(cursor, ranges)
+        rows = cursor.execute(
+            "SELECT emitter_key, first_seq, end_seq, disposition FROM store.ledger WHERE emitter_key IN (FROM wanted)"
+        ).fetchall()
         for key, first, end, what in rows:
             ranges[key].append(Range(first, end, Disposition(what)))
         self.ledgers.update({key: Ledger(found) for key, found in ranges.items()})
         self.emitters.update({emitter.emitter_id: emitter for emitter in found})
+
+
+def _read(row: tuple[Any, ...]) -> Emitter:
+    emitter = Emitter(*row)
+    emitter.written_at = emitter.seen_at
+    return emitter

@@ -68,10 +68,10 @@ class Change:
     def apply(self, catalog: Catalog) -> None:
         """Remember what is committed."""
         catalog.positions.update(self.positions)
-        catalog.run_keys.update({run_id: key for run_id, (key, _) in self.runs.items()})
+        catalog.run_keys.learn({run_id: key for run_id, (key, _) in self.runs.items()})
         catalog.emitters.update(self.emitters)
         catalog.ledgers.update(self.ledgers)
-        catalog.metric_keys.update(self.metrics)
+        catalog.metric_keys.learn(self.metrics)
         catalog.next_letter_key += len(self.letters)
         if self.kept_bytes is not None:
             catalog.kept_bytes = self.kept_bytes

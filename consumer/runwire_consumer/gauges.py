@@ -30,6 +30,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from runwire_consumer.wanted import want
+
 STATE_CODES = {"running": 0, "finished": 1, "lost": 2, "preempted": 3, "crashed": 4, "failed": 5, "stuck": 6}
 LABEL_CHARACTERS_MAX = 128
 SERIES_A_RUN = 4
@@ -37,28 +39,70 @@ SERIES_A_METRIC = 3
 
 _RUN_LABELS = ("project", "run_id", "run")
 
-_RUNS_SQL = """
-SELECT d.project, d.run_id, d.name, coalesce(d."group", ''), coalesce(d."user", ''), coalesce(d."commit", ''),
-       coalesce(s.state, 'running'), min(e.seen_at) FILTER (
-           e.next_seq IS NULL AND t.attempt IS NOT DISTINCT FROM n.newest
-       )
-FROM store.descriptions d
-LEFT JOIN store.run_states s ON s.run_key = d.run_key
-JOIN store.senders t ON t.run_key = d.run_key
-JOIN store.emitters e ON e.emitter_key = t.emitter_key
-JOIN (SELECT run_key, max(attempt) AS newest FROM store.senders GROUP BY run_key) n ON n.run_key = d.run_key
+# Which runs are shown comes first, from two narrow columns: everything after it looks at their emitters alone, so
+# that a scrape costs what lives, however many runs there ever were. `senders` is the view of that name, for these runs.
+_LIVE_SQL = """
+SELECT r.run_key FROM store.live_runs r LEFT JOIN store.run_states s USING (run_key)
 WHERE coalesce(s.state, 'running') IN ('running', 'stuck')
    OR s.since > CASE s.state WHEN 'lost' THEN $lost_after ELSE $ended_after END
-GROUP BY ALL
-ORDER BY max(e.seen_at) DESC
 """
 
-# From the running totals of every emitter and metric, never from the points.
-_SERIES_SQL = """
-WITH senders AS (
-    SELECT emitter_key, run_id, "rank", coalesce(attempt, 0) AS attempt, standing
-    FROM store.senders WHERE run_id IN (SELECT unnest($run_ids::VARCHAR[]))
+_SENDERS_SQL = """
+WITH live AS (
+    SELECT run_key, run_id, project FROM store.live_runs WHERE run_key IN (FROM wanted)
 ),
+numbered AS (
+    SELECT run_key, attempt AS token, row_number() OVER (
+        PARTITION BY run_key ORDER BY max(restart_count), min(started_at), attempt
+    ) AS number
+    FROM store.emitters JOIN live USING (run_key)
+    WHERE role = 'train' GROUP BY run_key, attempt
+),
+senders AS (
+    SELECT e.emitter_key, r.run_key, r.run_id, e."rank", e.seen_at, e.next_seq, coalesce(a.number, 0) AS attempt,
+           row_number() OVER (
+               PARTITION BY r.run_key ORDER BY coalesce(a.number, 0), e.started_at, e.emitter_id
+           ) AS standing
+    FROM store.emitters e JOIN live r USING (run_key)
+    LEFT JOIN numbered a ON a.run_key = e.run_key AND a.token = CASE WHEN e.role = 'train' THEN e.attempt END
+    WHERE e.role <> 'edit'
+),
+"""
+
+_RUNS_SQL = (
+    _SENDERS_SQL  # noqa: S608 - texts of our own
+    + """
+told AS (
+    SELECT t.run_key, arg_max(
+        {'name': st.name, 'group': st."group", 'user': st."user", 'commit': st."commit"},
+        (t.attempt, -t."rank", t.standing, st.seq)
+    ) AS told
+    FROM store.starts st JOIN senders t USING (emitter_key) GROUP BY t.run_key
+),
+edited AS (
+    SELECT e.run_key,
+           arg_max(d.name, (d.time, d.seq)) FILTER (d.name IS NOT NULL) AS name,
+           arg_max(d."group", (d.time, d.seq)) FILTER (d."group" IS NOT NULL) AS "group"
+    FROM store.edits d JOIN store.emitters e USING (emitter_key) JOIN live USING (run_key) GROUP BY e.run_key
+),
+spoken AS (
+    SELECT run_key, max(seen_at) AS heard_at, min(seen_at) FILTER (next_seq IS NULL AND attempt = newest) AS silent
+    FROM (SELECT *, max(attempt) OVER (PARTITION BY run_key) AS newest FROM senders) GROUP BY run_key
+)
+SELECT r.project, r.run_id, coalesce(d.name, t.told.name, r.run_id), coalesce(d."group", t.told."group", ''),
+       coalesce(t.told."user", ''), coalesce(t.told."commit", ''), coalesce(s.state, 'running'), p.silent
+FROM live r JOIN spoken p USING (run_key)
+LEFT JOIN told t ON t.run_key = r.run_key
+LEFT JOIN edited d ON d.run_key = r.run_key
+LEFT JOIN store.run_states s ON s.run_key = r.run_key
+ORDER BY p.heard_at DESC
+"""
+)
+
+# From the running totals of every emitter and metric, never from the points.
+_SERIES_SQL = (
+    _SENDERS_SQL  # noqa: S608 - texts of our own
+    + """
 changed AS (
     SELECT t.run_id, s.metric_key, max(s.last_time) AS changed_at, count(*) OVER () AS total
     FROM store.series s JOIN senders t USING (emitter_key)
@@ -83,6 +127,7 @@ WHERE attempt = newest
 GROUP BY run_id, metric_key
 ORDER BY any_value(changed_at) DESC, run_id, any_value(m.name)
 """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +245,11 @@ def read_live(cursors: Callable[[], duckdb.DuckDBPyConnection], options: GaugeOp
             "ended_after": now_us - int(options.ended_runs_kept_seconds * 1e6),
             "lost_after": now_us - int(options.lost_runs_kept_seconds * 1e6),
         }
-        rows = cursor.execute(_RUNS_SQL, after).fetchall()
-        runs = tuple(LiveRun(*row) for row in rows)
+        keys = [key for (key,) in cursor.execute(_LIVE_SQL, after).fetchall()]
+        want(cursor, keys)
+        runs = tuple(LiveRun(*row) for row in cursor.execute(_RUNS_SQL).fetchall())
         limit = max(1, options.series_max // SERIES_A_METRIC)
-        found = cursor.execute(_SERIES_SQL, {"run_ids": [run.run_id for run in runs], "limit": limit}).fetchall()
+        found = cursor.execute(_SERIES_SQL, {"limit": limit}).fetchall()
     metrics = tuple(LiveMetric(row[0], row[1], tuple(row[2]), tuple(row[3]), row[4]) for row in found)
     return Live(runs, metrics, found[0][5] - len(found) if found else 0)
 

@@ -29,6 +29,18 @@ ROWS_PER_MESSAGE_MAX = 1_000_000
 _ALIEN = "Emitter {} already belongs to another run or rank."
 
 
+def metrics_of(items: Iterable[Decoded | DeadLetter]) -> set[str]:
+    """The metrics that these messages name."""
+    key_sets: set[tuple[str, ...]] = set()
+    for item in items:
+        if isinstance(item, Decoded):
+            if isinstance(item.event, events.MetricBatch):
+                key_sets.update(block.keys for block in item.event.blocks)
+            elif isinstance(item.event, events.MetricDefined):
+                key_sets.add((item.event.metric,))
+    return {name for keys in key_sets for name in keys}
+
+
 class Intake:
     """Takes the messages of one batch in order."""
 

@@ -7,7 +7,7 @@ Laws, for the rows 0, 1, 2, ... of one emitter:
 3. Stored is for good. Dead (undecodable) and lost (declared) rows become stored when they arrive after all.
 4. What no range names is missing. An emitter is complete when its end is known and nothing below it is
    missing. A row that came proves those below it, also above the end that was declared: the greater of both is the
-   end (`tables/0004_ends.sql` says the same of what is stored).
+   end (`tables/0005_ends.sql` says the same of what is stored).
 """
 
 from __future__ import annotations

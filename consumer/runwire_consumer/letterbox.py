@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from runwire_consumer.letters import DEAD, DISCARDED
+from runwire_consumer.wanted import want
 
 # A hostile sender may have named an emitter in any number of letters before its first good message.
 WAITING_RANGES_MAX = 10_000
@@ -120,7 +121,8 @@ def find_waiting(cursor: duckdb.DuckDBPyConnection, emitter_ids: Collection[str]
     """The rows of these emitters that letters stand for which were not replayed."""
     if not emitter_ids:
         return []
-    rows = select_where(cursor, _WAITING, "emitter_id", pa.array(list(emitter_ids), pa.string()), _ORDERED)
+    want(cursor, emitter_ids)
+    rows = cursor.execute(f"{_WAITING}WHERE emitter_id IN (FROM wanted){_ORDERED}").fetchall()
     return [Range(*row) for row in rows]
 
 
@@ -161,27 +163,16 @@ def find_reasons(
         return []
     select = "SELECT letter_id, reason, whole FROM (FROM store.dead_letters WHERE status = 'dead') "
     order = f" ORDER BY letter_key LIMIT {count_max}"
-    return select_where(cursor, select, "letter_key", pa.array(list(keys), pa.int64()), order)
+    want(cursor, keys, pa.int64())
+    return cursor.execute(f"{select}WHERE letter_key IN (FROM wanted){order}").fetchall()
 
 
 def still_dead(cursor: duckdb.DuckDBPyConnection, keys: Collection[int]) -> list[int]:
     """Those of these letters that are neither replayed nor discarded."""
     select = "SELECT letter_key FROM (FROM store.dead_letters WHERE status = 'dead') "
-    rows = select_where(cursor, select, "letter_key", pa.array(list(keys), pa.int64()))
+    want(cursor, keys, pa.int64())
+    rows = cursor.execute(f"{select}WHERE letter_key IN (FROM wanted)").fetchall()
     return [key for (key,) in rows]
-
-
-def select_where(
-    cursor: duckdb.DuckDBPyConnection, select: str, column: str, values: pa.Array, order: str = ""
-) -> list[Any]:
-    """Rows of a SELECT where a column has one of these values.
-
-    They are no parameter, because the engine looks for pandas on the disk at every value of a list, 0.1 ms each.
-    """
-    cursor.register("wanted", pa.table({"wanted": values}))
-    rows = cursor.execute(f"{select}WHERE {column} IN (FROM wanted){order}").fetchall()
-    cursor.unregister("wanted")
-    return rows
 
 
 _LETTERS = pa.schema(

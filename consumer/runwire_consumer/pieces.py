@@ -28,7 +28,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The pieces of a transaction as Arrow tables; each None where it would be empty."""
+    """The pieces of a transaction as Arrow tables; each None where it would be empty.
+
+    `series` has one row an emitter and metric, as `store.series` has.
+    """
 
     rows: pa.Table | None
     points: pa.Table | None
@@ -72,21 +75,36 @@ def lay_out(pieces: list[Piece]) -> Columns:
     row_ends = np.cumsum(lengths)
     line_ends = np.cumsum(spans)
     odd = np.add.reduceat(~np.isfinite(values), line_ends - spans, dtype=np.int64)
-    series = pa.table(
-        {
-            "emitter_key": line_emitters,
-            "metric_key": metrics,
-            "points": spans,
-            "nonfinite": odd,
-            "first_seq": line_firsts,
-            "first_step": np.repeat(steps[row_ends - lengths], widths),
-            "last_seq": line_firsts + spans - 1,
-            "last_step": np.repeat(steps[row_ends - 1], widths),
-            "last_time": np.repeat(times[row_ends - 1], widths),
-            "last_value": values[line_ends - 1],
-        }
-    )
-    return Columns(rows, points, series)
+    series = {
+        "emitter_key": line_emitters,
+        "metric_key": metrics,
+        "points": spans,
+        "nonfinite": odd,
+        "first_seq": line_firsts,
+        "first_step": np.repeat(steps[row_ends - lengths], widths),
+        "last_seq": line_firsts + spans - 1,
+        "last_step": np.repeat(steps[row_ends - 1], widths),
+        "last_time": np.repeat(times[row_ends - 1], widths),
+        "last_value": values[line_ends - 1],
+    }
+    return Columns(rows, points, pa.table(_merge_lines(series)))
+
+
+def _merge_lines(lines: dict[str, Any]) -> dict[str, Any]:
+    """One line an emitter and metric: points are added up; first and last are those of the whole."""
+    # Sorted by emitter, metric and sequence number, equal ones lie together and their ends are at hand.
+    order = np.lexsort((lines["first_seq"], lines["metric_key"], lines["emitter_key"]))
+    ordered = {name: column[order] for name, column in lines.items()}
+    emitters, metrics = ordered["emitter_key"], ordered["metric_key"]
+    differs = (emitters[1:] != emitters[:-1]) | (metrics[1:] != metrics[:-1])
+    begins = np.flatnonzero(np.append(True, differs))
+    ends = np.append(begins[1:], len(emitters)) - 1
+    return {
+        name: np.add.reduceat(column, begins)
+        if name in {"points", "nonfinite"}
+        else column[ends if name.startswith("last_") else begins]
+        for name, column in ordered.items()
+    }
 
 
 def _counting(firsts: Longs, lengths: Longs) -> Any:

@@ -126,6 +126,7 @@ class SelfMetrics:
         if ratio is not None:
             self._retention_used.labels(source).set(ratio)
 
+
 class KeepingMetrics:
     """Snapshots, repairs and pruning of one consumer process.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from runwire_consumer.change import Counts
-from runwire_consumer.database import translated
 from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull
 from runwire_consumer.leaving import leave_if_invalidated, leaving_if_invalidated
 from runwire_consumer.self_metrics import SelfMetrics
@@ -300,14 +298,8 @@ class Service:
             self._tell(self._metrics)
             if now >= self._next_gaps:
                 self._next_gaps = now + self._limits.gaps_seconds
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._count_gaps, self._metrics)
-
-    def _count_gaps(self, metrics: SelfMetrics) -> None:
-        with translated(), contextlib.closing(self._store.cursor()) as cursor:
-            row = cursor.execute(
-                "SELECT coalesce(sum(missing) FILTER (next_seq IS NOT NULL), 0), coalesce(sum(lost), 0) FROM emitters"
-            ).fetchall()[0]
-        metrics.gaps(missing=int(row[0]), lost=int(row[1]))
+                missing, lost = await asyncio.to_thread(self._store.gaps)  # beside the writer, not in its way
+                self._metrics.gaps(missing=missing, lost=lost)
 
     async def _keep_telling(self, metrics: SelfMetrics) -> None:
         """What /metrics says of the moment stays true also while the store takes nothing."""

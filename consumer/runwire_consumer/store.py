@@ -23,9 +23,9 @@ from runwire_consumer.change import Change
 from runwire_consumer.database import Database, EngineOptions, translated
 from runwire_consumer.decode import DeadLetter, Decoded
 from runwire_consumer.errors import Fenced
-from runwire_consumer.intake import Intake
-from runwire_consumer.lock import LockFile
+from runwire_consumer.intake import Intake, metrics_of
 from runwire_consumer.letterbox import find_totals, find_waiting, insert_letters, settle_letters
+from runwire_consumer.lock import LockFile
 from runwire_consumer.pieces import lay_out
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Position
@@ -47,15 +47,7 @@ WHERE expected IS NULL AND NOT EXISTS (
 )
 """
 _MERGE_SERIES = """
-MERGE INTO store.series AS t USING (
-    SELECT
-        emitter_key, metric_key,
-        sum(points)::BIGINT AS points, sum(nonfinite)::BIGINT AS nonfinite,
-        min(first_seq) AS first_seq, arg_min(first_step, first_seq) AS first_step,
-        max(last_seq) AS last_seq, arg_max(last_step, last_seq) AS last_step,
-        arg_max(last_time, last_seq) AS last_time, arg_max(last_value, last_seq) AS last_value
-    FROM incoming GROUP BY emitter_key, metric_key
-) AS n ON t.emitter_key = n.emitter_key AND t.metric_key = n.metric_key
+MERGE INTO store.series AS t USING incoming AS n ON t.emitter_key = n.emitter_key AND t.metric_key = n.metric_key
 WHEN MATCHED THEN UPDATE SET
     points = t.points + n.points,
     nonfinite = t.nonfinite + n.nonfinite,
@@ -66,6 +58,20 @@ WHEN MATCHED THEN UPDATE SET
     last_value = CASE WHEN n.last_seq > t.last_seq THEN n.last_value ELSE t.last_value END,
     last_seq = greatest(t.last_seq, n.last_seq)
 WHEN NOT MATCHED THEN INSERT
+"""
+# As `emitters.missing` and `emitters.lost` of all emitters that have ended, without their places in their runs.
+_GAPS = """
+WITH accounted AS (
+    SELECT emitter_key, sum(end_seq - first_seq) AS named, max(end_seq) AS seen_end,
+           sum(end_seq - first_seq) FILTER (disposition = 'lost') AS lost
+    FROM store.ledger GROUP BY emitter_key
+)
+SELECT
+    coalesce(sum(greatest(e.next_seq, coalesce(a.seen_end, 0)) - coalesce(a.named, 0))
+        FILTER (e.next_seq IS NOT NULL), 0)::BIGINT,
+    coalesce(sum(a.lost), 0)::BIGINT
+FROM store.emitters e JOIN store.live_runs USING (run_key) LEFT JOIN accounted a ON a.emitter_key = e.emitter_key
+WHERE e.role <> 'edit'
 """
 _DELETE_RANGES = """
 DELETE FROM store.ledger AS t USING incoming AS n WHERE t.emitter_key = n.emitter_key AND t.first_seq = n.first_seq
@@ -128,12 +134,11 @@ class Store:
             at_tail: Nothing waited before these messages, so they were appended just now.
         """
         with translated():
-            senders = {item.envelope.emitter_id for item in items if item.envelope is not None}
-            self.catalog.fetch(self._writer, senders)
-            fresh = {
-                item.envelope.emitter_id for item in items if isinstance(item, Decoded)
-            } - self.catalog.emitters.keys()
-            waiting = find_waiting(self._writer, fresh)
+            envelopes = [item.envelope for item in items if item.envelope is not None]
+            self.catalog.fetch(self._writer, {envelope.emitter_id for envelope in envelopes})
+            self.catalog.fetch_names(self._writer, {envelope.run_id for envelope in envelopes}, metrics_of(items))
+            speaking = {item.envelope.emitter_id for item in items if isinstance(item, Decoded)}
+            waiting = find_waiting(self._writer, speaking - self.catalog.emitters.keys())
         return Intake(self.catalog, now, at_tail=at_tail, waiting=waiting).take_all(items)
 
     def write(self, change: Change, states: dict[int, RunState] | None = None) -> None:
@@ -161,6 +166,12 @@ class Store:
                     self._writer.execute("ROLLBACK")
                 raise
         change.apply(self.catalog)
+
+    def gaps(self) -> tuple[int, int]:
+        """(missing, lost) rows of all runs; missing only of emitters that have ended. For any thread."""
+        with translated(), contextlib.closing(self.cursor()) as cursor:
+            ((missing, lost),) = cursor.execute(_GAPS).fetchall()
+        return missing, lost
 
     def close(self) -> None:
         """Checkpoint, close the file, give the lock back."""
@@ -222,6 +233,7 @@ class Store:
             news = True
         else:
             news = _news_of(emitter) != _news_of(known)
+        emitter.unwritten = not news
         if news:
             emitter.written_at = emitter.seen_at
         return news

@@ -169,13 +169,12 @@ class Writer:
         return change.counts
 
     def _write(self, change: Change, moment: Moment) -> None:
-        states = {}
-        if moment.judged_at is not None:
-            with translated():
-                states = self._watch.due(change, moment.judged_at, moment.reachable_since)
+        with translated():
+            states = self._watch.due(change, moment.judged_at, moment.reachable_since)
         if not change.is_empty or states:
             self.store.write(change, states)
             self._watch.commit(change, states)
+            self._watch.forget()
 
     def _newest_moment(self) -> Moment:
         """Before anything was read: as far as the log is known, its time is that of the newest sign of life."""

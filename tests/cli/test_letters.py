@@ -16,8 +16,8 @@ from runwire_cli.letters import hex_dump
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer
-from tests.consumer.telling import DAY_ONE, RUN, Emitter, in_log
 from tests.consumer.newer_trainers import from_newer, upgrade
+from tests.consumer.telling import DAY_ONE, RUN, Emitter, in_log
 
 SIGN = "\N{REPLACEMENT CHARACTER}"
 Asking = Callable[..., tuple[int, str, str]]

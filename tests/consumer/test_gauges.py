@@ -7,15 +7,29 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from runwire_consumer.database import Database
-from runwire_consumer.gauges import GaugeOptions, Live, LiveMetric, LiveRun, RunGauges, families, label, reduce_ranks
+from runwire_consumer.gauges import (
+    GaugeOptions,
+    Live,
+    LiveMetric,
+    LiveRun,
+    RunGauges,
+    families,
+    label,
+    read_live,
+    reduce_ranks,
+)
 from runwire_consumer.self_metrics import SelfMetrics
 from tests.consumer.small_store import DIGITS, NOW_US, OLD, OTHER, small_store
+from tests.consumer.test_watch import BATCH, Consumer, tell
 
 NAN, INF = math.nan, math.inf
 
@@ -79,6 +93,47 @@ def test_live_runs_are_shown_by_id_and_name(database: Database) -> None:
     )
     assert not [key for key in shown if OLD in key]
     assert not [key for key in shown if "runwire_metric_rank" in key and OTHER in key]
+
+
+BY_VIEWS = """
+SELECT d.project, d.run_id, d.name, coalesce(d."group", ''), coalesce(d."user", ''), coalesce(d."commit", ''),
+       coalesce(s.state, 'running'), min(e.seen_at) FILTER (
+           e.next_seq IS NULL AND t.attempt IS NOT DISTINCT FROM n.newest
+       )
+FROM store.descriptions d
+LEFT JOIN store.run_states s ON s.run_key = d.run_key
+JOIN store.senders t ON t.run_key = d.run_key
+JOIN store.emitters e ON e.emitter_key = t.emitter_key
+JOIN (SELECT run_key, max(attempt) AS newest FROM store.senders GROUP BY run_key) n ON n.run_key = d.run_key
+GROUP BY ALL
+"""
+LATEST_BY_VIEWS = """
+SELECT run_id, metric, list("rank" ORDER BY "rank"), list(value ORDER BY "rank")
+FROM (
+    SELECT *, coalesce(attempt, 0) AS number, max(coalesce(attempt, 0)) OVER (PARTITION BY run_id, metric) AS newest
+    FROM store.latest
+)
+WHERE number = newest GROUP BY run_id, metric
+"""
+
+
+@given(st.lists(BATCH, max_size=8))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_gauges_say_what_the_relations_say(history: list[Any]) -> None:
+    """They read the tables their own way, of the live runs alone: the views over all runs are the model."""
+    consumer, now = Consumer(forgetful=False), 0
+    for batch, moment in tell(history):
+        consumer.writer.write(batch, moment) if batch else consumer.writer.tick(moment)
+        now = moment.now
+    options = GaugeOptions(ended_runs_kept_seconds=1e6, lost_runs_kept_seconds=1e6)
+    live, cursor = read_live(consumer.store.cursor, options, now), consumer.store.cursor()
+    assert sorted(map(repr, live.runs)) == sorted(repr(LiveRun(*row)) for row in cursor.execute(BY_VIEWS).fetchall())
+    assert sorted((one.run_id, one.metric, [*one.ranks], [*one.values]) for one in live.metrics) == sorted(
+        cursor.execute(LATEST_BY_VIEWS).fetchall()
+    )
+    gaps = "SELECT coalesce(sum(missing) FILTER (next_seq IS NOT NULL), 0), coalesce(sum(lost), 0) FROM emitters"
+    assert cursor.execute(gaps).fetchall() == [consumer.store.gaps()]
+    consumer.writer.close()
 
 
 def test_an_ended_run_leaves_after_its_grace(database: Database) -> None:

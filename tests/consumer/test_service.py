@@ -6,8 +6,9 @@ import asyncio
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,54 @@ def test_a_disk_without_room_is_waited_for(
     assert reopened.cursor().execute(counted).fetchall() == [(2 * batches * rows, 2 * batches * rows)]
     assert reopened.cursor().execute("SELECT first_seq, end_seq FROM store.ledger").fetchall() == [(0, batches * rows)]
     reopened.close()
+
+
+class Slow(Store):
+    """A store whose writes wait until it is told to go on."""
+
+    go_on = threading.Event()
+
+    def write(self, change: Change, states: dict[int, RunState] | None = None) -> None:
+        """Wait, then write."""
+        self.go_on.wait()
+        super().write(change, states)
+
+
+class Counting(MemorySource):
+    """A source that counts what it handed out."""
+
+    handed_out = 0
+
+    async def poll(self, max_wait_seconds: float) -> list[Message]:
+        """The next messages."""
+        found = await super().poll(max_wait_seconds)
+        self.handed_out += len(found)
+        return found
+
+
+def test_a_slow_store_holds_back_the_source() -> None:
+    """While one batch is written at most one other is read, whatever waits."""
+    log, store = MemoryLog(), Slow.open(MEMORY)
+    source, reader = Counting(log, 7), store.cursor()
+    limits = replace(LIMITS, batch_messages_max=20, batch_seconds=60.0, backlog_batch_seconds=60.0)
+    for message in (Emitter("a", seq=seq).logs({seq: {"loss": 1.0}}) for seq in range(6 * 21)):
+        log.append(message.headers, message.payload)  # type: ignore[arg-type]
+    count = "SELECT count(*) FROM store.rows"
+
+    async def story() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(Service(store, [source], limits=limits).run(stop))
+        try:
+            await met(lambda: source.handed_out >= 2 * limits.batch_messages_max)
+            await asyncio.sleep(0.1)
+            assert source.handed_out == 2 * 21  # three polls of seven fill a batch
+        finally:
+            store.go_on.set()
+        await met(lambda: reader.execute(count).fetchall() == [(6 * 21,)])
+        stop.set()
+        await running
+
+    asyncio.run(story())
 
 
 def test_stopping_stores_what_was_polled_and_tells_the_source() -> None:

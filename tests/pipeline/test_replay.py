@@ -24,9 +24,9 @@ from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer
 from runwire_schemas import catalog, events
+from tests.consumer.newer_trainers import from_newer, upgrade
 from tests.consumer.telling import DAY_ONE, RUN, SECOND, Emitter, in_log
 from tests.consumer.test_service import World, met
-from tests.consumer.newer_trainers import from_newer, upgrade
 
 NOW = DAY_ONE + 3_600 * SECOND
 MOMENT = Moment(NOW, at_tail=False, judged_at=NOW)

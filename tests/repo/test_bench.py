@@ -12,9 +12,8 @@ from tests.repo.files import REPOSITORY
 
 BENCH = REPOSITORY / "bench"
 SCRIPTS = (
-    "log_overhead", "fsync", "device_sync", "ingest", "freshness", "kills", "emitter_kills", "system_cost", "snapshots",
-    "poison",
-    "run",
+    "log_overhead", "fsync", "device_sync", "ingest", "freshness", "memory", "backlog", "kills", "emitter_kills",
+    "system_cost", "snapshots", "poison", "run",
 )  # fmt: skip
 COMPARED = ("wandb", "tensorboardX", "trackio", "mlflow", "aim", "clearml")
 PIN = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;\\]+)(?P<rest>(?:.*\\\n)*.*)$", re.MULTILINE)

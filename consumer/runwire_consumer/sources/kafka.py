@@ -33,9 +33,9 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeEr
 from runwire_consumer.errors import SourceUnreachable
 from runwire_consumer.sources import Message, Position, SourceStatus
 from runwire_consumer.sources.anchors import NOTHING, Anchor
+from runwire_consumer.sources.records import be_tolerant
 from runwire_consumer.sources.retention import RetentionWatch, Unread
 from runwire_consumer.sources.topic_facts import TopicFacts, ask_retention, ask_topic
-from runwire_consumer.sources.records import be_tolerant
 from runwire_schemas.topics import TOPIC_CONFIG, TOPIC_PARTITIONS, TOPIC_REPLICAS_MAX, Destination
 
 GROUP_ID = "runwire-consumer"
@@ -47,6 +47,8 @@ RETENTION_INTERVAL_SECONDS = 30.0
 STALL_SECONDS = 30.0
 FETCH_BYTES_MAX = 16 * 2**20
 PARTITION_FETCH_BYTES_MAX = 4 * 2**20
+# What is fetched is compressed, constant values some 200 times: this bounds what a poll unpacks.
+POLL_RECORDS_MAX = 500
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ class KafkaSource:
             await asyncio.sleep(max_wait_seconds)
             return []
         try:
-            records = await consumer.getmany(timeout_ms=round(max_wait_seconds * 1000))
+            records = await consumer.getmany(timeout_ms=round(max_wait_seconds * 1000), max_records=POLL_RECORDS_MAX)
         except OffsetOutOfRangeError as error:
             await self._recover_offsets(consumer, error)
             return self._take_lost()
