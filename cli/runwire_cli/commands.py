@@ -8,5 +8,5 @@ COMMANDS = {
     "sql": "answer one SELECT",
     "verify": "print a run's receipt: sent, stored, missing",
     "dead-letters": "list what could not be stored; replay it, or give it up",
-    "sync": "send what dead processes left; --follow: what running ones write",
+    "sync": "send what the dead left; --follow: what the living write",
 }
