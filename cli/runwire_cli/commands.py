@@ -11,5 +11,5 @@ COMMANDS = {
     "restore": "put a backup in the place of the database",
     "doctor": "check home, store and log; say what is wrong and what to do",
     "dead-letters": "list what could not be stored; replay it, or give it up",
-    "sync": "send what dead processes left; --follow: what running ones write",
+    "sync": "send what the dead left; --follow: what the living write",
 }
