@@ -18,6 +18,8 @@ from typing import Any
 
 from runwire._batch import Message
 from runwire._errors import TransportError
+from runwire_schemas.codec import decode
+from runwire_schemas.events import RowsLost
 from runwire_schemas.topics import message_key
 from tests.simulation.loop import CURRENT, VirtualLoop
 
@@ -50,11 +52,12 @@ class Record:
     emitter: str = ""
     first_seq: int = 0
     count: int = 0
-    type: str = ""
+    declares: tuple[int, int] = (0, 0)
 
     def rows(self) -> list[Row]:
-        """What it stands for."""
-        return [(self.emitter, seq) for seq in range(self.first_seq, self.first_seq + self.count)]
+        """What it stands for, and what it declares lost: lost with it."""
+        own = range(self.first_seq, self.first_seq + self.count)
+        return [(self.emitter, seq) for seq in (*own, *range(*self.declares))]
 
 
 @dataclass(slots=True)
@@ -92,7 +95,7 @@ class Broker:
         self.expired_unread = 0
         self.anomalies = 0
         self.late_waiting = 0
-        self.bytes = 0
+        self.damages_next = 0
         self._waiters: list[asyncio.Future[None]] = []
 
     def now_ms(self) -> int:
@@ -112,11 +115,21 @@ class Broker:
             envelope.emitter_id,
             envelope.first_seq,
             envelope.count,
-            envelope.type,
         )
+        if envelope.type == "RowsLost":
+            lost = decode(message.payload)
+            assert isinstance(lost, RowsLost)
+            record.declares = (lost.first_seq, lost.first_seq + lost.count)
+        if self.damages_next and record.value:
+            # Cut, not flipped: Avro has no check sum, and a flipped bit of a value is a value.
+            self.damages_next -= 1
+            record.value = record.value[: self.rng.randrange(len(record.value))]
+            self.damaged.update(record.rows())
+            self.gone.update((record.emitter, seq) for seq in range(*record.declares))
+            if record.count == 0:
+                self.gone_ends.add(record.emitter)
         part.records.append(record)
-        self.bytes += len(message.payload)
-        self.appended.update(record.rows())
+        self.appended.update((record.emitter, seq) for seq in range(record.first_seq, record.first_seq + record.count))
         if envelope.type == "EmitterEnded":
             self.ended[envelope.emitter_id] = self.ended.get(envelope.emitter_id, 0) + 1
         self.wake()
@@ -145,19 +158,6 @@ class Broker:
             pass
 
     # What happens to the log.
-
-    def damage(self, number: int) -> bool:
-        """Change a byte of the newest record's payload: it is poison from now on."""
-        part = self.partitions[number % len(self.partitions)]
-        if not part.records or not part.records[-1].value:
-            return False
-        record = part.records[-1]
-        # Cut, not flipped: Avro has no check sum, and a flipped bit of a value is a value.
-        record.value = record.value[: self.rng.randrange(len(record.value))]
-        self.damaged.update(record.rows())
-        if record.count == 0:
-            self.gone_ends.add(record.emitter)
-        return True
 
     def truncate(self, number: int, count: int) -> None:
         """The last records are gone, though acknowledged."""

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, OffsetOutOfRangeError
 
-from tests.simulation.broker import Broker, Record
+from tests.simulation.broker import Broker, Partition, Record
 
 
 class Cluster:
@@ -60,17 +60,17 @@ class Client:
         self._positions[where] = offset
 
     def highwater(self, where: TopicPartition) -> int:
-        return self.broker.partitions[where.partition].end
+        return self._partition(where).end
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         await self._answer()
         self._check()
-        return {where: self.broker.partitions[where.partition].end for where in partitions}
+        return {where: self._partition(where).end for where in partitions}
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         await self._answer()
         self._check()
-        return {where: self.broker.partitions[where.partition].begin for where in partitions}
+        return {where: self._partition(where).begin for where in partitions}
 
     async def commit(self, offsets: Any) -> None:
         self._check()
@@ -89,7 +89,7 @@ class Client:
         found = {}
         outside = {}
         for where, position in self._positions.items():
-            part = self.broker.partitions[where.partition]
+            part = self._partition(where)
             if not part.begin <= position <= part.end:
                 outside[where] = position
             elif position < part.end:
@@ -100,6 +100,11 @@ class Client:
         for where, records in found.items():
             self._positions[where] = records[-1].offset + 1
         return found
+
+    def _partition(self, where: TopicPartition) -> Partition:
+        if where.partition >= len(self.broker.partitions):
+            raise KafkaTimeoutError("no such partition any more")
+        return self.broker.partitions[where.partition]
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.broker.rng.random() * 0.02)

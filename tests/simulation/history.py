@@ -266,9 +266,12 @@ class History:
         world, rng = self._world, self._rng
         number = rng.randrange(len(world.broker.partitions))
         count = rng.randrange(1, 6)
+        if rng.random() < 0.5:
+            self._kill_consumer()
+        is_read = bool(world.living_consumers())  # what it has read, it stores
         stored = {int(row["partition"]): row["next_offset"] for row in world.engine.contents()["offsets"]}
         world.tell("broker", "expires", count, "of", number)
-        world.broker.expire(number, count, stored.get(number, 0))
+        world.broker.expire(number, count, 10**9 if is_read else stored.get(number, 0))
 
     def _grow(self) -> None:
         if len(self._world.broker.partitions) < 6:
@@ -286,8 +289,8 @@ class History:
         broker.append_raw(rng.randrange(8), value, headers)
 
     def _damage(self) -> None:
-        if self._world.broker.damage(self._rng.randrange(8)):
-            self._world.tell("broker", "damages its newest record")
+        self._world.broker.damages_next = self._rng.randrange(1, 3)
+        self._world.tell("broker", "damages what comes next")
 
     def _clock(self) -> None:
         world, rng = self._world, self._rng
@@ -338,6 +341,7 @@ class History:
         faults = world.broker.faults
         for name in ("lost_ack", "partial", "nothing", "twice", "late", "odd"):
             setattr(faults, name, 0.0)
+        world.broker.damages_next = 0
         world.disk_is_full = False
         if not world.broker.reachable:
             world.broker.outage(reachable=True)
@@ -359,7 +363,7 @@ class History:
         self._keep_alive()
         if any(one.alive for one in world.trainers):
             return "trainers live"
-        waiting = world.waiting_journals()
+        waiting = [name for name in world.waiting_journals() if not world.truths[name].may_stay]
         busy = any(one.alive and one.name.startswith("recovery") for one in world.helpers)
         if waiting and not busy:
             world.start_recovery()

@@ -7,6 +7,7 @@ declared lost. It is kept by the simulator's own observation of calls, never ask
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from collections.abc import Callable
@@ -34,6 +35,7 @@ KEY_SETS = (
     ("gradient",),
     tuple(f"layer/{number}/norm" for number in range(7)),
     ("überraschung", "a b", "system/gpu"),
+    tuple(f"{'wide' * 30}/{number}" for number in range(5)),  # a row alone is more than the smallest broker takes
 )
 ODD_VALUES = (math.nan, math.inf, -math.inf, -0.0, 5e-324, 2.0**53 + 2, 1.0)
 URL = "kafka://sim:9092/runwire.events"
@@ -62,6 +64,7 @@ class Truth:
         texts: Lifecycle records, by what they say; True where they must be stored.
         moved: Records that were copied forward may be there twice.
         status: Of the RunEnded that was journaled.
+        may_stay: Its journal may be one that can't be read: kept for ever.
     """
 
     emitter_id: str
@@ -80,6 +83,7 @@ class Truth:
     status: str | None = None
     killed: bool = False
     is_damaged: bool = False
+    may_stay: bool = False
     numbered: int = 0
 
 
@@ -228,14 +232,15 @@ class Trainer(Process):
         row = Logged(keys, step, time, values, journal._number)
         if seq < before:
             self.world.fail(f"log() of {self.name} gave its row no number")
-        if journal.rows_lost > lost_before and self._segment_failed():
+        if journal.rows_lost > lost_before and (journal._segment is None or self._is_oversize(keys)):
             truth.may_lose.add(seq)
         truth.rows[seq] = row
         truth.numbered = journal.next_seq
         return row
 
-    def _segment_failed(self) -> bool:
-        return self.journal._segment is None
+    def _is_oversize(self, keys: tuple[str, ...]) -> bool:
+        """Whether names and row take more than half of a segment."""
+        return 96 + len(json.dumps(keys)) + 8 * len(keys) > self.world.knobs.segment_bytes / 2
 
     def record(self, kind: type[events.Lifecycle], **fields: Any) -> None:
         """A lifecycle record, found again by its kind and fields."""
@@ -271,6 +276,8 @@ class Trainer(Process):
         """Bursts and pauses, then the end."""
         rng, knobs = self.rng, self.world.knobs
         for _ in range(rng.randrange(1, knobs.bursts_max)):
+            if self.is_finishing:
+                return
             self.burst(rng.randrange(1, knobs.burst_rows_max))
             await asyncio.sleep(rng.expovariate(1 / knobs.pause_seconds))
         await self.finish(rng.choice(("finished", "finished", "failed", "preempted")))
@@ -352,7 +359,7 @@ class Trainer(Process):
             if self.fsync != "each":
                 truth.excused.update(truth.rows)
                 self._excuse_records()
-                truth.is_damaged = True
+                truth.is_damaged = truth.may_stay = True
         if not journal._sealed or journal._waiting:
             # Law of the journal: what found no room yet is in this process's memory alone.
             if journal._waiting.records:

@@ -75,7 +75,7 @@ class Knobs:
             batch_rows_max=rng.choice((3, 10, 50)),
             window_messages=rng.choice((1, 3, 16)),
             flush_seconds=rng.choice((0.3, 1.0, 2.0)),
-            message_bytes_max=rng.choice((220, 100_000, 100_000, 100_000)),
+            message_bytes_max=rng.choice((700, 100_000, 100_000)),
             pwrite=rng.random() < 0.25,
             key_sets=tuple(rng.sample(KEY_SETS, rng.randrange(1, 4))),
             bursts_max=rng.choice((3, 8)),
