@@ -53,6 +53,7 @@ class Record:
     first_seq: int = 0
     count: int = 0
     declares: tuple[int, int] = (0, 0)
+    is_damaged: bool = False
 
     def rows(self) -> list[Row]:
         """What it stands for, and what it declares lost: lost with it."""
@@ -123,6 +124,7 @@ class Broker:
         if self.damages_next and record.value:
             # Cut, not flipped: Avro has no check sum, and a flipped bit of a value is a value.
             self.damages_next -= 1
+            record.is_damaged = True
             record.value = record.value[: self.rng.randrange(len(record.value))]
             self.damaged.update(record.rows())
             self.gone.update((record.emitter, seq) for seq in range(*record.declares))

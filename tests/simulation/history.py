@@ -24,6 +24,7 @@ KINDS = (
     "kill_trainer",
     "kill_consumer",
     "crash_consumer",
+    "store_full",
     "zombie",
     "sends",
     "outage",
@@ -315,6 +316,11 @@ class History:
             self._world.tell(consumer.name, "will die at", count, words)
             consumer.crash.plan(words, count)
 
+    def _store_full(self) -> None:
+        for consumer in self._world.living_consumers():
+            consumer.crash.full = self._rng.randrange(1, 4)
+            self._world.tell(consumer.name, "meets a full disk", consumer.crash.full)
+
     def _zombie(self) -> None:
         """A second consumer, which read the database before the first one wrote on."""
         if len(self._world.living_consumers()) < 2:
@@ -347,6 +353,7 @@ class History:
             world.broker.outage(reachable=True)
         for consumer in world.living_consumers():
             consumer.crash.plan("", 0)
+            consumer.crash.full = 0
         ends_at = world.loop.time() + HEAL_SECONDS_MAX
         finishing = [one.spawn(one.finish("finished")) for one in self._living()]
         self._keep_alive()

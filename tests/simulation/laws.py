@@ -47,6 +47,7 @@ class Laws:
         self._stored: set[tuple[int, int]] = set()
         self._positions: dict[str, int] = {}
         self._rewinds: Counter[str] = Counter()
+        self._intact: set[tuple[str, int]] = set()
         self.commits = 0
         self.rows = 0
 
@@ -167,6 +168,13 @@ class Laws:
         """All laws of a quiet world."""
         contents = self._world.engine.contents()
         emitters = {row["emitter_id"]: row for row in contents["emitters"]}
+        self._intact = {
+            (record.emitter, seq)
+            for part in self._world.broker.partitions
+            for record in part.records
+            if not record.is_damaged
+            for seq in range(record.first_seq, record.first_seq + record.count)
+        }
         rows: dict[tuple[int, int], list[Any]] = defaultdict(list)
         for row in (*contents["rows"], *contents["lifecycle"]):
             rows[row["emitter_key"], row["seq"]].append(row)
@@ -199,6 +207,7 @@ class Laws:
     ) -> None:
         """L2."""
         broker, name = self._world.broker, truth.emitter_id[:4]
+        intact = self._intact
         places = {seq: one.disposition for one in ledger.ranges() for seq in range(one.first_seq, one.end_seq)}
         for seq in truth.rows:
             what = places.get(seq)
@@ -206,6 +215,8 @@ class Laws:
             place = (truth.emitter_id, seq)
             if stored > 1 or (stored == 1) != (what is Disposition.STORED):
                 self._fail(f"L2: row {seq} of {name} is stored {stored} times, the ledger says {what}")
+            elif what is not Disposition.STORED and place in intact:
+                self._fail(f"L2: row {seq} of {name} is in the log, whole, and {what} in the ledger")
             elif what is None:
                 if seq not in dead and place not in broker.gone and seq not in truth.excused:
                     self._fail(f"L2: row {seq} of {name} is nowhere")
@@ -218,7 +229,7 @@ class Laws:
     def _end_is_known(self, truth: Truth, emitter: dict[str, Any], ledger: Ledger) -> None:
         """L4."""
         broker, name = self._world.broker, truth.emitter_id[:4]
-        if truth.emitter_id in broker.gone_ends or truth.is_damaged:
+        if truth.emitter_id in broker.gone_ends or truth.may_stay:
             return
         if emitter["next_seq"] is None:
             self._fail(f"L4: the end of {name} is unknown")
@@ -261,7 +272,7 @@ class Laws:
             members = [emitters.get(truth.emitter_id) for truth in truths]
             hurt = any(one is None for one in members) or any(
                 truth.emitter_id in world.broker.gone_ends
-                or truth.is_damaged
+                or truth.may_stay
                 or not all(truth.texts.values())
                 or any(
                     emitter_id == truth.emitter_id

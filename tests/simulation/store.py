@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from runwire_consumer import store as real
@@ -343,13 +344,18 @@ class RealEngine:
 
 
 class CrashPoint:
-    """The hook of one consumer: it dies before its n-th statement from now on that begins with given words."""
+    """The hook of one consumer: it dies before its n-th statement from now on that begins with given words.
+
+    Attributes:
+        full: So many transactions meet a full disk.
+    """
 
     def __init__(self, is_alive: Callable[[], bool], kill: Callable[[], None]) -> None:
         self._is_alive = is_alive
         self._kill = kill
         self._words = ""
         self._left = 0
+        self.full = 0
 
     def plan(self, words: str, count: int) -> None:
         """Die at the `count`-th."""
@@ -360,6 +366,9 @@ class CrashPoint:
             return
         if not self._is_alive():
             raise Killed
+        if self.full and sql.startswith(("MERGE", "COMMIT")):
+            self.full -= 1
+            raise duckdb.IOException("Could not write: No space left on device")
         if self._left and sql.startswith(self._words):
             self._left -= 1
             if self._left == 0:

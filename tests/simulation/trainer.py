@@ -82,7 +82,6 @@ class Truth:
     has_moved: bool = False
     status: str | None = None
     killed: bool = False
-    is_damaged: bool = False
     may_stay: bool = False
     numbered: int = 0
 
@@ -359,13 +358,18 @@ class Trainer(Process):
             if self.fsync != "each":
                 truth.excused.update(truth.rows)
                 self._excuse_records()
-                truth.is_damaged = truth.may_stay = True
+                truth.may_stay = True
         if not journal._sealed or journal._waiting:
             # Law of the journal: what found no room yet is in this process's memory alone.
             if journal._waiting.records:
                 self._excuse_records()
-            for loss in journal._waiting._losses:
-                truth.excused.update(range(loss.first_seq, loss.first_seq + loss.count))
+            lost = {
+                seq for loss in journal._waiting._losses for seq in range(loss.first_seq, loss.first_seq + loss.count)
+            }
+            # A hole below a row that is there is seen, and declared, by recovery.
+            newest = max(truth.rows.keys() - lost - truth.may_lose - truth.excused, default=-1)
+            truth.excused.update(seq for seq in lost if seq > newest or truth.may_stay)
+            truth.may_lose.update(lost)
         truth.killed = True
         if self.sender is not None:
             self.sender._abandoned = True
@@ -389,8 +393,9 @@ class Trainer(Process):
         if end <= segment.begin or end > len(files[name]):
             return
         files[name] = disk.flipped(files[name], segment.begin, end, self.rng)
-        self.truth.is_damaged = True
-        self.truth.may_lose.update(seq for seq, row in self.truth.rows.items() if row.segment == number)
-        # The very last record's place can look like no record at all.
-        self.truth.excused.update(seq for seq, row in self.truth.rows.items() if row.segment == number)
+        here = {seq for seq, row in self.truth.rows.items() if row.segment == number}
+        self.truth.may_lose.update(here)
+        if number == segment.number:
+            # The very last record's place can look like no record at all.
+            self.truth.excused.add(max(here, default=0))
         self._excuse_records()
