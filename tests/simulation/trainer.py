@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runwire import _signals
 from runwire._batch import Message
 from runwire._fsync import open_journal
+from runwire._mark import read_mark
 from runwire._segments import SegmentHeader
 from runwire._sender import STARTS_MAX, Sender
 from runwire_schemas import events
@@ -368,7 +369,10 @@ class Trainer(Process):
             }
             # A hole below a row that is there is seen, and declared, by recovery.
             newest = max(truth.rows.keys() - lost - truth.may_lose - truth.excused, default=-1)
-            truth.excused.update(seq for seq in lost if seq > newest or truth.may_stay)
+            # Below what is still there, nobody sees a hole any more: the segments around it are trimmed.
+            oldest = min([full.first_seq for full in journal._full.values()], default=journal._first_seq)
+            oldest = max(oldest, read_mark(folder).acknowledged_seq)
+            truth.excused.update(seq for seq in lost if seq > newest or seq < oldest or truth.may_stay)
             truth.may_lose.update(lost)
         truth.killed = True
         if self.sender is not None:
