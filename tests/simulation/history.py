@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,8 @@ def _run(seed: int, mode: str, folder: Path, *, is_real: bool, keep: bool) -> Re
             world.loop.run_until_complete(history.run())
         except (Violation, Stalled) as error:
             world.fail(f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - the code under test raised where nothing may
+            world.fail(f"raised: {error!r} in {_place(error)}")
         if keep:
             contents = world.engine.contents()
     return Report(
@@ -101,6 +104,12 @@ def _run(seed: int, mode: str, folder: Path, *, is_real: bool, keep: bool) -> Re
         world.fenced,
         contents,
     )
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, for a trace without a stack."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-3:])
 
 
 class History:
@@ -186,7 +195,7 @@ class History:
                 self._start_again(self._world.trainers[-1])
             return
         victim = rng.choice(living)
-        victim.kill(rng.choice(("between", "inside log", "inside log", "damage" if rng.random() < 0.2 else "between")))
+        victim.kill(rng.choice(("between", "inside log", "inside log", "damage")))
         if len(self._world.trainers) < 5 and rng.random() < 0.7:
             self._start_again(victim)
 

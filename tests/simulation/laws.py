@@ -234,6 +234,8 @@ class Laws:
         if emitter["next_seq"] is None:
             self._fail(f"L4: the end of {name} is unknown")
             return
+        if ledger.ends and ledger.ends[-1] > emitter["next_seq"]:
+            self._fail(f"L4: {name} ends at {emitter['next_seq']}, and its ledger at {ledger.ends[-1]}")
         if emitter["next_seq"] <= max(truth.rows.keys() - truth.excused, default=-1):
             self._fail(f"L4: {name} ends at {emitter['next_seq']}, behind rows that were logged")
         lost = {seq for emitter_id, seq in broker.gone | broker.damaged if emitter_id == truth.emitter_id}

@@ -87,6 +87,11 @@ class Truth:
     numbered: int = 0
 
 
+def new_emitter_id(world: World) -> str:
+    """Never used before."""
+    return f"{world.rng.getrandbits(128):032x}"
+
+
 class Speaker:
     """Makes the messages outside the sequence, as an `Emitter` does."""
 
@@ -118,7 +123,7 @@ class Trainer(Process):
     def __init__(
         self, world: World, *, run_id: str, rank: int, attempt: str, restart_count: int, delivers: str, fsync: str
     ) -> None:
-        self.emitter_id = f"{world.rng.getrandbits(128):032x}"
+        self.emitter_id = new_emitter_id(world)
         super().__init__(world.loop, f"trainer {self.emitter_id[:4]}")
         self.world = world
         self.rng = random.Random(world.rng.getrandbits(64))
@@ -126,7 +131,10 @@ class Trainer(Process):
         self.fsync = fsync
         started_at = self.now_us()
         self.truth = Truth(self.emitter_id, run_id, attempt, rank, restart_count, started_at)
+        before = world.truths.get(self.emitter_id)
         world.truths[self.emitter_id] = self.truth
+        if before is not None and before.rows:
+            world.truths[f"{self.emitter_id} before"] = before
         self.header = SegmentHeader(
             "project", run_id, self.emitter_id, attempt, rank, URL, 0, 0, sender=delivers
         )
@@ -273,6 +281,13 @@ class Trainer(Process):
             self.log(keys, number - rng.choice((0, 0, 0, 5)), values)
 
     async def train(self) -> None:
+        """A training script; nothing of ours may raise in it."""
+        try:
+            await self._train()
+        except Exception as error:  # noqa: BLE001 - the first promise
+            self.world.fail(f"training was hurt: {error!r}")
+
+    async def _train(self) -> None:
         """Bursts and pauses, then the end."""
         rng, knobs = self.rng, self.world.knobs
         for _ in range(rng.randrange(1, knobs.bursts_max)):
