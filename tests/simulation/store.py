@@ -49,7 +49,8 @@ def columns_of() -> dict[str, pa.Schema]:
     database = Database.open(MEMORY)
     cursor = database.cursor()
     names = cursor.execute(
-        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'store' AND table_type = 'BASE TABLE'"
+        "SELECT table_name FROM information_schema.tables "
+        "WHERE table_schema = 'store' AND table_type = 'BASE TABLE' AND table_name <> 'meta'"
     ).fetchall()
     found = {name: cursor.execute(f"FROM store.{name} LIMIT 0").to_arrow_table().schema for (name,) in sorted(names)}
     cursor.close()
