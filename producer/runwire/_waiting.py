@@ -81,7 +81,7 @@ class Waiting:
         return taken
 
     def pack(self, next_seq: int) -> bytes:
-        """As numbers that are lost unless they arrive (`_losses.pack_rest`), those that `take` gave or would give too."""
+        """As numbers that are lost unless they arrive (`_losses.pack_rest`), those that `take` gives included."""
         count = len(self)
         losses = [*self._taken, *self._losses, Loss(next_seq, count, _NO_ROOM)]
         return pack_rest(next_seq + count, losses)

@@ -230,38 +230,48 @@ class BrokerTransport:
         broker, rng, faults = self._broker, self._broker.rng, self._broker.faults
         await asyncio.sleep(rng.random() * faults.delay_seconds)
         self._check()
-        for index, message in enumerate(messages):
-            if len(message.payload) > broker.message_bytes_max:
-                for other in messages[:index] if rng.random() < 0.7 else ():
-                    broker.append(other)
-                if message.envelope.count == 1 and len(messages) == 1:
-                    broker.refused.add((message.envelope.emitter_id, message.envelope.first_seq))
-                raise TransportError("The broker refused a message.", refused=True)
-        dice = rng.random()
-        if (dice := dice - faults.nothing) < 0:
-            raise TransportError("Nothing arrived.")
-        if (dice := dice - faults.partial) < 0:
-            for message in messages[: rng.randrange(len(messages) + 1)]:
-                broker.append(message)
-            raise TransportError("A part arrived.")
-        if (dice := dice - faults.late) < 0:
-            self._append_late(messages)
-            raise TransportError("It may arrive later.")
-        if (dice := dice - faults.odd) < 0:
-            raise RuntimeError("a fault that nobody thought of")
-        for message in messages:
-            broker.append(message)
-        if (dice := dice - faults.twice) < 0:
-            for message in messages:
-                broker.append(message)
-        if (dice := dice - faults.lost_ack) < 0:
-            raise TransportError("No acknowledgement came.")
+        self._refuse(messages)
+        if trouble := self._append(messages, rng.random()):
+            raise trouble
         await asyncio.sleep(rng.random() * faults.delay_seconds)
         if not broker.reachable:
             raise TransportError("No acknowledgement came: the broker can't be reached.")
 
     async def close(self) -> None:
         """Nothing to give back."""
+
+    def _append(self, messages: Sequence[Message], dice: float) -> Exception | None:
+        """What becomes of a send; the error that its sender meets, if any."""
+        broker, faults = self._broker, self._broker.faults
+        if (dice := dice - faults.nothing) < 0:
+            return TransportError("Nothing arrived.")
+        if (dice := dice - faults.partial) < 0:
+            for message in messages[: broker.rng.randrange(len(messages) + 1)]:
+                broker.append(message)
+            return TransportError("A part arrived.")
+        if (dice := dice - faults.late) < 0:
+            self._append_late(messages)
+            return TransportError("It may arrive later.")
+        if (dice := dice - faults.odd) < 0:
+            return RuntimeError("a fault that nobody thought of")
+        for message in messages:
+            broker.append(message)
+        if (dice := dice - faults.twice) < 0:
+            for message in messages:
+                broker.append(message)
+        elif dice - faults.lost_ack < 0:
+            return TransportError("No acknowledgement came.")
+        return None
+
+    def _refuse(self, messages: Sequence[Message]) -> None:
+        broker = self._broker
+        for index, message in enumerate(messages):
+            if len(message.payload) > broker.message_bytes_max:
+                for other in messages[:index] if broker.rng.random() < 0.7 else ():
+                    broker.append(other)
+                if message.envelope.count == 1 and len(messages) == 1:
+                    broker.refused.add((message.envelope.emitter_id, message.envelope.first_seq))
+                raise TransportError("The broker refused a message.", refused=True)
 
     def _check(self) -> None:
         process = CURRENT.get()

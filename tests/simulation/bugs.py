@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from runwire import _delivery, _following, _fsync, _journal_files, _recovery, _segment_writer, _segments, _sender
+from runwire import (
+    _batch,
+    _delivery,
+    _following,
+    _fsync,
+    _journal_files,
+    _recovery,
+    _segment_writer,
+    _segments,
+    _sender,
+)
 from runwire import _journal as journal_module
+from runwire._errors import TransportError
 from runwire._waiting import Waiting
 from runwire_consumer import attempts, change, decode, intake, ledger, pieces, runstate, writing
 from runwire_consumer import store as store_module
+from runwire_consumer.errors import StoreFull
 from runwire_consumer.ledger import Disposition
 from runwire_consumer.sources import kafka
 from tests.simulation import trainer
@@ -115,7 +128,7 @@ def a_full_disk_is_forgotten(patch: Patches) -> None:
     def write(self: Any, messages: Any, moment: Any) -> Any:
         try:
             return self._commit([decode.decode(message) for message in messages], moment)
-        except writing.StoreFull:
+        except StoreFull:
             return []
 
     patch.set(writing.Writer, "write", write)
@@ -194,12 +207,13 @@ def part_of_a_block_from_its_start(patch: Patches) -> None:
     """Of a block whose beginning is known, the wrong columns are taken."""
     take = intake.Intake._take_block
 
-    def taken(self: Any, emitter: Any, block: Any, at: int, begin: int, stop: int) -> None:
+    def taken(self: Any, emitter: Any, block: Any, *where: int) -> None:
+        _, begin, _ = where
         if begin:
             values = np.asarray(block.values).reshape(len(block.keys), -1)
             values = np.concatenate([values[:, begin:], values[:, :begin]], axis=1)[:, ::-1]
             block = dataclasses.replace(block, values=values.ravel())
-        take(self, emitter, block, at, begin, stop)
+        take(self, emitter, block, *where)
 
     patch.set(intake.Intake, "_take_block", taken)
 
@@ -317,7 +331,7 @@ def a_failed_window_is_dropped(patch: Patches) -> None:
     async def sent(self: Any, transport: Any, found: Any) -> None:
         try:
             await send(self, transport, found)
-        except _delivery.TransportError as error:
+        except TransportError as error:
             if not error.refused:
                 self._window.clear()
             raise
@@ -328,7 +342,7 @@ def a_failed_window_is_dropped(patch: Patches) -> None:
 @planted
 def the_second_half_is_forgotten(patch: Patches) -> None:
     """A refused message is halved, and one half goes."""
-    halve = _delivery.halve
+    halve = _batch.halve
     patch.set(_delivery, "halve", lambda message, header: halve(message, header)[:1])
 
 
@@ -508,7 +522,7 @@ def holes_are_not_declared(patch: Patches) -> None:
     """Recovery passes over what is damaged without a word."""
     account = _recovery.DeadJournal._account
 
-    def accounted(self: Any, next_seq: int, jumps: Any, pending: Any) -> None:
+    def accounted(self: Any, next_seq: int, _: Any, pending: Any) -> None:
         account(self, next_seq, [], pending)
 
     patch.set(_recovery.DeadJournal, "_account", accounted)
@@ -519,7 +533,7 @@ def the_living_are_recovered(patch: Patches) -> None:
     """Nobody asks whether a journal's owner lives."""
     patch.set(_journal_files, "claim", lambda _: True)
     patch.set(_recovery, "claim", lambda _: True)
-    patch.set(_recovery, "_lock", lambda folder: _recovery.os.open(folder / "owner", _recovery.os.O_RDWR))
+    patch.set(_recovery, "_lock", lambda folder: os.open(folder / "owner", os.O_RDWR))
 
 
 @planted

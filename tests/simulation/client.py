@@ -23,7 +23,7 @@ class Cluster:
     def brokers(self) -> list[int]:
         return [0]
 
-    def partitions_for_topic(self, topic: str) -> set[int]:
+    def partitions_for_topic(self, _: str) -> set[int]:
         return set(range(self._partitions))
 
 
@@ -59,6 +59,9 @@ class Client:
     def seek(self, where: TopicPartition, offset: int) -> None:
         self._positions[where] = offset
 
+    async def position(self, where: TopicPartition) -> int:
+        return self._positions[where]
+
     def highwater(self, where: TopicPartition) -> int:
         return self._partition(where).end
 
@@ -72,7 +75,7 @@ class Client:
         self._check()
         return {where: self._partition(where).begin for where in partitions}
 
-    async def commit(self, offsets: Any) -> None:
+    async def commit(self, _: Any) -> None:
         self._check()
 
     async def getmany(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
@@ -104,7 +107,8 @@ class Client:
     def _partition(self, where: TopicPartition) -> Partition:
         if where.partition >= len(self.broker.partitions):
             raise KafkaTimeoutError("no such partition any more")
-        return self.broker.partitions[where.partition]
+        found: Partition = self.broker.partitions[where.partition]
+        return found
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.broker.rng.random() * 0.02)

@@ -11,9 +11,10 @@ Liveness and the whole (after healing, in bounded virtual time):
 
 L1. Journals are gone, offsets stand at the end of each partition.
 L2. Each row whose log() returned is in exactly one of: stored, dead letter, declared loss. A loss has a cause that the
-    simulator knows; so has a dead letter. What the log itself lost after acknowledging is excused, and never told wrong.
+    simulator knows; so has a dead letter. What is whole in the log is stored, whatever was said of it before. What the
+    log itself lost after acknowledging is excused, and never told wrong.
 L3. Each lifecycle record is stored, once (one that was copied forward at the cap may be there under both numbers).
-L4. Every emitter's end is known and its receipt complete.
+L4. Every emitter's end is known, nothing is behind it, and its receipt is complete.
 L5. Each run's state, and the order of its attempts, are those of a naive model.
 """
 
@@ -67,12 +68,7 @@ class Laws:
         self.commits += 1
         tables = self._world.engine.database.tables  # type: ignore[union-attr]
         emitters = tables["emitters"]
-        values: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
-        for point in inserted.get("points", ()):
-            place = values[point["emitter_key"], point["seq"]]
-            if point["metric_key"] in place:
-                self._fail(f"S1: a point is there twice: {point}")
-            place[point["metric_key"]] = point["value"]
+        values = self._points_of(inserted)
         names: dict[int, str] | None = None
         touched = set()
         for kind in ("rows", "lifecycle"):
@@ -96,6 +92,15 @@ class Laws:
             if key in touched:
                 self._ledger_is(key, emitter_id, tables)
         self._offsets_rise(tables["offsets"])
+
+    def _points_of(self, inserted: dict[str, list[dict[str, Any]]]) -> dict[tuple[int, int], dict[int, float]]:
+        values: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
+        for point in inserted.get("points", ()):
+            place = values[point["emitter_key"], point["seq"]]
+            if point["metric_key"] in place:
+                self._fail(f"S1: a point is there twice: {point}")
+            place[point["metric_key"]] = point["value"]
+        return values
 
     def _is_true(self, emitter_id: str, row: dict[str, Any], found: dict[str, float]) -> None:
         truth = self._world.truths.get(emitter_id)
@@ -180,10 +185,8 @@ class Laws:
             rows[row["emitter_key"], row["seq"]].append(row)
         ledgers: dict[int, list[Range]] = defaultdict(list)
         for one in contents["ledger"]:
-            ledgers[one["emitter_key"]].append(
-                Range(one["first_seq"], one["end_seq"], Disposition(one["disposition"]))
-            )
-        dead = defaultdict(set)
+            ledgers[one["emitter_key"]].append(Range(one["first_seq"], one["end_seq"], Disposition(one["disposition"])))
+        dead: dict[str, set[int]] = defaultdict(set)
         for letter in contents["dead_letters"]:
             if letter["emitter_id"] is not None and letter["count"]:
                 dead[letter["emitter_id"]].update(range(letter["first_seq"], letter["first_seq"] + letter["count"]))
@@ -252,7 +255,9 @@ class Laws:
         for truth in self._world.truths.values():
             emitter = emitters.get(truth.emitter_id)
             here = found[emitter["emitter_key"]] if emitter else []
-            hurt = any(emitter_id == truth.emitter_id for emitter_id, _ in broker.gone | broker.damaged | broker.refused)
+            hurt = any(
+                emitter_id == truth.emitter_id for emitter_id, _ in broker.gone | broker.damaged | broker.refused
+            )
             for text, is_certain in truth.texts.items():
                 count = here.count(text)
                 if count == 0 and is_certain and not hurt:

@@ -51,10 +51,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         """Nobody sleeps in a selector."""
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+    def run_in_executor(self, _: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """The other thread's work, in one piece, a little later; that of a dead process never."""
         done: asyncio.Future[Any] = self.create_future()
         process = CURRENT.get()

@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from runwire_consumer import store as real
+from runwire_consumer.catalog import Catalog
 from runwire_consumer.database import MEMORY, Database
 from runwire_consumer.store import Store
 from tests.simulation.loop import Killed
@@ -200,9 +201,7 @@ def _delete(table: dict[Any, Any], keys: tuple[str, ...], rows: list[dict[str, A
 def _delete_runs(tables: Tables, rows: list[dict[str, Any]]) -> None:
     gone = {row["run_key"]: row["deleted_at"] for row in rows}
     tables["runs"] = [
-        {**run, "deleted_at": gone[run["run_key"]]}
-        if run["run_key"] in gone and run.get("deleted_at") is None
-        else run
+        {**run, "deleted_at": gone[run["run_key"]]} if run["run_key"] in gone and run.get("deleted_at") is None else run
         for run in tables["runs"]
     ]
 
@@ -228,7 +227,7 @@ class ModelStore(Store):
     def __init__(self, database: ModelDatabase, hook: Hook) -> None:
         self.database = database  # type: ignore[assignment]
         self._writer = ModelConnection(database, hook)  # type: ignore[assignment]
-        self.catalog = real.Catalog.load(self._writer)
+        self.catalog = Catalog.load(self._writer)
         self._schemas = {name: columns_of()[name] for name in real._SMALL_TABLES}
 
 
@@ -323,7 +322,7 @@ class RealEngine:
         cursor = self._database.cursor()
         for name, table in taken.items():
             cursor.register("incoming", table)
-            cursor.execute(f"INSERT INTO store.{name} BY NAME SELECT * FROM incoming")
+            cursor.execute(f"INSERT INTO store.{name} BY NAME SELECT * FROM incoming")  # noqa: S608 - our own names
         cursor.close()
         return True
 

@@ -105,7 +105,7 @@ class Speaker:
     def arrive(self) -> None:
         return None
 
-    def overdue_seconds(self, now: float) -> float:
+    def overdue_seconds(self, _: float) -> float:
         return 0.0
 
     def heartbeat(self, next_in_seconds: float, next_seq: int, waiting_rows: int, overdue_seconds: float) -> Message:
@@ -135,9 +135,7 @@ class Trainer(Process):
         world.truths[self.emitter_id] = self.truth
         if before is not None and before.rows:
             world.truths[f"{self.emitter_id} before"] = before
-        self.header = SegmentHeader(
-            "project", run_id, self.emitter_id, attempt, rank, URL, 0, 0, sender=delivers
-        )
+        self.header = SegmentHeader("project", run_id, self.emitter_id, attempt, rank, URL, 0, 0, sender=delivers)
         self.sender: Sender | None = None
         self.is_finishing = False
         self.journal: Any = self.run(self._open)
@@ -348,47 +346,21 @@ class Trainer(Process):
         self.world.tell(self.name, "killed", how, self.truth.numbered)
 
     def _kill(self, how: str) -> None:
-        journal, truth, rng, folder = self.journal, self.truth, self.rng, self.folder
-        torn: tuple[str, int, int] | None = None
-        if how == "inside log" and not journal._sealed and journal._segment is not None:
-            segment = journal._segment
-            number, begin = segment.number, segment.at
-            rows = len(truth.rows)
-            keys = rng.choice(self.world.knobs.key_sets)
-            known = keys in segment.key_sets
-            row = self.log(keys, rows, tuple(rows + 0.5 for _ in keys))
-            if known and journal._segment is segment and journal._number == number:
-                torn = (segment.path.name, begin, segment.at)
-                seq = journal.next_seq - 1
-                truth.rows.pop(seq)
-                truth.excused.add(seq)
-                truth.maybe.append(row)
+        journal, truth, folder = self.journal, self.truth, self.folder
+        torn = self._log_half(how)
         files = disk.read_folder(folder)
         if torn is not None:
             name, begin, end = torn
-            files[name] = disk.torn_record(files[name], begin, end, rng, mapped=not self.world.knobs.pwrite)
+            files[name] = disk.torn_record(files[name], begin, end, self.rng, mapped=not self.world.knobs.pwrite)
         elif how == "damage" and files:
             self._damage(files)
         elif how == "power":
-            files = self.world.durable.after_power_loss(folder, rng)
+            files = self.world.durable.after_power_loss(folder, self.rng)
             if self.fsync != "each":
                 truth.excused.update(truth.rows)
                 self._excuse_records()
                 truth.may_stay = True
-        if not journal._sealed or journal._waiting:
-            # Law of the journal: what found no room yet is in this process's memory alone.
-            if journal._waiting.records:
-                self._excuse_records()
-            lost = {
-                seq for loss in journal._waiting._losses for seq in range(loss.first_seq, loss.first_seq + loss.count)
-            }
-            # A hole below a row that is there is seen, and declared, by recovery.
-            newest = max(truth.rows.keys() - lost - truth.may_lose - truth.excused, default=-1)
-            # Below what is still there, nobody sees a hole any more: the segments around it are trimmed.
-            oldest = min([full.first_seq for full in journal._full.values()], default=journal._first_seq)
-            oldest = max(oldest, read_mark(folder).acknowledged_seq)
-            truth.excused.update(seq for seq in lost if seq > newest or seq < oldest or truth.may_stay)
-            truth.may_lose.update(lost)
+        self._excuse_memory()
         truth.killed = True
         if self.sender is not None:
             self.sender._abandoned = True
@@ -398,6 +370,41 @@ class Trainer(Process):
         self.folders.clear()
         if exists:
             disk.write_folder(folder, files)
+
+    def _log_half(self, how: str) -> tuple[str, int, int] | None:
+        """Begin a call of log() that never returns: file, begin and end of its record, where it was a plain one."""
+        journal, truth, rng = self.journal, self.truth, self.rng
+        if how != "inside log" or journal._sealed or journal._segment is None:
+            return None
+        segment = journal._segment
+        number, begin = segment.number, segment.at
+        rows = len(truth.rows)
+        keys = rng.choice(self.world.knobs.key_sets)
+        is_known = keys in segment.key_sets
+        row = self.log(keys, rows, tuple(rows + 0.5 for _ in keys))
+        if not is_known or journal._segment is not segment or journal._number != number:
+            return None
+        seq = journal.next_seq - 1
+        truth.rows.pop(seq)
+        truth.excused.add(seq)
+        truth.maybe.append(row)
+        return segment.path.name, begin, segment.at
+
+    def _excuse_memory(self) -> None:
+        """What found no room yet is in this process's memory alone, and goes with it."""
+        journal, truth = self.journal, self.truth
+        if journal._sealed and not journal._waiting:
+            return
+        if journal._waiting.records:
+            self._excuse_records()
+        lost = {seq for loss in journal._waiting._losses for seq in range(loss.first_seq, loss.first_seq + loss.count)}
+        # A hole below a row that is there is seen, and declared, by recovery; not one below all that is there, when
+        # the segments around it are trimmed.
+        newest = max(truth.rows.keys() - lost - truth.may_lose - truth.excused, default=-1)
+        oldest = min([full.first_seq for full in journal._full.values()], default=journal._first_seq)
+        oldest = max(oldest, read_mark(self.folder).acknowledged_seq)
+        truth.excused.update(seq for seq in lost if seq > newest or seq < oldest or truth.may_stay)
+        truth.may_lose.update(lost)
 
     def _damage(self, files: disk.Files) -> None:
         """The disk forgets a bit of what was written."""

@@ -14,8 +14,9 @@ import tempfile
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from runwire import _delivery as delivery_module
 from runwire import (
     _following,
     _fsync,
@@ -27,7 +28,6 @@ from runwire import (
     _segment_writer,
     _sender,
 )
-from runwire import _delivery as delivery_module
 from runwire_consumer import service as service_module
 from runwire_consumer import writing as writing_module
 from runwire_consumer.errors import Fenced
@@ -90,7 +90,7 @@ class Knobs:
 class Silence:
     """In the place of notices: nobody reads them."""
 
-    def say(self, cause: str, text: str) -> None:
+    def say(self, *_: object) -> None:
         return None
 
 
@@ -105,7 +105,7 @@ class VirtualTime:
     def thread_time(self) -> float:
         return 0.0
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, _: float) -> None:
         return None
 
 
@@ -134,7 +134,7 @@ class Held(MutableMapping[str, object]):
         del self._mine[name]
         self._world.give_lock(name)
 
-    def pop(self, name: str, default: Any = None) -> Any:  # type: ignore[override]
+    def pop(self, name: str, default: Any = None) -> Any:
         self._world.give_lock(name)
         return self._mine.pop(name, default)
 
@@ -166,7 +166,9 @@ class ConsumerProcess(Process):
         )
         try:
             store = world.engine.open(self.crash)
-            service = Service(store, [KafkaSource(parse_url(URL))], limits=limits, clock=lambda: world.wall_us("consumer"))
+            service = Service(
+                store, [KafkaSource(parse_url(URL))], limits=limits, clock=lambda: world.wall_us("consumer")
+            )
             await service.run(asyncio.Event())
         except Fenced:
             world.tell(self.name, "fenced")
@@ -220,7 +222,7 @@ class World:
         self._timing = random.Random(self.seed ^ 0x5EED)
         self.knobs = Knobs.drawn(self.rng)
         self.loop = VirtualLoop(lambda: self._timing.random() * 0.05)
-        self.loop.set_task_factory(task_factory)
+        self.loop.set_task_factory(task_factory)  # type: ignore[arg-type]
         self.broker = Broker(
             self.loop, random.Random(self.rng.getrandbits(64)), self.knobs.partitions, self.knobs.message_bytes_max
         )
@@ -273,7 +275,7 @@ class World:
 
     def try_lock(self, fd: int) -> bool:
         """In the place of `_recovery.try_lock`: lockf knows real processes only."""
-        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        path = Path(f"/proc/self/fd/{fd}").readlink()
         name = path.parent.name if path.name == "owner" else str(path)
         holder = self.locks.get(name)
         if holder is not None and holder.alive and holder is not CURRENT.get():
@@ -343,18 +345,39 @@ class World:
     @contextlib.contextmanager
     def patched(self) -> Iterator[None]:
         """Time, destinations, locks and limits of this history."""
+        with Patches() as patch:
+            self._patch_clocks(patch)
+            self._patch_files(patch)
+            self._patch_log(patch)
+            yield
+
+    def _patch_clocks(self, patch: Patches) -> None:
         time = VirtualTime(self.loop, lambda: self.wall_us("trainer"))
         consumer_time = VirtualTime(self.loop, lambda: self.wall_us("consumer"))
-        client = type("SimulatedClient", (Client,), {"broker": self.broker})
-        held = Held(self)
-        wall = lambda: self.wall_us("trainer")  # noqa: E731
-        transport = lambda destination, **_: BrokerTransport(self.broker, destination)  # noqa: E731
+        for module in (_sender, _segment_writer, _link, _relay, _fsync):
+            patch.set(module, "time", time)
+        for module in (service_module, writing_module, kafka_module):
+            patch.set(module, "time", consumer_time)
+        patch.set(_journal, "_monotonic", self.loop.time)
+        for module in (_recovery, _following):
+            patch.set(module, "wall_time_us", lambda: self.wall_us("trainer"))
+        patch.set(_segment_writer, "NOTICES", self.notices)
+        patch.set(_relay, "Notices", Silence)
+
+    def _patch_log(self, patch: Patches) -> None:
         knobs = self.knobs
-        allocate, remove, settle = (
-            _segment_writer.allocate,
-            _journal_files.remove_journal,
-            _following.LiveJournal.settle,
-        )
+        for module in (_sender, _recovery, _link):
+            patch.set(module, "make_transport", lambda destination, **_: BrokerTransport(self.broker, destination))
+        for module in (_sender, _recovery, _following):
+            patch.set(module, "BATCH_ROWS_MAX", knobs.batch_rows_max)
+        patch.set(delivery_module, "WINDOW_MESSAGES", knobs.window_messages)
+        patch.set(_sender, "FLUSH_INTERVAL_SECONDS", knobs.flush_seconds)
+        patch.set(_link, "POLL_INTERVAL_SECONDS", knobs.flush_seconds)
+        patch.set(kafka_module, "AIOKafkaConsumer", type("SimulatedClient", (Client,), {"broker": self.broker}))
+
+    def _patch_files(self, patch: Patches) -> None:
+        allocate, remove = _journal_files.allocate, _journal_files.remove_journal
+        settle = _following.LiveJournal.settle
 
         def allocate_here(path: Path, size_bytes: int, *, mapped: bool) -> Any:
             if self.disk_is_full:
@@ -364,54 +387,36 @@ class World:
         def remove_here(folder: Path) -> None:
             process = CURRENT.get()
             if process is None or process.alive:
-                name = folder.name.lstrip(".").removesuffix(_journal_files.SENT)
-                if not folder.name.startswith(".") and name in self.truths and not isinstance(process, Trainer):
-                    self.tell(process.name if process else "nobody", "removes the journal of", name[:4])
-                    self.laws.deleted(self.truths[name], lambda _: True)
-                elif not folder.name.startswith(".") and name in self.truths and process.emitter_id != name:  # type: ignore[union-attr]
-                    self.tell(process.name, "removes the journal of", name[:4])  # type: ignore[union-attr]
-                    self.laws.deleted(self.truths[name], lambda _: True)
+                self._note_removal(folder.name, process)
                 remove(folder)
 
         def settle_here(journal: Any) -> None:
             process = CURRENT.get()
             if process is None or process.alive:
-                before = [number for number, _ in journal._segments]
+                before = {number for number, _ in journal._segments}
                 settle(journal)
-                gone = set(before) - {number for number, _ in journal._segments}
+                gone = before - {number for number, _ in journal._segments}
                 truth = self.truths.get(journal.header.emitter_id)
                 if gone and truth is not None:
                     self.laws.deleted(truth, lambda row: row.segment in gone)
 
-        with Patches() as patch:
-            for module in (_sender, _segment_writer, _link, _relay, _fsync):
-                patch.set(module, "time", time)
-            for module in (service_module, writing_module, kafka_module):
-                patch.set(module, "time", consumer_time)
-            patch.set(_journal, "_monotonic", self.loop.time)
-            for module in (_recovery, _following):
-                patch.set(module, "wall_time_us", wall)
-            for module in (_sender, _recovery, _link):
-                patch.set(module, "make_transport", transport)
-            for module in (_sender, _recovery, _following):
-                patch.set(module, "BATCH_ROWS_MAX", knobs.batch_rows_max)
-            for module in (_recovery, _relay):
-                patch.set(module, "try_lock", self.try_lock)
-                patch.set(module, "remove_journal", remove_here)
-            patch.set(_segment_writer, "remove_journal", remove_here)
-            patch.set(_segment_writer, "allocate", allocate_here)
-            patch.set(_segment_writer, "populate", lambda _: None)
-            patch.set(_segment_writer, "NOTICES", self.notices)
-            patch.set(_relay, "Notices", Silence)
-            patch.set(_following.LiveJournal, "settle", settle_here)
-            patch.set(_journal_files, "_OURS", held)
-            patch.set(_fsync, "to_disk", self.durable.sync_file)
-            patch.set(_fsync, "folder_to_disk", self.durable.sync_folder)
-            patch.set(delivery_module, "WINDOW_MESSAGES", knobs.window_messages)
-            patch.set(_sender, "FLUSH_INTERVAL_SECONDS", knobs.flush_seconds)
-            patch.set(_link, "POLL_INTERVAL_SECONDS", knobs.flush_seconds)
-            patch.set(kafka_module, "AIOKafkaConsumer", client)
-            yield
+        for module in (_recovery, _relay):
+            patch.set(module, "try_lock", self.try_lock)
+            patch.set(module, "remove_journal", remove_here)
+        patch.set(_segment_writer, "remove_journal", remove_here)
+        patch.set(_segment_writer, "allocate", allocate_here)
+        patch.set(_segment_writer, "populate", lambda _: None)
+        patch.set(_following.LiveJournal, "settle", settle_here)
+        patch.set(_journal_files, "_OURS", Held(self))
+        patch.set(_fsync, "to_disk", self.durable.sync_file)
+        patch.set(_fsync, "folder_to_disk", self.durable.sync_folder)
+
+    def _note_removal(self, name: str, process: Process | None) -> None:
+        """Somebody deletes a journal that isn't its own: all of it has to be in the log."""
+        owner = process.emitter_id if isinstance(process, Trainer) else ""
+        if name in self.truths and name != owner:
+            self.tell(process.name if process else "nobody", "removes the journal of", name[:4])
+            self.laws.deleted(self.truths[name], lambda _: True)
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
@@ -452,7 +457,7 @@ class Patches:
     def __init__(self) -> None:
         self._before: list[tuple[Any, str, Any]] = []
 
-    def __enter__(self) -> Patches:
+    def __enter__(self) -> Self:
         return self
 
     def set(self, where: Any, name: str, value: Any) -> None:
@@ -467,7 +472,7 @@ class Patches:
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """A folder in memory where there is one: a history writes some hundred small files."""
-    shm = Path("/dev/shm")
+    shm = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own there
     folder = Path(tempfile.mkdtemp(prefix="runwire-simulation-", dir=shm if shm.is_dir() else None))
     try:
         yield folder
