@@ -135,7 +135,8 @@ class Laws:
             before = self._positions.get(partition, 0)
             if row["next_offset"] < before:
                 self._rewinds[partition] += 1
-                if self._rewinds[partition] > self._world.broker.anomalies:
+                # Each consumer that lives then may notice it for itself.
+                if self._rewinds[partition] > self._world.broker.anomalies * len(self._world.consumers):
                     self._fail(f"S3: partition {partition} went back from {before} to {row['next_offset']}")
             self._positions[partition] = row["next_offset"]
 
@@ -237,7 +238,9 @@ class Laws:
         if emitter["next_seq"] is None:
             self._fail(f"L4: the end of {name} is unknown")
             return
-        if ledger.ends and ledger.ends[-1] > emitter["next_seq"]:
+        # A last record that was damaged after it was sent looks to recovery as if it had never been.
+        behind = set(range(emitter["next_seq"], ledger.ends[-1] if ledger.ends else 0))
+        if not behind <= truth.excused:
             self._fail(f"L4: {name} ends at {emitter['next_seq']}, and its ledger at {ledger.ends[-1]}")
         if emitter["next_seq"] <= max(truth.rows.keys() - truth.excused, default=-1):
             self._fail(f"L4: {name} ends at {emitter['next_seq']}, behind rows that were logged")
