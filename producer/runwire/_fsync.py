@@ -55,6 +55,7 @@ class SyncedJournal(ReservingJournal):
         self._refused_until = 0.0
         self._pause_seconds = REFUSED_SECONDS_MIN
         self._synced: Published | None = None
+        self._rest_is_new = False
         self._named = -1
         super().__init__(folder, header, **options)
 
@@ -65,6 +66,16 @@ class SyncedJournal(ReservingJournal):
         if self._side:  # the lock is free: a handler of the log may log
             self._drain_side()
         return is_done
+
+    def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
+        """As `Journal`; behind the seal nobody syncs any more."""
+        super().declare_loss(first_seq, count, reason)
+        if self._sealed:
+            self.sync()
+
+    def _keep_rest(self) -> None:
+        super()._keep_rest()
+        self._rest_is_new = True
 
     def fill_row(self, place: Reservation, values: Sequence[float]) -> None:
         """As `Journal`; where its segment is full, that has to be synced again."""
@@ -85,6 +96,10 @@ class SyncedJournal(ReservingJournal):
 
     def _sync(self) -> bool:
         published, number = self.published, self._number
+        if self._rest_is_new and self._owner >= 0:
+            self._rest_is_new = False
+            with contextlib.suppress(OSError):  # a count of what is lost: not worth another file
+                to_disk(self._owner)
         if published == self._synced or self._is_closed:
             return True
         if time.monotonic() < self._refused_until:

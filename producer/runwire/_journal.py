@@ -165,6 +165,8 @@ class Journal(SegmentWriter):
         with self._lock:
             self._waiting.add_loss(Loss(first_seq, count, reason))
             self._settle_now()
+            if self._sealed:  # the sender trims these rows now, and may not live to declare them
+                self._keep_rest()
 
     def lose(self, count: int, reason: str) -> None:
         """Number rows that were logged before there was a journal, and declare them lost."""

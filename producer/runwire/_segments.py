@@ -321,7 +321,10 @@ def _row_type(keys: int) -> Any:
 
 
 def _same_rows(data: bytes, at: int, length: int, kind: int, rows_max: int) -> Any:
-    """The rows from `at` on that have the first one's key set, at least one."""
+    """The rows from `at` on that have the first one's key set and follow it without a jump, at least one.
+
+    A number between can be missing: that of a record which was larger than a segment takes, and is declared lost.
+    """
     import numpy as np  # noqa: PLC0415 - see above
 
     row_type = _row_type(length // 8)
@@ -332,6 +335,7 @@ def _same_rows(data: bytes, at: int, length: int, kind: int, rows_max: int) -> A
     rows = np.frombuffer(data, row_type, count, at)
     if count > 1:
         same = (rows["kind"] == kind) & (rows["length"] == length) & (rows["commit"] == COMMIT)
+        same &= rows["seq"] == np.arange(count) + rows["seq"][0]
         if not same.all():
             rows = rows[: int(same.argmin())]
     return rows

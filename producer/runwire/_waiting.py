@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HELD_BYTES_MAX = 8 * 2**20
+_NO_ROOM = "records for which there was no room"
 
 
 class Waiting:
@@ -28,6 +29,7 @@ class Waiting:
         self.records: deque[tuple[Callable[[int], bytes], int]] = deque()
         self._bytes = 0  # of them, and of some that are written
         self._losses = Losses()
+        self._taken: list[Loss] = []  # what `take` gave away may never arrive either
 
     def __len__(self) -> int:
         """How many there are."""
@@ -72,14 +74,16 @@ class Waiting:
             if self.records:
                 self.records.popleft()
             else:
-                self._losses.take()
+                self._taken.append(self._losses.take())
             taken.append(StoredEvent(next_seq + len(taken), payload))
+        if taken:
+            self._taken.append(Loss(next_seq, len(taken), _NO_ROOM))
         return taken
 
     def pack(self, next_seq: int) -> bytes:
-        """As numbers that are lost unless they arrive (`_losses.pack_rest`), those that `take` would give included."""
+        """As numbers that are lost unless they arrive (`_losses.pack_rest`), those that `take` gives included."""
         count = len(self)
-        losses = [*self._losses, Loss(next_seq, count, "records for which there was no room")]
+        losses = [*self._taken, *self._losses, Loss(next_seq, count, _NO_ROOM)]
         return pack_rest(next_seq + count, losses)
 
     def clear(self) -> None:

@@ -136,6 +136,23 @@ def test_what_was_promised_survives_power_loss(mode: str, history: list[str], fa
         disk.close()
 
 
+@pytest.mark.parametrize("mode", ["interval", "each"])
+def test_a_loss_declared_behind_the_seal_survives_power_loss(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused at the very end: the lock file names it, and is brought to the disk."""
+    disk = Disk(monkeypatch)
+    journal = new_journal(mode, tmp_path)
+    log(journal, 0)
+    log(journal, 1)
+    journal.seal()
+    journal.declare_loss(0, 1, "refused")
+    story = recovered(disk.after_power_loss(journal.folder, tmp_path / "later"))
+    assert 0 in story.lost_seqs
+    journal.close(delete=True)
+    disk.close()
+
+
 def test_a_refused_file_is_copied_and_read_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,7 +23,7 @@ from runwire import _disk, _segment_writer
 from runwire._batch import messages
 from runwire._errors import JournalError
 from runwire._journal import Journal
-from runwire._segments import OWNER, RECORD, RECORD_BYTES
+from runwire._segments import OWNER, RECORD, RECORD_BYTES, segment_path
 from tests.producer.disks import small_disk
 from tests.producer.journals import EMITTER, Reader, Story, died, log_text, open_journal, recovered, tell
 from tests.services.process import wait_until
@@ -640,6 +640,31 @@ def test_a_row_beyond_a_segment_is_declared_lost(journal: Journal) -> None:
     story.assert_complete()
     assert story.lost == [(0, 1)]
     assert story.steps == {1}
+
+
+def test_rows_around_one_beyond_a_segment_keep_their_numbers(journal: Journal) -> None:
+    """The sender reads rows of the same keys in one piece, and not over the number that is missing."""
+    log(journal, 0)
+    log(journal, 1, tuple(f"metric/{i}" for i in range(200)))
+    log(journal, 2)
+    log(journal, 3)
+    reader = Reader(journal)
+    assert [(row[0], row[2]) for row in reader.read().rows] == [(0, 0), (2, 2), (3, 3)]
+    reader.close()
+
+
+def test_a_loss_declared_behind_the_seal_outlives_the_process(journal: Journal, tmp_path: Path) -> None:
+    """Refused at the very end, and its segment trimmed: nobody but the lock file knows of it then."""
+    log(journal, 0)
+    log(journal, 1)
+    journal.seal()
+    journal.declare_loss(0, 1, "refused")
+    assert [event.seq for event in journal.take_rest()] == [2]
+    journal.declare_loss(1, 1, "refused")
+    segment_path(journal.folder, 0).unlink()
+    story = recovered(died(journal, tmp_path / "later"))
+    story.assert_complete()
+    assert {0, 1} <= story.lost_seqs
 
 
 def test_nothing_is_kept_behind_the_seal(journal: Journal) -> None:

@@ -519,6 +519,9 @@ class KafkaSource:
     async def _disconnect(self) -> None:
         consumer, self._consumer = self._consumer, None
         self._assigned, self._broken = set(), False
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()  # a last look would assign all partitions to this client, and the next one would get none
         if consumer is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):

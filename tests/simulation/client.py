@@ -1,0 +1,120 @@
+"""The twin of aiokafka's consumer, for the real `KafkaSource` to talk to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, OffsetOutOfRangeError
+
+from tests.simulation.broker import Broker, Partition, Record
+
+
+class Cluster:
+    """What a look at the cluster says."""
+
+    def __init__(self, partitions: int) -> None:
+        self._partitions = partitions
+
+    def topics(self) -> Any:
+        return _Everything()
+
+    def brokers(self) -> list[int]:
+        return [0]
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return set(range(self._partitions))
+
+
+class _Everything:
+    def __contains__(self, topic: object) -> bool:
+        return True
+
+
+class Client:
+    """The part of `AIOKafkaConsumer` that the source uses."""
+
+    broker: Broker  # set by the world, in a subclass
+
+    def __init__(self, **_: Any) -> None:
+        self._client = self
+        self._epoch = -1
+        self._positions: dict[TopicPartition, int] = {}
+
+    async def start(self) -> None:
+        await self._answer()
+        self._epoch = self.broker.epoch
+
+    async def stop(self) -> None:
+        return None
+
+    async def fetch_all_metadata(self) -> Cluster:
+        await self._answer()
+        return Cluster(len(self.broker.partitions))
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self._positions = dict.fromkeys(partitions, 0)
+
+    def seek(self, where: TopicPartition, offset: int) -> None:
+        self._positions[where] = offset
+
+    async def position(self, where: TopicPartition) -> int:
+        return self._positions[where]
+
+    def highwater(self, where: TopicPartition) -> int:
+        return self._partition(where).end
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        await self._answer()
+        self._check()
+        return {where: self._partition(where).end for where in partitions}
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        await self._answer()
+        self._check()
+        return {where: self._partition(where).begin for where in partitions}
+
+    async def commit(self, _: Any) -> None:
+        self._check()
+
+    async def getmany(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
+        self._check()
+        found = self._fetch()
+        if not found:
+            await self.broker.changed(timeout_ms / 1000)
+            self._check()
+            found = self._fetch()
+        return found
+
+    def _fetch(self) -> dict[TopicPartition, list[Record]]:
+        rng = self.broker.rng
+        found = {}
+        outside = {}
+        for where, position in self._positions.items():
+            part = self._partition(where)
+            if not part.begin <= position <= part.end:
+                outside[where] = position
+            elif position < part.end:
+                index = position - part.begin
+                found[where] = part.records[index : index + rng.choice((1, 3, 10, 100))]
+        if outside:
+            raise OffsetOutOfRangeError(outside)
+        for where, records in found.items():
+            self._positions[where] = records[-1].offset + 1
+        return found
+
+    def _partition(self, where: TopicPartition) -> Partition:
+        if where.partition >= len(self.broker.partitions):
+            raise KafkaTimeoutError("no such partition any more")
+        found: Partition = self.broker.partitions[where.partition]
+        return found
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(self.broker.rng.random() * 0.02)
+        if not self.broker.reachable:
+            raise KafkaConnectionError("the model broker is away")
+
+    def _check(self) -> None:
+        if not self.broker.reachable or self._epoch != self.broker.epoch:
+            raise KafkaConnectionError("the connection broke")
