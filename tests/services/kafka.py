@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
+from tests.services.fault_proxy import FaultProxy
 from tests.services.process import (
     CACHE,
     ServiceFailed,
@@ -230,6 +231,10 @@ class KafkaBroker(KafkaTopics):
     def slow(self, delay_seconds: float) -> SlowProxy:
         """A way to this broker on which each request takes longer: open it, then use `KafkaTopics(proxy.address)`."""
         return SlowProxy(self._ports["proxy_port"], self._ports["behind_proxy_port"], delay_seconds)
+
+    def faulty(self) -> FaultProxy:
+        """A way to this broker on which a test plays networks: open it, then use `KafkaTopics(proxy.address)`."""
+        return FaultProxy(self._ports["proxy_port"], self._ports["behind_proxy_port"])
 
     @property
     def log(self) -> Path:
