@@ -14,7 +14,8 @@ Its laws, for a writer whose `log()` returned n times:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,8 @@ import duckdb
 from tests.chaos.told import KEY_BITS, KEYS, METRICS, ROW_BITS
 
 EXAMPLES_MAX = 5
+
+_A_CODE = "isfinite(p.value) AND p.value = trunc(p.value) AND abs(p.value) < 2::DOUBLE ** 53"
 
 # One line a (writer, row): how many points there are, how many different keys, and under which names they are kept.
 _STORED = f"""
@@ -35,7 +38,7 @@ SELECT
 FROM (
     SELECT p.emitter_key, p.seq, m.name, p.value::BIGINT AS code
     FROM store.points p JOIN store.metrics m USING (metric_key)
-    WHERE isfinite(p.value) AND p.value = trunc(p.value) AND abs(p.value) < 2::DOUBLE ** 53
+    WHERE {_A_CODE}
 )
 GROUP BY writer, row
 """  # noqa: S608 - numbers of our own
@@ -65,11 +68,14 @@ SELECT coalesce(sum(times - 1), 0) FROM (SELECT count(*) AS times FROM store.row
 _WRONG = (
     (
         "a value that nobody logged",
-        "SELECT value FROM store.points WHERE NOT (isfinite(value) AND value = trunc(value) AND abs(value) < 2::DOUBLE ** 53)",
+        f"SELECT value FROM store.points p WHERE NOT ({_A_CODE})",  # noqa: S608 - as above
     ),
-    ("a row that nobody logged", "SELECT * FROM stored s LEFT JOIN told t USING (writer) WHERE s.row > t.rows OR t.rows IS NULL"),
+    (
+        "a row that nobody logged",
+        "SELECT * FROM stored s LEFT JOIN told t USING (writer) WHERE s.row > t.rows OR t.rows IS NULL",
+    ),
     ("a value under another's name", "SELECT * FROM stored WHERE misnamed > 0"),
-    ("half a row", f"SELECT * FROM stored WHERE keys <> {KEYS}"),
+    ("half a row", f"SELECT * FROM stored WHERE keys <> {KEYS}"),  # noqa: S608 - as above
     ("a row under several numbers", "SELECT * FROM stored WHERE emitter_key <> last_emitter_key OR seq <> last_seq"),
     (
         "an emitter of several writers",
@@ -85,14 +91,18 @@ _WRONG = (
     ),
     (
         "ranges of the ledger that overlap",
-        "SELECT * FROM store.ledger a JOIN store.ledger b ON a.emitter_key = b.emitter_key "
-        "AND a.first_seq < b.end_seq AND b.first_seq < a.end_seq AND a.rowid < b.rowid",
+        """
+        SELECT * FROM store.ledger a JOIN store.ledger b ON a.emitter_key = b.emitter_key
+        AND a.first_seq < b.end_seq AND b.first_seq < a.end_seq AND a.rowid < b.rowid
+        """,
     ),
     (
         "a stored row that the ledger doesn't call stored",
-        "SELECT r.emitter_key, r.seq FROM store.rows r ASOF LEFT JOIN store.ledger l "
-        "ON r.emitter_key = l.emitter_key AND r.seq >= l.first_seq "
-        "WHERE l.disposition IS DISTINCT FROM 'stored' OR r.seq >= l.end_seq",
+        """
+        SELECT r.emitter_key, r.seq FROM store.rows r ASOF LEFT JOIN store.ledger l
+        ON r.emitter_key = l.emitter_key AND r.seq >= l.first_seq
+        WHERE l.disposition IS DISTINCT FROM 'stored' OR r.seq >= l.end_seq
+        """,
     ),
 )
 
@@ -134,7 +144,7 @@ class Findings:
     examples: tuple[str, ...] = field(default=())
 
 
-def audit(database: Path, told: Mapping[int, int], lossy: Set[int] = frozenset()) -> Findings:
+def audit(database: Path, told: Mapping[int, int], lossy: AbstractSet[int] = frozenset()) -> Findings:
     """Compare a stopped consumer's file with what writers were told.
 
     Args:
@@ -151,7 +161,7 @@ class _Audit:
         self._connection = connection
         self._examples: list[str] = []
 
-    def run(self, told: Mapping[int, int], lossy: Set[int]) -> Findings:
+    def run(self, told: Mapping[int, int], lossy: AbstractSet[int]) -> Findings:
         self._connection.execute("CREATE TEMP TABLE told (writer BIGINT, rows BIGINT, lossy BOOLEAN)")
         for writer, rows in told.items():
             self._connection.execute("INSERT INTO told VALUES (?, ?, ?)", [writer, rows, writer in lossy])

@@ -242,7 +242,17 @@ class Fleet:
         number = len(self._trainers)
         told, stop = self._folder / f"told-{number}", self._folder / f"stop-{number}"
         counters = Counters(told)
-        command = [sys.executable, "-P", str(TRAINER), "--number", str(number), "--told", str(told), "--stop", str(stop)]
+        command = [
+            sys.executable,
+            "-P",
+            str(TRAINER),
+            "--number",
+            str(number),
+            "--told",
+            str(told),
+            "--stop",
+            str(stop),
+        ]
         command += ["--children", str(life.children if place.may_fork else 0)]
         environment = trainer_environment(place.home, self._url)
         if life.ranks > 1:

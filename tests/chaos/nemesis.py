@@ -141,29 +141,17 @@ class Nemesis:
     def _network(self, step: Step) -> None:
         proxy = self._stage.proxies[step.side]
         match step.kind:
-            case Kind.DELAYED:
-                proxy.set(request_delay_seconds=DELAY_SECONDS, response_delay_seconds=DELAY_SECONDS * step.draw)
-            case Kind.THROTTLED:
-                proxy.set(bytes_per_second=THROTTLED_BYTES_PER_SECOND)
-            case Kind.BLACKHOLE:
-                proxy.blackhole()
-            case Kind.REQUESTS_LOST:
-                proxy.set(drop_requests=True)
-            case Kind.ACKNOWLEDGEMENTS_LOST:
-                proxy.set(drop_responses=True)
-            case Kind.CUT_SHORT:
-                proxy.set(response_bytes_max=int(ANSWER_BYTES_MAX * (1 + step.draw)))
-                proxy.set(request_bytes_max=int(REQUEST_BYTES_MAX * (1 + step.draw)))
-            case Kind.REFUSED:
-                proxy.refuse()
+            case Kind.HALF_OPEN:
+                proxy.half_open()
+                return  # nobody heals such connections: who has one has to find out
             case Kind.RESET:
                 proxy.reset()
+                return
+            case Kind.REFUSED:
+                proxy.refuse()
             case _:
-                proxy.half_open()
-        if step.kind is Kind.HALF_OPEN:
-            return  # nobody heals such connections: who has one has to find out
-        if step.kind is not Kind.RESET:
-            time.sleep(step.seconds)
+                proxy.set(**_fault(step))
+        time.sleep(step.seconds)
         proxy.heal()
 
     def _consumer_disk_full(self, step: Step) -> None:
@@ -227,3 +215,20 @@ class Nemesis:
         second: ServiceProcess = self._stage.start_second_consumer()
         if trouble := second_refuses(second):
             self.broken.append(f"a second consumer in the same home: {trouble}")
+
+
+def _fault(step: Step) -> dict[str, float | bool]:
+    """What a step does to bytes on their way."""
+    more = 1 + step.draw
+    faults: dict[Kind, dict[str, float | bool]] = {
+        Kind.DELAYED: {"request_delay_seconds": DELAY_SECONDS, "response_delay_seconds": DELAY_SECONDS * step.draw},
+        Kind.THROTTLED: {"bytes_per_second": THROTTLED_BYTES_PER_SECOND},
+        Kind.BLACKHOLE: {"drop_requests": True, "drop_responses": True},
+        Kind.REQUESTS_LOST: {"drop_requests": True},
+        Kind.ACKNOWLEDGEMENTS_LOST: {"drop_responses": True},
+        Kind.CUT_SHORT: {
+            "response_bytes_max": int(ANSWER_BYTES_MAX * more),
+            "request_bytes_max": int(REQUEST_BYTES_MAX * more),
+        },
+    }
+    return faults[step.kind]

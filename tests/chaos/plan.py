@@ -8,7 +8,8 @@ how it ends. How many of either fit into the time depends on the machine; what t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,14 +48,14 @@ NETWORK = frozenset(
 )  # fmt: skip
 NEED_MOUNT = frozenset({Kind.CONSUMER_DISK_FULL, Kind.TRAINER_DISK_FULL})
 
-# A round has each kind this often, shuffled: three minutes see all of them.
-ROUND = {kind: 1 for kind in Kind} | {
-    Kind.CONSUMER_KILLED: 5,
-    Kind.BROKER_KILLED: 2,
-    Kind.ACKNOWLEDGEMENTS_LOST: 2,
-    Kind.SNAPSHOT_TAKEN: 2,
-    Kind.SNAPSHOT_RESTORED: 2,
-}
+# A round has each kind once, shuffled, which three minutes have room for, and then some more of these.
+AGAIN = (
+    *(Kind.CONSUMER_KILLED,) * 4,
+    *(Kind.BROKER_KILLED,) * 2,
+    Kind.ACKNOWLEDGEMENTS_LOST,
+    Kind.SNAPSHOT_TAKEN,
+    Kind.SNAPSHOT_RESTORED,
+)
 SECONDS = (0.5, 4.0)
 PAUSE_SECONDS = (0.0, 1.0)
 KILLED_MEANWHILE_SHARE = 0.25
@@ -92,13 +93,11 @@ class Step:
         return f"{self.kind}{side} {self.seconds:.1f} s{kills}"
 
 
-def steps(seed: int, left_out: Set[Kind] = frozenset()) -> Iterator[Step]:
+def steps(seed: int, left_out: AbstractSet[Kind] = frozenset()) -> Iterator[Step]:
     """The steps, without end."""
     chance = random.Random(f"steps {seed}")
     while True:
-        deck = [kind for kind, times in ROUND.items() for _ in range(times)]
-        chance.shuffle(deck)
-        for kind in deck:
+        for kind in (*chance.sample([*Kind], len(Kind)), *chance.sample(AGAIN, len(AGAIN))):
             step = _step(chance, kind)  # drawn also for those that are left out: the others stay the same
             if kind not in left_out:
                 yield step

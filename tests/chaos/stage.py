@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
@@ -128,9 +128,10 @@ class Supervised:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             text = answer.read().decode()
-            return text if answer.status == http.HTTPStatus.OK else None
         except (OSError, http.client.HTTPException):
             return None
+        else:
+            return text if answer.status == http.HTTPStatus.OK else None
         finally:
             connection.close()
 
@@ -249,7 +250,7 @@ class Stage:
         self._with_disks = with_disks
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         """Start all but the consumer.
 
         Raises:
@@ -377,7 +378,7 @@ def second_refuses(second: ServiceProcess) -> str:
 
 async def _ends(bootstrap: str) -> dict[int, int]:
     async with AIOKafkaConsumer(bootstrap_servers=bootstrap, request_timeout_ms=5_000) as consumer:
-        await consumer._client.fetch_all_metadata()  # noqa: SLF001 - aiokafka shows it nowhere else
+        await consumer._client.fetch_all_metadata()
         consumer.subscribe([TOPIC])
         numbers = consumer.partitions_for_topic(TOPIC) or set()
         ends = await consumer.end_offsets([TopicPartition(TOPIC, number) for number in numbers])

@@ -90,18 +90,16 @@ def test_what_was_told_and_is_not_there_is_lost(
     assert any("rows are lost" in line for line in found.examples)
 
 
-SEQ_OF_ROW_5 = 6  # the start has 0
-POINTS_OF_ROW_5 = f"FROM store.points WHERE emitter_key = 0 AND seq = {SEQ_OF_ROW_5}"
-ROW_5 = f"FROM store.rows WHERE emitter_key = 0 AND seq = {SEQ_OF_ROW_5}"
+OF_ROW_5 = "WHERE emitter_key = 0 AND seq = 6"  # the start has number 0
+POINTS_OF_ROW_5 = f"FROM store.points {OF_ROW_5}"
+ROW_5 = f"FROM store.rows {OF_ROW_5}"
 
 
 @pytest.mark.parametrize(
     ("damage", "lost", "twice", "wrong"),
     [
         pytest.param([f"DELETE {POINTS_OF_ROW_5}", f"DELETE {ROW_5}"], 1, 0, set(), id="a row is gone"),
-        pytest.param(
-            [f"DELETE {POINTS_OF_ROW_5} AND metric_key = 3"], 1, 0, {"half a row"}, id="a point is gone"
-        ),
+        pytest.param([f"DELETE {POINTS_OF_ROW_5} AND metric_key = 3"], 1, 0, {"half a row"}, id="a point is gone"),
         pytest.param(
             [f"INSERT INTO store.points SELECT * {POINTS_OF_ROW_5} AND metric_key = 3"], 0, 1, set(), id="a point twice"
         ),
@@ -113,11 +111,15 @@ ROW_5 = f"FROM store.rows WHERE emitter_key = 0 AND seq = {SEQ_OF_ROW_5}"
             ],
             0,
             KEYS,
-            {"a row under several numbers", "a row whose points aren't there", "a stored row that the ledger doesn't call stored"},
+            {
+                "a row under several numbers",
+                "a row whose points aren't there",
+                "a stored row that the ledger doesn't call stored",
+            },
             id="a row under another number too",
         ),
         pytest.param(
-            [f"UPDATE store.points SET value = value + 0.5 WHERE emitter_key = 0 AND seq = {SEQ_OF_ROW_5}"],
+            [f"UPDATE store.points SET value = value + 0.5 {OF_ROW_5}"],  # noqa: S608 - literals
             1,
             0,
             {"a value that nobody logged", "a row whose points aren't there"},
@@ -131,14 +133,14 @@ ROW_5 = f"FROM store.rows WHERE emitter_key = 0 AND seq = {SEQ_OF_ROW_5}"
             id="a NaN",
         ),
         pytest.param(
-            [f"UPDATE store.points SET metric_key = 9 - metric_key WHERE emitter_key = 0 AND seq = {SEQ_OF_ROW_5}"],
+            [f"UPDATE store.points SET metric_key = 9 - metric_key {OF_ROW_5}"],  # noqa: S608 - literals
             0,
             0,
             {"a value under another's name"},
             id="names are swapped",
         ),
         pytest.param(
-            [f"UPDATE store.rows SET step = 99 WHERE emitter_key = 0 AND seq = {SEQ_OF_ROW_5}"],
+            [f"UPDATE store.rows SET step = 99 {OF_ROW_5}"],  # noqa: S608 - literals
             0,
             0,
             {"a row with another step"},
@@ -159,7 +161,7 @@ ROW_5 = f"FROM store.rows WHERE emitter_key = 0 AND seq = {SEQ_OF_ROW_5}"
             id="the ledger says otherwise",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_planted_is_found(database: Path, damage: list[str], lost: int, twice: int, wrong: set[str]) -> None:
     """A lost row, a doubled point, a wrong value, a ledger that doesn't hold."""
     with duckdb.connect(str(database)) as connection:

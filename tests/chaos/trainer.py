@@ -18,8 +18,8 @@ import runwire
 from runwire import _emitter
 from tests.chaos.told import KEYS, METRICS, WRITERS, Counters, value, writer_of
 
-# Some thousand rows: every life sees many changes of segment.
-SEGMENT_BYTES = 256 * 2**10
+# Some hundred rows: every life sees many changes of segment.
+SEGMENT_BYTES = 64 * 2**10
 BURST_SECONDS = 0.05
 CHILD_ROWS_MAX = 2_000
 FINISH_SHARE = 0.5  # of the children; the others leave their journal to recovery
