@@ -239,10 +239,6 @@ class KafkaBroker(KafkaTopics):
         """A way to this broker on which a test plays networks: open it, then use `KafkaTopics(proxy.address)`."""
         return FaultProxy(self._ports["proxy_port"], self._ports["behind_proxy_port"])
 
-    def faulty_too(self) -> FaultProxy:
-        """Another such way, for others: each has a network of its own."""
-        return FaultProxy(self._ports["byway_port"], self._ports["behind_byway_port"])
-
     @property
     def log(self) -> Path:
         """The broker's own log."""
@@ -298,6 +294,10 @@ class KafkaBroker(KafkaTopics):
         )
         self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
         return self
+
+    def faulty_too(self) -> FaultProxy:
+        """Another such way as `faulty`, for others: each has a network of its own."""
+        return FaultProxy(self._ports["byway_port"], self._ports["behind_byway_port"])
 
     def kill(self) -> None:
         """SIGKILL the broker. What it acknowledged is in its files or in the kernel's cache."""
