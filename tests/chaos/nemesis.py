@@ -161,11 +161,13 @@ class Nemesis:
         disk.free()
 
     def _trainer_disk_full(self, step: Step) -> None:
-        disk = self._stage.disks["trainer"]
+        disk, proxy = self._stage.disks["trainer"], self._stage.proxies["trainers"]
         with self._fleet.hold_last():
             disk.fill()
+            proxy.set(drop_responses=True)  # what is acknowledged makes room
             time.sleep(step.seconds)
             disk.free()
+            proxy.heal()
 
     def _take_snapshot(self) -> str:
         trouble = ""
@@ -184,7 +186,7 @@ class Nemesis:
     def _snapshot_restored(self, step: Step) -> None:
         if not self._stage.snapshots.usable:
             self._skip(step.kind, "there is no snapshot that may be restored")
-        elif trouble := self._stage.snapshots.restore():
+        elif trouble := self._stage.snapshots.restore(step.draw):
             self.broken.append(f"runwire restore: {trouble}")
 
     def _database_damaged(self, step: Step) -> None:

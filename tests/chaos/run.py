@@ -130,7 +130,12 @@ def figures(
     stage: Stage, fleet: Fleet, nemesis: Nemesis, found: Findings, *, problems: list[str], seconds: float
 ) -> dict[str, Any]:
     """What the whole comes to."""
-    kills = {"consumer": stage.consumer.kills, "broker": stage.kills, **fleet.kills}
+    kills = {
+        "consumer": stage.consumer.kills,
+        "broker": stage.kills,
+        "restore": stage.snapshots.kills,
+        **fleet.kills,
+    }
     times = sorted(recovery.seconds for recovery in nemesis.recoveries)
     slowest: dict[str, float] = {}
     for recovery in nemesis.recoveries:

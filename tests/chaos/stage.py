@@ -42,6 +42,12 @@ RESTART_PAUSE_SECONDS = 0.5  # for one that ended at once, as a supervisor waits
 COMMAND_TIMEOUT_SECONDS = 120.0
 TAIL_TIMEOUT_SECONDS = 30.0
 SECOND_CONSUMER_SECONDS_MAX = 30.0
+RESTORE_KILLED_SHARE = 0.4
+RESTORE_SECONDS_MAX = 2.0
+WAL_DAMAGED_SHARE = 0.3
+# A DuckDB file's main header, and its two database headers, of which the newer one counts; each has a checksum.
+HEADERS = (0, 4096, 8192)
+TURNED_BYTES = 64
 GROUP = "runwire-consumer"
 _STORED = "SELECT coalesce(sum(stored), 0) AS rows FROM emitters"
 _COUNTER = re.compile(r"^(runwire_duplicate_rows_total|runwire_messages_read_total) (\S+)$", re.MULTILINE)
@@ -87,11 +93,14 @@ class Supervised:
         with self._lock, contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
-    def stop(self) -> int:
-        """SIGTERM; it stays away. Returns the exit code."""
+    def stop(self, *, killed: bool = False) -> int:
+        """SIGTERM, or SIGKILL; it stays away. Returns the exit code."""
         with self._lock:
             self._wanted = False
             self.signal(signal.SIGCONT)
+            if killed:
+                self.kills += 1
+                self.process.kill()
             return self.process.process.stop(timeout_seconds=30)
 
     def close(self) -> None:
@@ -155,6 +164,11 @@ class Snapshots:
     """Backups of the consumer's file: by `runwire snapshot` and `runwire restore` where they are there, else by hand.
 
     By hand is the same law: a file of a consumer that was stopped is put back later, also where it is stopped.
+
+    Attributes:
+        by_command: Whether there are these commands.
+        usable: How many may be restored.
+        kills: SIGKILLs of `runwire restore`.
     """
 
     def __init__(self, consumer: Supervised, folder: Path) -> None:
@@ -164,6 +178,7 @@ class Snapshots:
         self._environment = consumer.process.environment
         self.by_command = self._run("restore", "--help").returncode == 0
         self.usable = 0
+        self.kills = 0
 
     def take(self) -> str:
         """One more; returns what kept it from being taken, or nothing."""
@@ -185,11 +200,28 @@ class Snapshots:
         """Those that were taken may not be restored any more."""
         self.usable = 0
 
-    def restore(self) -> str:
-        """Put the newest back, and start the consumer; returns what went wrong, or nothing."""
-        self._consumer.take_counters()
-        self._consumer.stop()
+    def restore(self, draw: float) -> str:
+        """Put the newest back, and start the consumer; returns what went wrong, or nothing.
+
+        With a `draw` below RESTORE_KILLED_SHARE the command is killed on its way first.
+        """
+        self._stop()
         trouble = ""
+        if self.by_command and draw < RESTORE_KILLED_SHARE:
+            killed = subprocess.Popen(
+                [RUNWIRE, "restore"],
+                env=self._environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                killed.wait(RESTORE_SECONDS_MAX * draw / RESTORE_KILLED_SHARE)
+            killed.kill()
+            killed.wait()
+            self.kills += 1
+            self._consumer.start()
+            time.sleep(RESTORE_SECONDS_MAX * draw)
+            self._consumer.stop()
         if self.by_command:
             done = self._run("restore")
             if done.returncode:
@@ -203,18 +235,26 @@ class Snapshots:
         return trouble
 
     def damage(self, draw: float) -> None:
-        """Bytes of the file's headers turn while it is stopped; its next start has to find a way."""
-        self._consumer.take_counters()
-        self._consumer.stop()
+        """Bytes of the file turn while nobody has it open; its next start has to find a way.
+
+        They are in its headers, or else of the log beside it that a killed consumer leaves.
+        """
+        in_wal = draw < WAL_DAMAGED_SHARE
+        self._stop(killed=in_wal)
         path = self._consumer.process.database
-        with path.open("r+b") as file:
-            # The two database headers, of which the newer one counts, each with its checksum.
-            for at in (0, 4096, 8192) if draw < 1 / 2 else (4096, 8192):
-                file.seek(at + 8)
-                data = file.read(64)
-                file.seek(at + 8)
-                file.write(bytes(byte ^ 0xFF for byte in data))
+        wal = path.with_name(f"{path.name}.wal")
+        if in_wal and wal.exists():
+            _turn(wal, int(wal.stat().st_size * draw / WAL_DAMAGED_SHARE))
+        else:
+            for at in HEADERS if draw < 1 / 2 else HEADERS[1:]:
+                _turn(path, at + 8)
         self._consumer.start()
+
+    def _stop(self, *, killed: bool = False) -> None:
+        self._consumer.take_counters()
+        self._consumer.stop(killed=killed)
+        for path in self._consumer.process.home.glob("runwire.duckdb.*-*"):
+            path.unlink()  # set aside before: nobody needs it, and the disk is memory
 
     def _files(self) -> list[Path]:
         return [*self._consumer.process.home.glob("runwire.duckdb"), *self._consumer.process.home.glob("*.duckdb.wal")]
@@ -374,6 +414,14 @@ def second_refuses(second: ServiceProcess) -> str:
         second.kill()
         return "it went on beside the first one"
     return "" if code not in {0, None} and "in use by pid" in second.log_tail() else f"it ended with {code}"
+
+
+def _turn(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        data = file.read(TURNED_BYTES)
+        file.seek(at)
+        file.write(bytes(byte ^ 0xFF for byte in data))
 
 
 async def _ends(bootstrap: str) -> dict[int, int]:
