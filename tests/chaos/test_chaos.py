@@ -1,4 +1,4 @@
-"""Three minutes of chaos on the real services: nothing is lost, nothing is twice, and everything comes back by itself."""
+"""Three minutes of chaos on the real services: nothing is lost or twice, and everything comes back by itself."""
 
 from __future__ import annotations
 
