@@ -16,7 +16,8 @@ from tests.services.process import ServiceFailed, ServiceProcess
 
 RECOVERY_SECONDS_MAX = 90.0
 LOOK_INTERVAL_SECONDS = 0.2
-STILL_SECONDS = 1.0  # what was on its way has arrived
+STILL_SECONDS = 1.5  # what was on its way has arrived
+SUDDEN = frozenset({Kind.HALF_OPEN, Kind.RESET})  # over at once: clients have to find out
 DELAY_SECONDS = 0.5
 THROTTLED_BYTES_PER_SECOND = 20_000
 ANSWER_BYTES_MAX = 3_000
@@ -68,7 +69,7 @@ class Nemesis:
     def begin(self) -> None:
         """The consumer comes up for the first time and stores rows; a first snapshot is taken."""
         self._stage.consumer.start()
-        self._await_rows("the first start")
+        self._await_rows("the first start", None)
         self._take_snapshot()
 
     def play(self, plan: Iterator[Step], until: float) -> None:
@@ -85,7 +86,7 @@ class Nemesis:
                 return
             if self.skipped.total() == before:
                 self.faults[str(step.kind)] += 1
-            seconds = self._await_rows(str(step))
+            seconds = self._await_rows(str(step), step.kind)
             self.recoveries.append(Recovery(step.kind, seconds))
             self._say(f"         {step.kind}: new rows after {seconds:.1f} s")
             time.sleep(min(step.pause_seconds, max(until - time.monotonic(), 0)))
@@ -100,9 +101,11 @@ class Nemesis:
         if killing is not None:
             killing.join()
 
-    def _await_rows(self, what: str) -> float:
+    def _await_rows(self, what: str, kind: Kind | None) -> float:
         """How long it took."""
         began = time.monotonic()
+        if kind in SUDDEN:
+            time.sleep(STILL_SECONDS)  # what had come before is stored by then, and tells nothing
         before: int | None = None
         while time.monotonic() - began < RECOVERY_SECONDS_MAX:
             now = self._stage.consumer.rows()
