@@ -42,7 +42,9 @@ class Disk:
     def fill(self) -> None:
         """No byte more goes in, whatever is deleted, until `free`."""
         self._free.clear()
-        self._squeezing = threading.Thread(target=self._squeeze, name="full-disk", daemon=True)
+        while not self._squeeze():
+            pass
+        self._squeezing = threading.Thread(target=self._keep_full, name="full-disk", daemon=True)
         self._squeezing.start()
 
     def free(self) -> None:
@@ -58,13 +60,15 @@ class Disk:
         with contextlib.suppress(OSError):
             _check(_libc.umount2(os.fsencode(self.folder), 2), self.folder)
 
-    def _squeeze(self) -> None:
-        while not self._free.is_set():
-            now = os.statvfs(self.folder)
-            used = max(now.f_blocks - now.f_bfree, 1) * now.f_frsize
-            # Between look and call it may have grown: refused, and tried again.
-            _mount("none", str(self.folder), "", MS_REMOUNT, f"size={used}")
-            self._free.wait(SQUEEZE_INTERVAL_SECONDS)
+    def _keep_full(self) -> None:
+        while not self._free.wait(SQUEEZE_INTERVAL_SECONDS):
+            self._squeeze()
+
+    def _squeeze(self) -> bool:
+        """False where it has grown between look and call."""
+        now = os.statvfs(self.folder)
+        used = max(now.f_blocks - now.f_bfree, 1) * now.f_frsize
+        return not _mount("none", str(self.folder), "", MS_REMOUNT, f"size={used}")
 
 
 def _mount(source: str, target: str, kind: str, flags: int, data: str) -> int:
