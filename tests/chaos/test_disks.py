@@ -18,6 +18,7 @@ if not own_mounts():
 disk = Disk(Path(sys.argv[1]), 2**20)
 file, more = disk.folder / "file", disk.folder / "more"
 file.write_bytes(bytes(2**16))
+(disk.folder / "kept").write_bytes(bytes(2**12))
 disk.fill()
 try:
     more.write_bytes(bytes(2**14))
