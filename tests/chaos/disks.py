@@ -20,6 +20,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def own_mounts() -> bool:
     """Give this process mounts of its own; False where it may not. To be called before any thread is started."""
+    if not hasattr(_libc, "unshare"):  # no Linux
+        return False
     return not _libc.unshare(CLONE_NEWNS) and not _mount("none", "/", "", MS_REC | MS_PRIVATE, "")
 
 

@@ -107,8 +107,12 @@ def play(folder: Path, seed: int, minutes: float, *, with_disks: bool) -> dict[s
 def close_receipts(stage: Stage) -> list[str]:
     """Wait until every receipt is closed, then stop the consumer; what went wrong with that."""
     problems = []
+
+    def closed() -> bool:
+        return stage.consumer.complete() and stage.at_tail()  # one that isn't known yet has no receipt
+
     try:
-        wait_until(stage.consumer.complete, timeout_seconds=CLOSING_SECONDS_MAX, what="every receipt is closed")
+        wait_until(closed, timeout_seconds=CLOSING_SECONDS_MAX, what="everything is read, every receipt is closed")
     except TimeoutError as error:
         problems.append(str(error))
     stage.consumer.take_counters()
@@ -121,9 +125,10 @@ def close_receipts(stage: Stage) -> list[str]:
 def keep(folder: Path, stage: Stage) -> None:
     """Copy what lies on disks that go, and take the file away from the consumer."""
     stage.consumer.close()
-    home = stage.consumer.process.home
-    if home.exists():
-        shutil.copytree(home, folder / "audited", dirs_exist_ok=True, ignore=shutil.ignore_patterns("snapshots"))
+    left = shutil.ignore_patterns("snapshots", "runwire.duckdb.*-*")
+    for home, name in ((stage.consumer.process.home, "audited"), (stage.homes[-1], f"place-{len(stage.homes) - 1}")):
+        if home.exists() and home != folder / name:
+            shutil.copytree(home, folder / name, dirs_exist_ok=True, ignore=left)
 
 
 def figures(
