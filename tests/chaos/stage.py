@@ -361,7 +361,7 @@ class Stage:
         except (KafkaError, OSError, TimeoutError):
             return False
         # Offsets of a topic that was there before may be beyond.
-        return all(read.get(partition, 0) == end for partition, end in ends.items() if end)
+        return bool(ends) and all(read.get(partition, 0) == end for partition, end in ends.items() if end)
 
     def recreate_topic(self) -> bool:
         """Delete the topic and make it anew; False, and nothing is done, where the consumer doesn't reach its end."""
@@ -426,9 +426,8 @@ def _turn(path: Path, at: int) -> None:
 
 async def _ends(bootstrap: str) -> dict[int, int]:
     async with AIOKafkaConsumer(bootstrap_servers=bootstrap, request_timeout_ms=5_000) as consumer:
-        await consumer._client.fetch_all_metadata()
-        consumer.subscribe([TOPIC])
-        numbers = consumer.partitions_for_topic(TOPIC) or set()
+        cluster = await consumer._client.fetch_all_metadata()  # aiokafka shows it nowhere else
+        numbers = cluster.partitions_for_topic(TOPIC) or set()
         ends = await consumer.end_offsets([TopicPartition(TOPIC, number) for number in numbers])
         return {where.partition: end for where, end in ends.items()}
 
