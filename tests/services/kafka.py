@@ -51,12 +51,13 @@ PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},DETOUR://127.0.0.1:{behind_proxy_port},CONTROLLER://127.0.0.1:{controller_port}
-# Who comes by the detour is told to go on by the proxy's port.
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},DETOUR://127.0.0.1:{proxy_port}
+listeners=PLAINTEXT://127.0.0.1:{port},DETOUR://127.0.0.1:{behind_proxy_port},BYWAY://127.0.0.1:{behind_byway_port},\
+  CONTROLLER://127.0.0.1:{controller_port}
+# Who comes by the detour, or the byway, is told to go on by its proxy's port.
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},DETOUR://127.0.0.1:{proxy_port},BYWAY://127.0.0.1:{byway_port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DETOUR:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DETOUR:PLAINTEXT,BYWAY:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 log.message.timestamp.type=LogAppendTime
@@ -214,12 +215,14 @@ class KafkaBroker(KafkaTopics):
         self._heap = heap
         self._outlives_us = outlives_us
         self._process: ServiceProcess | None = None
-        free, controller_port, behind_proxy_port, proxy_port = free_ports(4)
+        free, controller_port, behind_proxy_port, proxy_port, behind_byway_port, byway_port = free_ports(6)
         self._ports = {
             "port": port or free,
             "controller_port": controller_port,
             "behind_proxy_port": behind_proxy_port,
             "proxy_port": proxy_port,
+            "behind_byway_port": behind_byway_port,
+            "byway_port": byway_port,
         }
         super().__init__(f"127.0.0.1:{self._ports['port']}")
 
@@ -291,6 +294,10 @@ class KafkaBroker(KafkaTopics):
         )
         self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
         return self
+
+    def faulty_too(self) -> FaultProxy:
+        """Another such way as `faulty`, for others: each has a network of its own."""
+        return FaultProxy(self._ports["byway_port"], self._ports["behind_byway_port"])
 
     def kill(self) -> None:
         """SIGKILL the broker. What it acknowledged is in its files or in the kernel's cache."""
