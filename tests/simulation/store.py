@@ -300,7 +300,8 @@ class RealEngine:
         """Consumers that live at once share the database, as two processes can't."""
         if self._database is None:
             self._database = Database.open(self._path)
-            self._database.close, self._close = lambda: None, self._database.close  # type: ignore[method-assign]
+            self._close = self._database.close
+            self._database.close = lambda **_: None  # type: ignore[method-assign]
         store = Store(self._database)
         store._writer = _Hooked(store._writer, hook)  # type: ignore[assignment]
         return store

@@ -96,6 +96,7 @@ class KafkaSource:
         self._partitions: dict[int, _Partition] = {}
         self._positions: dict[int, Position] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._committing: asyncio.Task[None] | None = None
         self._reachable = False
         self._surveyed = False
         self._trouble = f"{destination} has not answered yet."
@@ -145,15 +146,16 @@ class KafkaSource:
 
     async def commit(self, positions: Mapping[str, Position]) -> None:
         """Courtesy offsets; whether they arrive matters to nobody's data."""
-        if self._consumer is not None and positions:
+        if self._consumer is not None and positions and (self._committing is None or self._committing.done()):
             offsets = {
                 TopicPartition(self._topic, int(partition)): offset
                 for partition, (offset, _) in positions.items()
                 if int(partition) in self._partitions
             }
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS / 10):
-                    await self._consumer.commit(offsets)
+            # Left alone when it takes long: cancelled, it would leave a request behind whose error nobody collects.
+            self._committing = asyncio.ensure_future(self._consumer.commit(offsets))
+            self._committing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait([self._committing], timeout=REQUEST_TIMEOUT_SECONDS / 10)
 
     def status(self) -> SourceStatus:
         """How many messages wait in which partition."""
