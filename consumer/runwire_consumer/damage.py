@@ -37,6 +37,7 @@ HEALABLE = (
     "INTERRUPT",
 )
 CONFLICT = "Could not set lock"
+SQLITE = "sqlite_scanner"  # what DuckDB looks for when it sees such a file
 NEWER = ("newer version of DuckDB", "newer DuckDB version")
 
 
@@ -53,3 +54,8 @@ def is_conflict(text: str) -> bool:
 def is_newer(text: str) -> bool:
     """Whether a newer engine wrote the file."""
     return any(words in text for words in NEWER)
+
+
+def is_sqlite(text: str) -> bool:
+    """Whether another engine made the file."""
+    return SQLITE in text

@@ -24,8 +24,16 @@ from typing import Self
 
 import duckdb
 
-from runwire_consumer.damage import is_conflict, is_damage, is_newer
-from runwire_consumer.errors import StoreDamaged, StoreError, StoreFull, StoreInvalidated, StoreLocked, StoreNewer
+from runwire_consumer.damage import is_conflict, is_damage, is_newer, is_sqlite
+from runwire_consumer.errors import (
+    StoreDamaged,
+    StoreError,
+    StoreForeign,
+    StoreFull,
+    StoreInvalidated,
+    StoreLocked,
+    StoreNewer,
+)
 from runwire_consumer.lock import LockFile
 from runwire_consumer.migrations import migrate, migrations
 
@@ -203,6 +211,8 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
             raise StoreNewer(
                 f"A newer version of DuckDB wrote the database {path}: upgrade runwire, or let a newer consumer own it."
             ) from error
+        if is_sqlite(text):
+            raise StoreForeign(f"{path} is a SQLite database, none of ours. It is left alone.") from error
         if is_damage(text):
             raise StoreDamaged(f"The database {path} won't open: {sentence}") from error
         raise StoreError(f"The database {path} can't be opened now: {sentence}") from error

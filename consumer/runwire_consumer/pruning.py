@@ -5,7 +5,7 @@ A topic file may go only when all of this is true:
 1. It lies in the topic folder of the consumer's own home: never a folder that others share.
 2. At least SNAPSHOTS_MIN snapshots exist, and in *each* of them the source's offset stands at the file's end; in the
    open database too. So whichever is restored, the replay needs nothing of this file.
-3. No dead letter came from it: a newer version may be able to read the original.
+3. No dead letter came from it whose message isn't kept whole: a newer version may be able to read the original.
 4. It hasn't grown for QUIET_SECONDS, as long as Kafka keeps a log by default. A sender that lives writes a
    heartbeat every few seconds.
 
@@ -62,7 +62,9 @@ def prune(database: Database, snapshots_folder: Path, folder: Path, source: str,
         dead = {
             name
             for (name,) in cursor.execute(
-                'SELECT DISTINCT "partition" FROM store.dead_letters WHERE source = ?', [source]
+                'SELECT DISTINCT "partition" FROM store.dead_letters '
+                "WHERE source = ? AND status = 'dead' AND NOT whole",
+                [source],
             ).fetchall()
         }
     there = files(folder)

@@ -30,6 +30,8 @@ SHIPPED = {
     1: "0001_store.sql 4601402205bd848f",
     2: "0002_relations.sql 97d28444211a99b0",
     3: "0003_overdue.sql 87f45ff72dcf81e3",
+    4: "0004_dead_letters.sql f83e03345724e209",
+    5: "0005_ends.sql 66ddbc836ff438c7",
 }
 # The first block of a file that DuckDB 2.0.0 made; the rest of it are zeros.
 DUCKDB_2 = bytes.fromhex(
@@ -56,9 +58,11 @@ def test_a_file_of_every_version_opens(tmp_path: Path, version: int) -> None:
     store = Store.open(path)
     after = contents(store.cursor())
     for table, columns in before.items():
-        for name, values in columns.items():
-            if name in after.get(table, {}) and table != "meta":
-                assert after[table][name] == values, (table, name)
+        if table != "meta":
+            kept = [name for name in columns if name in after[table]]
+            assert kept
+            was, now = (sorted(zip(*(one[name] for name in kept), strict=True)) for one in (columns, after[table]))
+            assert now == was, table
     assert after["meta"]["value"] == [repr(str(NEWEST))]
     assert relations(store) == fresh_relations(tmp_path)
     store_all(store, story())  # duplicates all
@@ -190,7 +194,7 @@ def test_a_migration_that_is_killed_is_done_or_not(tmp_path: Path, version: int,
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     found = json.loads(program.stdout)
-    assert len(found) > 5
+    assert len(found) >= 5
     allowed = [json.loads(json.dumps(one)) for one in shapes]
     for at, (left, opened) in enumerate(found):
         assert left in allowed, f"killed before statement {at}"
@@ -293,7 +297,7 @@ def sqlite(path: Path) -> None:
         (foreign_duckdb, StoreForeign, "it holds 'wages' and no schema 'store'"),
         (foreign_view, StoreForeign, "it holds 'wages' and no schema 'store'"),
         (store_without_version, StoreForeign, "a schema 'store' without a version"),
-        (sqlite, StoreDamaged, "won't open"),
+        (sqlite, StoreForeign, "SQLite"),
         (lambda path: path.write_text("hello\n" * 1_000), StoreDamaged, "not a valid DuckDB database file"),
         (lambda path: path.write_bytes(b""), StoreDamaged, "not a valid DuckDB database file"),
         (lambda path: path.write_bytes(b"\0" * 20_000), StoreDamaged, "not a valid DuckDB database file"),

@@ -103,7 +103,9 @@ def lose_a_snapshot(home: TopicHome) -> None:
 def have_a_dead_letter(home: TopicHome) -> None:
     store = home.open()
     store.cursor().execute(
-        "INSERT INTO store.dead_letters VALUES (?, 'a-000000.avro', 0, 0, 'r', NULL, NULL, NULL, NULL, NULL, 1, '')",
+        "INSERT INTO store.dead_letters BY NAME SELECT 0 AS letter_key, 'ab' AS letter_id, ? AS source, "
+        "'a-000000.avro' AS \"partition\", 0 AS \"offset\", 0 AS appended_at, 'r' AS reason, 1 AS bytes, "
+        "''::BLOB AS head, 'dead' AS status, false AS whole",
         [SOURCE],
     )
     store.close()

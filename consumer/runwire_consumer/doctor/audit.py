@@ -223,7 +223,7 @@ class _Audit:
             dead_letters=tuple(
                 self._all(
                     "dead letters",
-                    "SELECT reason, count(*) AS n FROM store.dead_letters "
+                    "SELECT reason, count(*) AS n FROM store.dead_letters WHERE status = 'dead' "
                     "GROUP BY reason ORDER BY n DESC, reason LIMIT 20",
                 )
             ),

@@ -176,7 +176,7 @@ def check_dead_letters(facts: StoreFacts) -> list[Finding]:
     total = sum(count for _, count in facts.dead_letters)
     shown = "; ".join(f"{count:,} times {reason.rstrip('.')}" for reason, count in facts.dead_letters[:SHOWN_MAX])
     text = f"Unreadable: {many(total, 'message')}: {shown}."
-    advice = 'See them: runwire sql "SELECT * FROM dead_letters". A newer sender? Upgrade the consumer first.'
+    advice = "See them: runwire dead-letters list. A newer sender? Upgrade, then runwire dead-letters replay --all."
     return [warning("dead-letters", text, advice=advice)]
 
 
