@@ -26,6 +26,7 @@ import duckdb
 
 from runwire_consumer.damage import is_conflict, is_damage, is_newer, is_sqlite
 from runwire_consumer.errors import (
+    StoreCramped,
     StoreDamaged,
     StoreError,
     StoreForeign,
@@ -169,6 +170,8 @@ def translated() -> Iterator[None]:
             raise StoreFull(f"The disk of the database is full: {text}") from error
         if is_damage(str(error)):
             raise StoreDamaged(f"The database file is damaged: {text}") from error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise StoreCramped(f"The database has no memory left beside the queries that run: {text}") from error
         if cramped:
             raise StoreError(f"The database can't be used: {text}") from error
         raise

@@ -7,7 +7,8 @@ ConsumerError
 │   ├── StoreNewer           a newer version wrote the database: upgrade
 │   ├── StoreDamaged         the file won't open: restore a snapshot and replay the log
 │   ├── StoreForeign         the file belongs to another program: choose another path
-│   ├── StoreFull            the disk is full: make room, then it goes on by itself
+│   ├── StoreFull            there is no room now: when there is, it goes on by itself
+│   │   └── StoreCramped         no memory is left beside queries: it goes on when they have ended
 │   ├── SnapshotFailed       no snapshot was taken or restored; the store is as it was
 │   ├── Fenced               somebody else moved our offsets: stop, we are not the writer any more
 │   └── StoreInvalidated     the engine gave up: the process must exit at once, without closing the file
@@ -58,6 +59,10 @@ class StoreForeign(StoreError):
 
 class StoreFull(StoreError):
     """The disk is full; nothing of the transaction was kept."""
+
+
+class StoreCramped(StoreFull):
+    """Queries have the engine's memory; nothing of the transaction was kept."""
 
 
 class SnapshotFailed(StoreError):

@@ -228,7 +228,7 @@ class Service:
             _log.warning("%s Reading goes on when it answers.", self._trouble)
 
     async def _store_batch(self, batch: list[Message], done: Callable[[], bool], *, at_tail: bool) -> None:
-        """One batch on the store's thread, tried again while the disk is full; nothing of it is lost meanwhile."""
+        """One batch on the store's thread, tried again while there is no room; nothing of it is lost meanwhile."""
         moment = self._moment(at_tail=at_tail)
         while True:
             try:
@@ -242,7 +242,7 @@ class Service:
                 await asyncio.sleep(self._limits.full_retry_seconds)
             else:
                 if self._full is not None:
-                    _log.info("There is room on the disk again: reading goes on.")
+                    _log.info("There is room again: reading goes on.")
                 self._full = None
                 return
 

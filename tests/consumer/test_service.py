@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from runwire_consumer import writing
 from runwire_consumer.change import Change
-from runwire_consumer.database import MEMORY
+from runwire_consumer.database import MEMORY, EngineOptions
 from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull
 from runwire_consumer.runstate import RunState
 from runwire_consumer.service import Service, ServiceLimits
@@ -268,6 +269,31 @@ def test_a_disk_without_room_is_waited_for(
     assert reopened.cursor().execute(counted).fetchall() == [(2 * batches * rows, 2 * batches * rows)]
     assert reopened.cursor().execute("SELECT first_seq, end_seq FROM store.ledger").fetchall() == [(0, batches * rows)]
     reopened.close()
+
+
+def test_memory_that_queries_have_is_waited_for(tmp_path: Path) -> None:
+    """Whoever asks for too much can't end the consumer: it goes on when the queries have ended, and all arrives once."""
+    path = tmp_path / "runwire.duckdb"
+    world = World(store=Store.open(path, EngineOptions(memory_mib_max=64, threads=1)))
+    held: list[duckdb.DuckDBPyConnection] = []
+
+    async def story() -> None:
+        count = 4_000_000
+        while count >= 1_000:  # ever smaller ones, until nothing is left
+            cursor = world.store.cursor()
+            try:
+                cursor.execute(f"SELECT list(i) FROM range({count}) AS t(i)")
+                held.append(cursor)
+            except duckdb.OutOfMemoryException:
+                count //= 2
+        world.append(Emitter("a").logs({step: {"loss": float(step)} for step in range(2_000)}))
+        await met(lambda: "no memory left" in (world.service.unready() or ""))
+        for cursor in held:
+            cursor.close()
+        await world.until("SELECT count(*), count(DISTINCT seq) FROM store.rows", [(2_000, 2_000)])
+        await met(lambda: world.service.unready() is None)
+
+    world.play(story)
 
 
 class Slow(Store):

@@ -16,6 +16,7 @@ from runwire_consumer.change import Change
 from runwire_consumer.database import MEMORY, Database, EngineOptions, translated
 from runwire_consumer.errors import (
     Fenced,
+    StoreCramped,
     StoreDamaged,
     StoreError,
     StoreFull,
@@ -254,6 +255,7 @@ def test_garbage_makes_nobody_and_takes_nobody_over() -> None:
         (duckdb.TransactionException("Failed to commit: Could not write file: No space left on device"), StoreFull),
         (duckdb.TransactionException("Failed to commit: Could not write file: Disk quota exceeded"), StoreFull),
         (duckdb.IOException("Could not write all bytes to file"), StoreFull),
+        (duckdb.OutOfMemoryException("failed to allocate data of size 4.0 KiB (2.0 GiB/2.0 GiB used)"), StoreCramped),
         (duckdb.IOException("Could not read from file"), StoreError),
         (duckdb.TransactionException("Failed to commit: database has been invalidated"), StoreInvalidated),
         (duckdb.FatalException("Failed: No space left on device"), StoreInvalidated),
@@ -261,7 +263,7 @@ def test_garbage_makes_nobody_and_takes_nobody_over() -> None:
     ],
 )
 def test_the_engines_errors_become_ours(error: duckdb.Error, ours: type[Exception]) -> None:
-    """A full disk is waited for, a dead engine is left, everything else is as it is."""
+    """Room is waited for, a dead engine is left, everything else is as it is."""
     with pytest.raises(Exception, match=r".") as met, translated():
         raise error
     assert type(met.value) is ours
