@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from runwire_consumer.change import Counts
 from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull
 from runwire_consumer.leaving import leave_if_invalidated, leaving_if_invalidated
 from runwire_consumer.self_metrics import SelfMetrics
-from runwire_consumer.sources import Message, Position, Source
+from runwire_consumer.sources import Message, Source
 from runwire_consumer.stats import Stats
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer
@@ -95,7 +96,6 @@ class Service:
         self._outage_told = False
         self._appended: dict[tuple[str, str], int] = {}
         self._polled: dict[tuple[str, str], tuple[int, int]] = {}  # [begin, end) of what may not be stored yet
-        self._told: dict[tuple[str, str], Position] = {}
         self._next_tick = self._next_commit = self._next_gaps = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -298,8 +298,9 @@ class Service:
             self._tell(self._metrics)
             if now >= self._next_gaps:
                 self._next_gaps = now + self._limits.gaps_seconds
-                missing, lost = await asyncio.to_thread(self._store.gaps)  # beside the writer, not in its way
-                self._metrics.gaps(missing=missing, lost=lost)
+                with contextlib.suppress(StoreFull):  # it is only told: the next time will do
+                    missing, lost = await asyncio.to_thread(self._store.gaps)  # beside the writer, not in its way
+                    self._metrics.gaps(missing=missing, lost=lost)
 
     async def _keep_telling(self, metrics: SelfMetrics) -> None:
         """What /metrics says of the moment stays true also while the store takes nothing."""

@@ -14,12 +14,14 @@ from typing import Any
 
 import duckdb
 import pytest
+from prometheus_client import CollectorRegistry
 
 from runwire_consumer import writing
 from runwire_consumer.change import Change
 from runwire_consumer.database import MEMORY, EngineOptions
-from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull
+from runwire_consumer.errors import SourceUnreachable, StoreCramped, StoreError, StoreFull
 from runwire_consumer.runstate import RunState
+from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources import Message
 from runwire_consumer.sources.memory import MemoryLog, MemorySource
@@ -292,6 +294,32 @@ def test_memory_that_queries_have_is_waited_for(tmp_path: Path) -> None:
             cursor.close()
         await world.until("SELECT count(*), count(DISTINCT seq) FROM store.rows", [(2_000, 2_000)])
         await met(lambda: world.service.unready() is None)
+
+    world.play(story)
+
+
+class Uncounted(Store):
+    """A store that never has memory for a count."""
+
+    counted = 0
+
+    def gaps(self) -> tuple[int, int]:
+        """Fail as the engine does."""
+        self.counted += 1
+        raise StoreCramped("The database has no memory left beside the queries that run: planted.")
+
+
+def test_a_count_that_fails_ends_nothing() -> None:
+    """Missing rows are counted for metrics alone: what is read goes on."""
+    store = Uncounted.open(MEMORY)
+    world = World(store=store)
+    metrics, limits = SelfMetrics(CollectorRegistry()), replace(LIMITS, gaps_seconds=0.0)
+    world.service = Service(store, [world.source], limits=limits, metrics=metrics, clock=lambda: world.now)
+
+    async def story() -> None:
+        await met(lambda: store.counted >= 2)
+        world.append(Emitter("a").logs({1: {"loss": 1.0}}))
+        await world.until("SELECT count(*) FROM store.rows", [(1,)])
 
     world.play(story)
 
