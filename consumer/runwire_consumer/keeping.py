@@ -93,11 +93,16 @@ class Keeper:
     async def run(self) -> None:
         """Look again and again, until cancelled; `close` must follow before the store closes."""
         while True:
-            with contextlib.suppress(StoreError, OSError):  # said and counted where they were met
+            try:
                 found = await self._aside(snapshots.listed, self._folder)
                 self._show(found)
                 if self._is_due(found):
                     await self.snapshot()
+            except StoreError:
+                pass  # said and counted where it was met
+            except (OSError, duckdb.Error) as error:  # of the folder, or of a statement around the copy
+                reason = str(error).partition("\n")[0]
+                self._fail(SnapshotFailed(f"Snapshots in {self._folder} can't be looked after: {reason}."))
             await asyncio.sleep(self._limits.look_seconds)
 
     async def snapshot(self) -> Snapshot:

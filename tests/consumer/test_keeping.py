@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -135,6 +136,26 @@ async def test_a_failure_is_said_once_counted_and_tried_again(
     said = [record.message for record in caplog.records if "no room for a snapshot" in record.message]
     assert len(said) == 1
     monkeypatch.setattr(snapshots, "free_bytes", free)
+    await world.until(lambda: len(listed(world.snapshots)) == 1)
+    await world.end(*playing)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), duckdb.InterruptException("INTERRUPT")])
+async def test_whatever_fails_is_said_once_counted_and_tried_again(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that can't be read, an engine that says something else than ever before: the keeper lives on."""
+    world = World(tmp_path)
+
+    def fail(_: Path) -> list[snapshots.Snapshot]:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "listed", fail)
+        playing = await world.play()
+        world.logs()
+        await world.until(lambda: world.value("runwire_snapshot_failures_total") >= 3)
+        assert len([record for record in caplog.records if str(error) in record.message]) == 1
     await world.until(lambda: len(listed(world.snapshots)) == 1)
     await world.end(*playing)
 
