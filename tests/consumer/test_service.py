@@ -274,7 +274,7 @@ def test_a_disk_without_room_is_waited_for(
 
 
 def test_memory_that_queries_have_is_waited_for(tmp_path: Path) -> None:
-    """Whoever asks for too much can't end the consumer: it goes on when the queries have ended, and all arrives once."""
+    """Whoever asks for too much can't end the consumer: it goes on when they have ended, and all arrives once."""
     path = tmp_path / "runwire.duckdb"
     world = World(store=Store.open(path, EngineOptions(memory_mib_max=64, threads=1)))
     held: list[duckdb.DuckDBPyConnection] = []
@@ -284,7 +284,7 @@ def test_memory_that_queries_have_is_waited_for(tmp_path: Path) -> None:
         while count >= 1_000:  # ever smaller ones, until nothing is left
             cursor = world.store.cursor()
             try:
-                cursor.execute(f"SELECT list(i) FROM range({count}) AS t(i)")
+                cursor.execute("SELECT list(i) FROM range(?) AS t(i)", [count])
                 held.append(cursor)
             except duckdb.OutOfMemoryException:
                 count //= 2
