@@ -49,6 +49,7 @@ _FETCH = """
 SELECT l.letter_key, l.letter_id, l.source, l."partition", l."offset", l.appended_at, l.headers, p.payload
 FROM store.dead_letters AS l JOIN store.letter_payloads AS p ON p.letter_key = l.letter_key
 WHERE l.letter_key BETWEEN ? AND ? AND p.letter_key BETWEEN ? AND ? AND l.status = 'dead' AND l.whole
+    AND l.letter_key IN (FROM wanted)
 ORDER BY l.letter_key
 """
 
@@ -149,10 +150,10 @@ def fetch_messages(cursor: duckdb.DuckDBPyConnection, keys: Collection[int]) -> 
     if not keys:
         return []
     first, last = min(keys), max(keys)
+    want(cursor, keys, pa.int64())
     found = cursor.execute(_FETCH, [first, last, first, last]).fetchall()
     names = ("letter_key", "letter_id", "source", "partition", "offset", "appended_at", "headers", "payload")
-    wanted = set(keys)
-    return [dict(zip(names, row, strict=True)) for row in found if row[0] in wanted]
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def find_reasons(

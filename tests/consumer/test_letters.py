@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from runwire_consumer import letters
 from runwire_consumer.database import MEMORY, Database
 from runwire_consumer.decode import DeadLetter
+from runwire_consumer.letterbox import fetch_messages
 from runwire_consumer.letters import describe_letter, letter_id, pack_headers, rebuild_message, unpack_headers
 from runwire_consumer.migrations import Migration, migrate, migrations
 from runwire_consumer.sources import Message
@@ -115,6 +117,21 @@ def test_the_same_letter_read_again_is_one_letter() -> None:
         (letter_id(LETTER), "first")
     ]
     assert store.cursor().execute("SELECT payload FROM store.letter_payloads").fetchall() == [(LETTER.payload,)]
+
+
+def test_few_of_many_letters_are_read_alone() -> None:
+    """An order that names the oldest and the newest doesn't bring all between them into memory."""
+    store = Store.open(MEMORY)
+    garbage = replace(Emitter("a").logs({1: {"loss": 1.0}}), payload=b"?" * 2**18)
+    store_all(store, [garbage] * 40)
+    tracemalloc.start()
+    try:
+        found = fetch_messages(store.cursor(), [0, 39])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [row["letter_key"] for row in found] == [0, 39]
+    assert peak < 4 * 2**18
 
 
 def test_letters_of_an_earlier_version_get_the_same_ids(tmp_path: Path) -> None:
