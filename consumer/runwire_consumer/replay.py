@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from runwire_consumer import letterbox
 from runwire_consumer.errors import LetterRefused
-from runwire_consumer.letterbox import Settled
+from runwire_consumer.letterbox import BEGINNING_CHARACTERS, Settled
 from runwire_consumer.letters import DEAD, DISCARDED, ID_CHARACTERS, rebuild_message
 from runwire_consumer.writing import Writer
 
@@ -30,7 +30,6 @@ REPLAY_LETTERS_MAX = 1_000
 REPLAY_BYTES_MAX = 8 * 2**20
 DISCARD_LETTERS_MAX = 20_000
 IDS_MAX = 10_000
-ID_CHARACTERS_MIN = 4
 REASONS_TOLD_MAX = 20
 
 NOT_WHOLE = "The message itself is not kept: there is nothing to replay."
@@ -171,17 +170,18 @@ async def _choose(do: Do, asked: _Asked) -> _Chosen:
 
 def _find(writer: Writer, ids: Sequence[str]) -> _Chosen:
     chosen = _Chosen()
-    cursor = writer.store.cursor()
+    for one in ids:
+        if not (BEGINNING_CHARACTERS <= len(one) <= ID_CHARACTERS and one.isascii()):
+            raise LetterRefused(f"{one[:40]!r} is no id of a dead letter: it has {ID_CHARACTERS} hexadecimal digits.")
+    named = letterbox.find_named(writer.store.cursor(), {one.lower() for one in ids})
     places: dict[int, letterbox.Place] = {}
     for one in ids:
-        if not ID_CHARACTERS_MIN <= len(one) <= ID_CHARACTERS:
-            raise LetterRefused(f"{one[:40]!r} is no id of a dead letter: it has {ID_CHARACTERS} hexadecimal digits.")
-        found = letterbox.find_named(cursor, one.lower())
-        if not found:
+        count, place = named.get(one.lower(), (0, None))
+        if place is None:
             raise LetterRefused(f"No dead letter has the id {one!r}: `runwire dead-letters list` names them.")
-        if len(found) > 1:
+        if count > 1:
             raise LetterRefused(f"Several dead letters have ids that begin with {one!r}: write more of it.")
-        places[found[0].letter_key] = found[0]
+        places[place.letter_key] = place
     for key, place in sorted(places.items()):
         if place.status != DEAD:
             chosen.settled += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -280,7 +281,7 @@ def test_what_is_not_whole_says_so() -> None:
 
 REFUSED: list[dict[str, Any]] = [
     {}, {"all": False}, {"all": True, "ids": ["abcd"]}, {"ids": []}, {"ids": "abcd"}, {"ids": [7]}, {"ids": ["abc"]},
-    {"ids": ["abcdef"]}, {"ids": ["x" * 17]}, {"ids": ["%%%%"]}, {"ids": ["abcd"] * 10_001},
+    {"ids": ["abcdef"]}, {"ids": ["x" * 17]}, {"ids": ["%%%%"]}, {"ids": ["\ud800abc"]}, {"ids": ["abcd"] * 10_001},
 ]  # fmt: skip
 
 
@@ -289,6 +290,20 @@ def test_an_order_that_names_nothing_is_refused(asked: dict[str, Any]) -> None:
     writer = Writer(Store.open(MEMORY))
     with pytest.raises(LetterRefused):
         order(writer, asked)
+
+
+def test_letters_are_named_by_as_much_as_tells_them_apart() -> None:
+    """Many at once, by whole ids and by their beginnings; one that several have is refused."""
+    writer = Writer(Store.open(MEMORY))
+    garbage = Emitter("a").logs({1: {"loss": 1.0}})
+    write(writer, [replace(garbage, payload=b"?%d" % number) for number in range(1_000)])
+    ids = [one for (one,) in ask(writer.store, "SELECT letter_id FROM dead_letters")]
+    heads = Counter(one[:4] for one in ids)
+    shared = next(head for head, count in heads.items() if count > 1)
+    named = [one if heads[one[:4]] > 1 else one[:4].upper() for one in ids]
+    with pytest.raises(LetterRefused, match=f"Several dead letters have ids that begin with '{shared}'"):
+        order(writer, {"ids": [*named, shared]})
+    assert order(writer, {"ids": [*named, *named[:9]]})["dead"] == 1_000
 
 
 SEND = st.tuples(st.sampled_from(["send", "newer", "garble"]), st.integers(0, 20), st.integers(1, 6))
