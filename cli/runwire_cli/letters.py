@@ -13,16 +13,15 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from runwire_cli.backup import open_home_store
 from runwire_cli.client import LOCK_SLICE_SECONDS, LOCK_WAIT_SECONDS, HttpReader, Reader, Row, local_consumer
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Form, Grid, Output, cell
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import moment, number, short
-from runwire_consumer.database import EngineOptions
 from runwire_consumer.errors import StoreLocked
 from runwire_consumer.letters import ID_CHARACTERS
 from runwire_consumer.replay import Directly, letter_orders
-from runwire_consumer.store import Store
 from runwire_consumer.tokens import read_token
 from runwire_consumer.writing import Writer
 
@@ -112,7 +111,7 @@ def show_letter(reader: Reader, output: Output, wanted: str) -> int:
 def replay(settings: CommandSettings, output: Output, ids: Sequence[str], *, everything: bool) -> int:
     """Have letters stored again; returns 1 when some could not be."""
     with output.waiting("Replaying …"):
-        done = give_order(settings, "dead-letters/replay", _asked(ids, everything=everything))
+        done = give_order(settings, output, "dead-letters/replay", _asked(ids, everything=everything))
     if output.form is Form.JSON:
         output.json(done)
     else:
@@ -134,7 +133,7 @@ def replay(settings: CommandSettings, output: Output, ids: Sequence[str], *, eve
 def discard(settings: CommandSettings, output: Output, ids: Sequence[str], *, everything: bool) -> int:
     """Give letters up; returns the exit code."""
     with output.waiting("Discarding …"):
-        done = give_order(settings, "dead-letters/discard", _asked(ids, everything=everything))
+        done = give_order(settings, output, "dead-letters/discard", _asked(ids, everything=everything))
     if output.form is Form.JSON:
         output.json(done)
     else:
@@ -145,7 +144,7 @@ def discard(settings: CommandSettings, output: Output, ids: Sequence[str], *, ev
     return 0
 
 
-def give_order(settings: CommandSettings, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+def give_order(settings: CommandSettings, output: Output, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Have the consumer that runs do it, else do it on the file itself, under its lock.
 
     Raises:
@@ -169,8 +168,7 @@ def give_order(settings: CommandSettings, path: str, asked: Mapping[str, Any]) -
             return _ask(reader, path, asked)
         left = deadline - time.monotonic()
         try:
-            options = EngineOptions(lock_wait_seconds=max(0.0, min(LOCK_SLICE_SECONDS, left)))
-            store = Store.open(settings.home.database, options)
+            store, _ = open_home_store(settings, max(0.0, min(LOCK_SLICE_SECONDS, left)), output.say)
         except StoreLocked:
             # It may be a consumer that is still starting: look for its address again.
             if left <= 0:

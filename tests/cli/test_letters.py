@@ -13,6 +13,7 @@ import pytest
 
 from runwire_cli.entry import run
 from runwire_cli.letters import hex_dump
+from runwire_consumer.repair import doubt
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer
@@ -119,6 +120,20 @@ def test_replay_and_discard_on_the_file(
     assert len(json.loads(ask("list", "--json", "--status", "all")[1])) == 3
     assert run(["sql", "--csv", "SELECT step, value FROM metrics ORDER BY step", "--home", str(home)]) == 0
     assert capfd.readouterr().out == "step,value\n1,1.0\n2,2.0\n3,3.0\n"
+
+
+def test_a_file_that_is_to_be_replaced_gets_no_orders(ask: Asking, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be done to a file that the next start sets aside would be undone: it is replaced first."""
+    upgrade(monkeypatch)
+    database = home / "runwire.duckdb"
+    doubt(database, "A block can't be read.", DAY_ONE)
+    code, out, err = ask("replay", "--all")
+    assert (code, out[:24]) == (0, "0 dead letters replayed:")
+    assert "A block can't be read. The file is set aside as" in err
+    (aside,) = home.glob("runwire.duckdb.damaged-*[0-9Z]")
+    store = Store.open(aside)
+    assert store.cursor().execute("SELECT DISTINCT status FROM dead_letters").fetchall() == [("dead",)]
+    store.close()
 
 
 def test_no_database_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
