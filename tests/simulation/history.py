@@ -44,7 +44,8 @@ KINDS = (
 )
 STATEMENTS = (
     "BEGIN", "UPDATE store.offsets", "INSERT INTO store.offsets", "INSERT INTO store.rows", "INSERT INTO store.points",
-    "MERGE INTO store.series", "MERGE INTO store.ledger", "DELETE FROM store.ledger", "COMMIT", "after COMMIT",
+    "MERGE INTO store.series", "MERGE INTO store.ledger", "DELETE FROM store.ledger", "INSERT INTO store.letter_payloads",
+    "MERGE INTO store.dead_letters", "COMMIT", "after COMMIT",
 )  # fmt: skip
 
 
@@ -156,6 +157,7 @@ class History:
 
     def _set_faults(self) -> None:
         faults, rng = self._world.broker.faults, self._rng
+        self._world.broker.gives_ids = rng.random() < 0.75
         faults.delay_seconds = rng.choice((0.01, 0.2))
         if "sends" in self.kinds:
             for name in rng.sample(("lost_ack", "partial", "nothing", "twice", "late", "odd"), 3):
@@ -264,13 +266,15 @@ class History:
         world.tell("broker", "back")
 
     def _truncate(self) -> None:
-        number, count = self._rng.randrange(8), self._rng.randrange(1, 4)
-        self._world.tell("broker", "loses the last", count, "of", number % len(self._world.broker.partitions))
-        self._world.broker.truncate(number, count)
+        rng, broker = self._rng, self._world.broker
+        number, count, quietly = rng.randrange(8), rng.randrange(1, 4), rng.random() < 0.5
+        self._world.tell("broker", "loses the last", count, "of", number % len(broker.partitions), quietly)
+        broker.truncate(number, count, quietly=quietly)
 
     def _recreate(self) -> None:
-        self._world.tell("broker", "makes the topic anew")
-        self._world.broker.recreate(self._rng.choice((1, 2, 3)))
+        quietly = self._rng.random() < 0.5
+        self._world.tell("broker", "makes the topic anew", quietly)
+        self._world.broker.recreate(self._rng.choice((1, 2, 3)), quietly=quietly)
 
     def _expire(self) -> None:
         world, rng = self._world, self._rng
