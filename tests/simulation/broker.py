@@ -91,6 +91,7 @@ class Broker:
         self.partitions = [Partition() for _ in range(partitions)]
         self.faults = Faults()
         self.reachable = True
+        self.stands_still = False  # for those who read: nothing is answered
         self.gives_ids = True
         self.topic_number = 1
         self.epoch = 0  # a client that was connected before is thrown out
@@ -199,6 +200,11 @@ class Broker:
     def grow(self, partitions: int) -> None:
         """More partitions: runs move to others from now on."""
         self.partitions += [Partition() for _ in range(partitions)]
+
+    def stand_still(self, *, still: bool) -> None:
+        """Whoever reads waits, as where its process was stopped, and goes on later with what it knew."""
+        self.stands_still = still
+        self.wake()
 
     def outage(self, *, reachable: bool) -> None:
         """Nobody reaches the broker, or everybody again."""

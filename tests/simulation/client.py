@@ -127,11 +127,11 @@ class Client:
 
     async def getmany(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Record]]:
         self._check()
-        found = self._fetch(max_records)
+        found = {} if self.broker.stands_still else self._fetch(max_records)
         if not found:
             await self.broker.changed(timeout_ms / 1000)
             self._check()
-            found = self._fetch(max_records)
+            found = {} if self.broker.stands_still else self._fetch(max_records)
         return found
 
     def _fetch(self, records_max: int) -> dict[TopicPartition, list[Record]]:
@@ -159,6 +159,8 @@ class Client:
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.broker.rng.random() * 0.02)
+        while self.broker.stands_still:
+            await self.broker.changed(60.0)
         if not self.broker.reachable:
             raise KafkaConnectionError("the model broker is away")
 
