@@ -327,9 +327,13 @@ class Trainer(Process):
 
     def _note_rest(self) -> None:
         """What found no room: losses are named in the lock file, records are not."""
-        waiting = self.journal._waiting
-        if waiting.records and not (self.sender and self.sender.delivered):
+        if self._keeps_records() and not (self.sender and self.sender.delivered):
             self._excuse_records()
+
+    def _keeps_records(self) -> bool:
+        """Whether records are in this process's memory alone; the sender, too, takes them there (`take_rest`)."""
+        journal = self.journal
+        return bool(journal._waiting.records) or (self.is_finishing and journal.next_seq > self.truth.numbered)
 
     def _excuse_records(self) -> None:
         for text in self.truth.texts:
@@ -393,10 +397,10 @@ class Trainer(Process):
     def _excuse_memory(self) -> None:
         """What found no room yet is in this process's memory alone, and goes with it."""
         journal, truth = self.journal, self.truth
+        if self._keeps_records():
+            self._excuse_records()
         if journal._sealed and not journal._waiting:
             return
-        if journal._waiting.records:
-            self._excuse_records()
         lost = {seq for loss in journal._waiting._losses for seq in range(loss.first_seq, loss.first_seq + loss.count)}
         # A hole below a row that is there is seen, and declared, by recovery; not one below all that is there, when
         # the segments around it are trimmed.
