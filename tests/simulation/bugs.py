@@ -31,7 +31,7 @@ from runwire_consumer import attempts, catalog, change, decode, intake, ledger, 
 from runwire_consumer import store as store_module
 from runwire_consumer.errors import StoreFull
 from runwire_consumer.ledger import Disposition
-from runwire_consumer.sources import anchors, kafka
+from runwire_consumer.sources import anchors, kafka, topic_facts
 from tests.simulation import trainer
 from tests.simulation.world import Patches
 
@@ -303,7 +303,7 @@ def read_is_sure(patch: Patches) -> None:
 @planted
 def leaders_are_not_looked_at(patch: Patches) -> None:
     """A log that was cut under a live connection is read on."""
-    ask = kafka.ask_topic
+    ask = topic_facts.ask_topic
 
     async def asked(client: Any, topic: str) -> Any:
         facts = await ask(client, topic)

@@ -14,7 +14,6 @@ from aiokafka.structs import OffsetAndTimestamp
 
 from tests.simulation.broker import Broker, Partition, Record
 
-
 RETENTION_MS = 7 * 86_400_000
 
 
@@ -159,9 +158,11 @@ class Client:
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.broker.rng.random() * 0.02)
-        if self.broker.stands_still:
-            while self.broker.stands_still:
-                await self.broker.changed(60.0)
+        waited = False
+        while self.broker.stands_still:
+            waited = True
+            await self.broker.changed(60.0)
+        if waited:
             await asyncio.sleep(self.broker.rng.random() * 0.5)  # records may come before the answer
         if not self.broker.reachable:
             raise KafkaConnectionError("the model broker is away")

@@ -44,8 +44,8 @@ KINDS = (
 )
 STATEMENTS = (
     "BEGIN", "UPDATE store.offsets", "INSERT INTO store.offsets", "INSERT INTO store.rows", "INSERT INTO store.points",
-    "MERGE INTO store.series", "MERGE INTO store.ledger", "DELETE FROM store.ledger", "INSERT INTO store.letter_payloads",
-    "MERGE INTO store.dead_letters", "COMMIT", "after COMMIT",
+    "MERGE INTO store.series", "MERGE INTO store.ledger", "DELETE FROM store.ledger",
+    "INSERT INTO store.letter_payloads", "MERGE INTO store.dead_letters", "COMMIT", "after COMMIT",
 )  # fmt: skip
 
 

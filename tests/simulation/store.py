@@ -169,7 +169,7 @@ class ModelConnection:
         tables = self._database.tables
         if "store.letter_payloads" in sql or "store.dead_letters" in sql:
             self._letters = self._letters or {name: tables[name].copy() for name in _LETTER_TABLES}
-            _change_letters(sql, *self._letters.values(), incoming)
+            _change_letters(sql, self._letters["dead_letters"], self._letters["letter_payloads"], incoming)
             return lambda: None
         if found := _INSERT.match(sql):
             name = found[1]
@@ -240,34 +240,37 @@ def _columns(names: str, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[Any, 
     return (tuple(row[name] for name in wanted) for row in rows)
 
 
-def _change_letters(
-    sql: str, letters: dict[Any, dict[str, Any]], payloads: dict[Any, dict[str, Any]], rows: list[dict[str, Any]]
-) -> None:
+Rows = dict[Any, dict[str, Any]]
+
+
+def _change_letters(sql: str, letters: Rows, payloads: Rows, incoming: list[dict[str, Any]]) -> None:
     """What `letterbox.py` says."""
     if sql.startswith("INSERT INTO store.letter_payloads"):
-        for row in rows:
-            if row["whole"] and (row["letter_id"],) not in letters:
-                key = row["letter_key"]
-                payloads[(key,)] = {"letter_key": key, "bytes": row["kept_bytes"], "payload": row["payload"]}
+        fresh = (row for row in incoming if row["whole"] and (row["letter_id"],) not in letters)
+        _merge(payloads, KEYS["letter_payloads"], [_payload_of(row) for row in fresh])
     elif sql.startswith("MERGE INTO store.dead_letters"):
-        for row in rows:
-            known = letters.get((row["letter_id"],))
-            if known is None:
-                new = {name: value for name, value in row.items() if name not in {"payload", "kept_bytes"}}
-                letters[(row["letter_id"],)] = new
-            elif known["status"] == "dead":
-                letters[(row["letter_id"],)] = {**known, "reason": row["reason"]}
+        for row in incoming:
+            _merge_letter(letters, row)
     elif sql.startswith("DELETE FROM store.letter_payloads"):
-        for row in rows:
-            payloads.pop((row["letter_key"],), None)
+        _delete(payloads, KEYS["letter_payloads"], incoming)
     elif sql.startswith("UPDATE store.dead_letters AS t SET status"):
-        settled = {row["letter_key"]: row for row in rows}
+        settled = {row["letter_key"]: {**row, "whole": False} for row in incoming}
         for place, known in letters.items():
-            if (row := settled.get(known["letter_key"])) is not None:
-                news = {"status": row["status"], "settled_at": row["settled_at"], "whole": False}
-                letters[place] = {**known, **news}
+            letters[place] = {**known, **settled.get(known["letter_key"], {})}
     else:
         raise UnknownStatement(f"tests/simulation/store.py doesn't understand: {sql}")
+
+
+def _payload_of(row: dict[str, Any]) -> dict[str, Any]:
+    return {"letter_key": row["letter_key"], "bytes": row["kept_bytes"], "payload": row["payload"]}
+
+
+def _merge_letter(letters: Rows, row: dict[str, Any]) -> None:
+    place = (row["letter_id"],)
+    if place not in letters:
+        letters[place] = {name: value for name, value in row.items() if name not in {"payload", "kept_bytes"}}
+    elif letters[place]["status"] == "dead":
+        letters[place] = {**letters[place], "reason": row["reason"]}
 
 
 def _merge(table: dict[Any, Any], keys: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
