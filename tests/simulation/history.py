@@ -129,6 +129,7 @@ class History:
             # Where offsets go back they can come to where the other one left them: the fence sees nothing then.
             gone = {"grow", "restore", "recreate", "truncate", "outage"}
             self.kinds = tuple(kind for kind in self.kinds if kind not in gone)
+        self._consumers_die = not {"kill_consumer", "crash_consumer", "power", "expire", "restore"}.isdisjoint(self.kinds)
         self._seconds = rng.choice((4.0, 10.0, 20.0))
         self._attempts = 0
         self._is_healed = False
@@ -270,8 +271,10 @@ class History:
     async def _grow_unseen(self) -> None:
         """The log gets past where it was read to before anybody looks at it again: its length tells nothing then."""
         broker, rng = self._world.broker, self._rng
-        if self._world.broker.stands_still or rng.random() < 0.4:
+        if broker.stands_still or rng.random() < 0.4:
             return
+        if self._consumers_die:
+            return  # who dies between reading such a log and looking at it has stored its anchor: docs/decisions/021
         if not self._living() and len(self._world.trainers) < 5:
             self._start_again(self._world.trainers[-1])
         self._world.tell("consumer", "stands still")
