@@ -129,7 +129,8 @@ class History:
             # Where offsets go back they can come to where the other one left them: the fence sees nothing then.
             gone = {"grow", "restore", "recreate", "truncate", "outage"}
             self.kinds = tuple(kind for kind in self.kinds if kind not in gone)
-        self._consumers_die = not {"kill_consumer", "crash_consumer", "power", "expire", "restore"}.isdisjoint(self.kinds)
+        deadly = {"kill_consumer", "crash_consumer", "power", "expire", "restore"}
+        self._consumers_die = not deadly.isdisjoint(self.kinds)
         self._seconds = rng.choice((4.0, 10.0, 20.0))
         self._attempts = 0
         self._is_healed = False
