@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire_consumer.sources.kafka_topic import ask_topic
+from runwire_consumer.doctor.broker import ask_broker
 from runwire_schemas.topics import parse_url
 from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.kafka import KafkaTopics
@@ -48,7 +48,7 @@ def test_a_topic_with_wrong_settings(
     """The broker's own word on its topic."""
     severity, words = told
     kafka.create_topic(topic_name, 2, **settings)
-    facts = ask_topic(parse_url(kafka.url(topic_name)))
+    facts = ask_broker(parse_url(kafka.url(topic_name)))
     assert (facts.trouble, facts.exists, len(facts.partitions), facts.brokers) == ("", True, 2, 1)
     code, found = doctor(kafka.url(topic_name), tmp_path / "home")
     assert code == {"error": 2, "warning": 1, "note": 0}[severity]

@@ -15,6 +15,7 @@ from typing import Any, Self
 import duckdb
 
 from runwire_consumer.doctor.store import LAWS, SHOWN_MAX, Anomaly, StoreFacts
+from runwire_consumer.repair import repairs_of
 
 QUICK_SECONDS_MAX = 30.0
 DEEP_SECONDS_MAX = 3_600.0
@@ -227,6 +228,7 @@ class _Audit:
                     "GROUP BY reason ORDER BY n DESC, reason LIMIT 20",
                 )
             ),
+            repairs=self._repairs(),
             unchecked=tuple(dict.fromkeys(self._unchecked)),
             deep=deep,
         )
@@ -260,6 +262,13 @@ class _Audit:
             high, gathered = emitter, gathered + points
         if low is not None:
             yield _slice(low, high)
+
+    def _repairs(self) -> tuple[tuple[str, str, str], ...]:
+        try:
+            return tuple((one.stamp, one.reason, one.snapshot) for one in repairs_of(self._cursor))
+        except (duckdb.Error, ValueError, TypeError) as error:
+            self._unchecked.append(f"repairs: {str(error).splitlines()[0]}")
+            return ()
 
     def _number(self, what: str, sql: str) -> int:
         found = self._all(what, sql)
