@@ -1,7 +1,8 @@
 """The audit: counts a store's rows and points against its ledger, in one read-only transaction beside the writer.
 
-By default only counts are compared, which takes seconds for 100 million points. `deep` looks at every row and point,
-slice by slice, so that memory stays bounded. Both end in time: what is left then is told as not checked.
+By default only counts are compared; `deep` looks at every row and point, slice by slice, so that memory stays bounded.
+Once measured, on 20 million points of 2 million rows: 0.14 and 5.4 seconds of CPU. Both end in time: what is left then
+is told as not checked.
 """
 
 from __future__ import annotations
