@@ -300,8 +300,9 @@ def test_hostile_names_drive_no_terminal(home: Path) -> None:
     open_token(home)
     database(
         home,
-        'INSERT INTO store.dead_letters (source, partition, "offset", appended_at, reason, bytes, head) '
-        "VALUES ('dir:x', 'a', 0, 0, 'bad' || chr(27) || '[31m' || chr(10) || 'ok store', 0, ''::BLOB)",
+        "INSERT INTO store.dead_letters BY NAME SELECT 0 AS letter_key, 'ab' AS letter_id, 'dir:x' AS source, "
+        "'a' AS partition, 0 AS \"offset\", 0 AS appended_at, 'bad' || chr(27) || '[31m' || chr(10) || 'ok store' "
+        "AS reason, 0 AS bytes, ''::BLOB AS head, 'dead' AS status, false AS whole",
     )
     for form in ([], ["--json"]):
         answer = call(RUNWIRE, home, "doctor", *form)
