@@ -134,6 +134,12 @@ def find_dead(cursor: duckdb.DuckDBPyConnection) -> Found:
     return Found(columns["letter_key"], columns["bytes"], columns["whole"])
 
 
+def count_dead(cursor: duckdb.DuckDBPyConnection) -> int:
+    """How many letters are neither replayed nor discarded."""
+    ((count,),) = cursor.execute("SELECT count(*) FROM store.dead_letters WHERE status = ?", [DEAD]).fetchall()
+    return int(count)
+
+
 def find_named(cursor: duckdb.DuckDBPyConnection, beginning: str) -> list[Place]:
     """The letters whose id begins like this, two at most."""
     rows = cursor.execute(

@@ -300,6 +300,7 @@ class Service:
                 self._next_gaps = now + self._limits.gaps_seconds
                 missing, lost = await asyncio.to_thread(self._store.gaps)  # beside the writer, not in its way
                 self._metrics.gaps(missing=missing, lost=lost)
+                self._metrics.letters_waiting(await asyncio.to_thread(self._store.letters_waiting))
 
     async def _keep_telling(self, metrics: SelfMetrics) -> None:
         """What /metrics says of the moment stays true also while the store takes nothing."""
