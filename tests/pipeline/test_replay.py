@@ -149,8 +149,12 @@ def test_what_is_replayed_counts_as_stored(monkeypatch: pytest.MonkeyPatch) -> N
     assert writer.store.letters_waiting() == 2
     upgrade(monkeypatch)
     orders = letter_orders(Directly(writer), SelfMetrics(registry))
+
+    async def replay_all() -> None:
+        await orders["dead-letters/replay"]({"all": True})
+
     for _ in range(2):
-        asyncio.run(orders["dead-letters/replay"]({"all": True}))
+        asyncio.run(replay_all())
         assert registry.get_sample_value("runwire_rows_stored_total") == 9
         assert registry.get_sample_value("runwire_points_stored_total") == 14
         assert registry.get_sample_value("runwire_messages_read_total") == 0

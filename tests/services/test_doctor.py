@@ -92,7 +92,7 @@ def test_a_snapshot_is_held_against_what_the_broker_keeps(kafka: KafkaTopics, to
         environment = {**os.environ, "RUNWIRE_URL": url, "RUNWIRE_HOME": str(home)}
         subprocess.run([RUNWIRE, *command], env=environment, check=True, capture_output=True)
     (taken,) = (home / "snapshots").iterdir()
-    now = time.time_ns() // 1_000
+    now, found = time.time_ns() // 1_000, Found()
     for days, severity in ((0.5, "ok"), (1.5, "warning"), (4.5, "error")):
         taken = taken.rename(taken.with_name(f"runwire-{stamp_of(now - round(days * 86_400e6))}.duckdb"))
         _, found = doctor(url, home)
