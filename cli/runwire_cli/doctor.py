@@ -29,10 +29,11 @@ from runwire_consumer.doctor import home as home_checks
 from runwire_consumer.doctor import log as log_checks
 from runwire_consumer.doctor import store as store_checks
 from runwire_consumer.doctor.audit import DEEP_SECONDS_MAX, QUICK_SECONDS_MAX
+from runwire_consumer.doctor.broker import TIMEOUT_SECONDS, BrokerFacts, ask_broker
 from runwire_consumer.doctor.inspection import OPEN_SECONDS_MAX, inspect_file, inspect_snapshot
 from runwire_consumer.doctor.store import StoreFacts, Unopened
 from runwire_consumer.migrations import migrations
-from runwire_consumer.sources.kafka_topic import TIMEOUT_SECONDS, TopicFacts, ask_topic
+from runwire_consumer.repair import plan_path
 from runwire_consumer.tokens import read_token
 from runwire_schemas.topics import mask
 
@@ -53,7 +54,7 @@ class _Seen:
     told: dict[str, Any] = field(default_factory=dict)
     asked_at: int = 0
     store: StoreFacts | Unopened | None = None
-    topic: TopicFacts | None = None
+    topic: BrokerFacts | None = None
 
     @property
     def database(self) -> Path:
@@ -182,6 +183,7 @@ def _store(seen: _Seen) -> list[Finding]:
     if isinstance(seen.store, StoreFacts):
         found += store_checks.check_version(seen.store, migrations()[-1].version, where)
         found += store_checks.check_offsets(seen.store, str(seen.settings.destination))
+        found += store_checks.check_repairs(seen.store)
         found += store_checks.check_gaps(seen.store)
         found += store_checks.check_dead_letters(seen.store)
     return found
@@ -190,7 +192,7 @@ def _store(seen: _Seen) -> list[Finding]:
 def _log(seen: _Seen) -> list[Finding]:
     destination = seen.settings.destination
     if destination.kind == "kafka":
-        seen.topic = ask_topic(destination)
+        seen.topic = ask_broker(destination)
         return [*log_checks.check_broker(seen.topic, seen.url), *log_checks.check_lag(seen.topic, seen.offsets())]
     folder = Path(destination.path)
     exists = folder.is_dir()
@@ -202,14 +204,14 @@ def _log(seen: _Seen) -> list[Finding]:
 
 
 def _snapshots(seen: _Seen) -> list[Finding]:
-    home = seen.settings.home.path
-    snapshots = probes.snapshot_facts(home) if home.is_dir() else []
-    if seen.deep and snapshots and snapshots[-1].sound is None:
-        newest = snapshots[-1]
-        problem = inspect_snapshot(home / probes.SNAPSHOTS_FOLDER / newest.name)
-        snapshots[-1] = home_checks.SnapshotFacts(newest.name, newest.taken_at, newest.bytes, not problem, problem)
-    if not home.is_dir() or seen.settings.server is not None:
+    home = seen.settings.home
+    if not home.path.is_dir() or seen.settings.server is not None:
         return []
+    snapshots = probes.snapshot_facts(home.snapshots)
+    if seen.deep and snapshots and snapshots[0].sound is None:
+        newest = snapshots[0]
+        problem = inspect_snapshot(home.snapshots / newest.name)
+        snapshots[0] = home_checks.SnapshotFacts(newest.name, newest.taken_at, newest.bytes, not problem, problem)
     topic = seen.topic
     return home_checks.check_snapshots(
         snapshots,
@@ -221,8 +223,14 @@ def _snapshots(seen: _Seen) -> list[Finding]:
 
 
 def _leftovers(seen: _Seen) -> list[Finding]:
-    home = seen.settings.home.path
-    return home_checks.check_leftovers(probes.leftovers(seen.database)) if home.is_dir() else []
+    """What lies beside the database: a plan that waits, files that were set aside."""
+    database = seen.database
+    if not seen.settings.home.path.is_dir():
+        return []
+    return [
+        *home_checks.check_plan(probes.plan_facts(database), str(plan_path(database))),
+        *home_checks.check_leftovers(probes.leftovers(database), database.name),
+    ]
 
 
 def _journals(seen: _Seen) -> list[Finding]:

@@ -131,7 +131,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
-    orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do)}
+    orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
     face = Face(Sandbox(store.cursor), registry, service.unready, orders)
     app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
 

@@ -36,6 +36,14 @@ def floor_bytes(reserve: int, wal: int, batch: int) -> int:
     return max(reserve, 2 * wal + 4 * batch)
 
 
+def too_full(folder: Path | str, free: int, floor: int) -> str:
+    """What is said when less is free than the floor, a sentence."""
+    return (
+        f"The disk of {folder} is almost full: {free // 2**20:,} MiB are free, and below "
+        f"{floor // 2**20 + 1:,} MiB nothing is written."
+    )
+
+
 def check_floor(folder: Path, wal: int, batch: int) -> None:
     """Look at the disk before a batch; one system call.
 
@@ -44,7 +52,4 @@ def check_floor(folder: Path, wal: int, batch: int) -> None:
     """
     free, floor = free_bytes(folder), floor_bytes(reserve_bytes(folder), wal, batch)
     if free < floor:
-        raise StoreFull(
-            f"The disk of {folder} is almost full: {free // 2**20:,} MiB are free, and below "
-            f"{floor // 2**20 + 1:,} MiB nothing is written."
-        )
+        raise StoreFull(too_full(folder, free, floor))

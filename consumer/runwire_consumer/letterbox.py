@@ -143,6 +143,12 @@ def find_dead(cursor: duckdb.DuckDBPyConnection) -> Found:
     return Found(columns["letter_key"], columns["bytes"], columns["whole"])
 
 
+def count_dead(cursor: duckdb.DuckDBPyConnection) -> int:
+    """How many letters are neither replayed nor discarded."""
+    ((count,),) = cursor.execute("SELECT count(*) FROM store.dead_letters WHERE status = ?", [DEAD]).fetchall()
+    return int(count)
+
+
 def find_named(cursor: duckdb.DuckDBPyConnection, beginnings: Collection[str]) -> dict[str, tuple[int, Place]]:
     """By beginning of an id, of BEGINNING_CHARACTERS at least: how many letters have it, and one of them."""
     want(cursor, beginnings)

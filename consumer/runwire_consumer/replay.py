@@ -24,6 +24,7 @@ from runwire_consumer import letterbox
 from runwire_consumer.errors import LetterRefused
 from runwire_consumer.letterbox import BEGINNING_CHARACTERS, Settled
 from runwire_consumer.letters import DEAD, DISCARDED, ID_CHARACTERS, rebuild_message
+from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.writing import Writer
 
 REPLAY_LETTERS_MAX = 1_000
@@ -57,10 +58,10 @@ class Directly:
         return work(self.writer)
 
 
-def letter_orders(do: Do) -> dict[str, _Order]:
-    """The orders by their path below /api/."""
+def letter_orders(do: Do, metrics: SelfMetrics | None = None) -> dict[str, _Order]:
+    """The orders by their path below /api/; what is replayed counts as stored."""
     return {
-        "dead-letters/replay": lambda asked: replay(do, asked),
+        "dead-letters/replay": lambda asked: replay(do, asked, metrics),
         "dead-letters/discard": lambda asked: discard(do, asked),
     }
 
@@ -94,7 +95,7 @@ class _Chosen:
             yield taken
 
 
-async def replay(do: Do, asked: _Asked) -> dict[str, Any]:
+async def replay(do: Do, asked: _Asked, metrics: SelfMetrics | None = None) -> dict[str, Any]:
     """Store what can be decoded now; the others stay, and say why now.
 
     Raises:
@@ -103,8 +104,11 @@ async def replay(do: Do, asked: _Asked) -> dict[str, Any]:
     chosen = await _choose(do, asked)
     done = {"replayed": 0, "rows": 0, "points": 0, "duplicates": 0, "dead": 0}
     for keys in chosen.slices(REPLAY_LETTERS_MAX, REPLAY_BYTES_MAX):
-        for name, count in (await do(lambda writer, keys=keys: _replay_slice(writer, keys))).items():  # type: ignore[misc]
+        counts = await do(lambda writer, keys=keys: _replay_slice(writer, keys))  # type: ignore[misc]
+        for name, count in counts.items():
             done[name] += count
+        if metrics is not None and counts:
+            metrics.replayed(points=counts["points"], rows=counts["rows"], duplicates=counts["duplicates"])
     settled = chosen.settled + len(chosen.keys) - done["replayed"] - done["dead"]
     left = [*chosen.keys, *chosen.not_whole] if done["dead"] or chosen.not_whole else []
     reasons = await do(lambda writer: letterbox.find_reasons(writer.store.cursor(), left, REASONS_TOLD_MAX))

@@ -51,6 +51,9 @@ class SelfMetrics:
         self._dead_letters = Counter(
             "runwire_dead_letters", "Messages that could not be read and were set aside.", registry=registry
         )
+        self._letters_waiting = Gauge(
+            "runwire_dead_letters_waiting", "Dead letters neither replayed nor discarded.", registry=registry
+        )
         self._missing = Gauge(
             "runwire_missing_rows", "Rows of ended processes that nothing explains.", registry=registry
         )
@@ -96,6 +99,16 @@ class SelfMetrics:
     def dead_letters(self, count: int) -> None:
         """Messages were set aside."""
         self._dead_letters.inc(count)
+
+    def letters_waiting(self, count: int) -> None:
+        """So many dead letters are neither replayed nor discarded."""
+        self._letters_waiting.set(count)
+
+    def replayed(self, *, points: int, rows: int, duplicates: int) -> None:
+        """Dead letters were stored after all: no message was read for it, and no age is known."""
+        self._points.inc(points)
+        self._rows.inc(rows)
+        self._duplicates.inc(duplicates)
 
     def lag(self, messages: Mapping[tuple[str, str], int]) -> None:
         """The lag of each (source, partition); partitions that are gone leave."""

@@ -301,6 +301,7 @@ class Service:
                 with contextlib.suppress(StoreFull):  # it is only told: the next time will do
                     missing, lost = await asyncio.to_thread(self._store.gaps)  # beside the writer, not in its way
                     self._metrics.gaps(missing=missing, lost=lost)
+                    self._metrics.letters_waiting(await asyncio.to_thread(self._store.letters_waiting))
 
     async def _keep_telling(self, metrics: SelfMetrics) -> None:
         """What /metrics says of the moment stays true also while the store takes nothing."""

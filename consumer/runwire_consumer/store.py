@@ -24,7 +24,7 @@ from runwire_consumer.database import Database, EngineOptions, translated
 from runwire_consumer.decode import DeadLetter, Decoded
 from runwire_consumer.errors import Fenced
 from runwire_consumer.intake import Intake, metrics_of
-from runwire_consumer.letterbox import find_totals, find_waiting, insert_letters, settle_letters
+from runwire_consumer.letterbox import count_dead, find_totals, find_waiting, insert_letters, settle_letters
 from runwire_consumer.lock import LockFile
 from runwire_consumer.pieces import lay_out
 from runwire_consumer.runstate import RunState
@@ -172,6 +172,11 @@ class Store:
         with translated(), contextlib.closing(self.cursor()) as cursor:
             ((missing, lost),) = cursor.execute(_GAPS).fetchall()
         return missing, lost
+
+    def letters_waiting(self) -> int:
+        """Dead letters that are neither replayed nor discarded. For any thread."""
+        with translated(), contextlib.closing(self.cursor()) as cursor:
+            return count_dead(cursor)
 
     def close(self) -> None:
         """Checkpoint, close the file, give the lock back."""

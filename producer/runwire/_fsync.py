@@ -209,6 +209,14 @@ class EachSyncedJournal(SyncedJournal):
         """As `Journal`, and on the disk."""
         self._durably(super().append_event, make_payload)
 
+    def declare_loss(self, first_seq: int, count: int, reason: str) -> None:
+        """As `Journal`, and on the disk: what it names is trimmed now, and the record's number may be sent at once."""
+        self._durably(super().declare_loss, first_seq, count, reason)
+
+    def give_up(self, number: int, reason: str) -> None:
+        """As `Journal`, and on the disk."""
+        self._durably(super().give_up, number, reason)
+
     def seal(self) -> None:
         """As `Journal`, and on the disk."""
         self._durably(super().seal)

@@ -43,7 +43,8 @@ def decode(payload: bytes) -> Event:
         event = entry.build(schemaless_reader(body, entry.schema, entry.reader))  # type: ignore[arg-type]
     # fastavro trusts its input and fails with whatever Python raised: IndexError, MemoryError, EOFError, ...
     except Exception as error:
-        raise DecodeError(f"{entry.type} is no valid Avro: {type(error).__name__}: {error}.") from error
+        reason = str(error).replace(f" from {body!r}", "")  # an address, another one each time
+        raise DecodeError(f"{entry.type} is no valid Avro: {type(error).__name__}: {reason}.") from error
     if body.tell() != len(payload):
         raise DecodeError(f"{entry.type} has {len(payload) - body.tell()} bytes behind its end.")
     return event

@@ -19,11 +19,13 @@ from runwire_cli.doctor import examine
 from runwire_cli.settings import read_command_settings
 from runwire_consumer.doctor import FIELDS, Severity
 from runwire_consumer.doctor.inspection import inspect_snapshot
+from runwire_consumer.repair import doubt
 from tests.cli.test_entry import RUNWIRE, call, clean_environment
 from tests.consumer.versions import digests
 from tests.services.consumer import ConsumerProcess
 from tests.services.process import wait_until
 
+NOON = 1_800_000_000_000_000
 TRAINING = """
 import runwire
 run = runwire.init(project="digits")
@@ -161,6 +163,22 @@ def garbage(home: Path) -> None:
     assert call(RUNWIRE, home, "up", "--once").returncode == 0
 
 
+def set_aside(home: Path) -> None:
+    (home / "runwire.duckdb.damaged-20260101T000000Z").write_bytes(b"x" * 2**20)
+    (home / "runwire.duckdb.damaged-20260101T000000Z.wal").write_bytes(b"x")
+
+
+def doubted(home: Path) -> None:
+    doubt(home / "runwire.duckdb", "A block of it can't be read.", NOON)
+
+
+def repaired(home: Path) -> None:
+    doubted(home)
+    assert call(RUNWIRE, home, "up", "--once").returncode == 0
+    (aside,) = home.glob("runwire.duckdb.damaged-*")
+    aside.unlink()
+
+
 def half_a_snapshot(home: Path) -> None:
     (home / "snapshots").mkdir(exist_ok=True)
     (home / "snapshots" / "runwire-20260101T000000Z.duckdb").write_bytes(b"\0" * 100)
@@ -176,6 +194,9 @@ def half_a_snapshot(home: Path) -> None:
         (dead_journal, "journals", Severity.WARNING, "Unsent: 1 journal of dead processes"),
         (torn_tail, "folder", Severity.NOTE, "The end of 1 file is no block"),
         (garbage, "dead-letters", Severity.WARNING, "1 message: 1 times The file is no topic file"),
+        (set_aside, "leftovers", Severity.NOTE, "Set aside as damaged: 2 files, 1.0 MiB"),
+        (doubted, "plan", Severity.WARNING, "about to be replaced: A block of it can't be read."),
+        (repaired, "repairs", Severity.NOTE, "replaced once, last at 2027-01-15 08:00:00 UTC: A block of it can't be"),
         (half_a_snapshot, "snapshots", Severity.ERROR, "it is no DuckDB file"),
         (lambda home: (home / "runwire.duckdb.broken").write_bytes(b"x"), "leftovers", Severity.NOTE, "1 file beside"),
         (

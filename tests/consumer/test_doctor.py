@@ -10,10 +10,12 @@ from dataclasses import replace
 import pytest
 
 from runwire_consumer.doctor import Finding, Severity, error, exit_code, note, ok, probed, warning
+from runwire_consumer.doctor.broker import BrokerFacts, PartitionFacts
 from runwire_consumer.doctor.home import (
     DiskFacts,
     JournalFacts,
     LockFacts,
+    PlanFacts,
     ServerFacts,
     SnapshotFacts,
     TokenFacts,
@@ -21,6 +23,7 @@ from runwire_consumer.doctor.home import (
     check_journals,
     check_leftovers,
     check_lock,
+    check_plan,
     check_server,
     check_snapshots,
     check_token,
@@ -44,10 +47,10 @@ from runwire_consumer.doctor.store import (
     check_dead_letters,
     check_gaps,
     check_offsets,
+    check_repairs,
     check_store,
     check_version,
 )
-from runwire_consumer.sources.kafka_topic import PartitionFacts, TopicFacts
 from tests.repo.files import REPOSITORY
 
 NOW = 1_800_000_000_000_000
@@ -56,9 +59,9 @@ GIB = 2**30
 OK, NOTE, WARNING, ERROR = Severity
 
 HELD = LockFacts(True, 7, "node", True, "noon", "running")
-DISK = DiskFacts("home", "ext4", False, True, 20 * GIB, 10**6, GIB)
+DISK = DiskFacts("home", "ext4", False, True, 20 * GIB, 10**6, GIB, 2**20, 64 * 2**20)
 VERSIONS = VersionFacts("1.0", (3, 11, 7), {"aiokafka": "0.14.0", "duckdb": "1.5.5", "prometheus-client": "0.26.1"})
-TOPIC = TopicFacts(
+TOPIC = BrokerFacts(
     "events",
     exists=True,
     brokers=3,
@@ -128,14 +131,22 @@ def test_the_consumer(facts: ServerFacts | None, lock: LockFacts, severity: Seve
     ("facts", "expected"),
     [
         (DISK, [(OK, "20.0 GiB are free on ext4.")]),
-        (replace(DISK, free_bytes=GIB // 2, database_bytes=0), [(WARNING, "Only 512.0 MiB are free.")]),
+        (
+            replace(DISK, free_bytes=200 * 2**20, database_bytes=2**21),
+            [(WARNING, "Only 200.0 MiB are free, and below 64.0 MiB nothing is written.")],
+        ),
         (
             replace(DISK, free_bytes=2 * GIB, database_bytes=3 * GIB),
             [(WARNING, "2.0 GiB are free, the database has 3.0 GiB: a copy of it (a snapshot) won't fit.")],
         ),
         (
-            replace(DISK, free_bytes=0),
-            [(ERROR, "Only 0 bytes are free: reading stops when the disk is full, and journals drop rows.")],
+            replace(DISK, free_bytes=300 * 2**20, wal_bytes=200 * 2**20),
+            [
+                (
+                    ERROR,
+                    "The disk of home is almost full: 300 MiB are free, and below 401 MiB nothing is written.",
+                )
+            ],
         ),
         (replace(DISK, writable=False), [(ERROR, "The home can't be written to by this user.")]),
         (replace(DISK, free_files=3), [(WARNING, "Only 3 more files can be made there (inodes).")]),
@@ -224,11 +235,37 @@ def test_journals_of_the_dead(journals: list[JournalFacts], expected: list[Sever
 
 
 def test_leftovers_are_named_with_their_sizes() -> None:
-    """Largest first, some of many."""
-    files = [(f"runwire.duckdb.{n}", 2**20) for n in range(5)]
-    only(check_leftovers([]), OK, "No damaged")
-    only(check_leftovers(files), NOTE, "5.0 MiB in runwire.duckdb.0 (1.0 MiB), runwire.duckdb.1 (1.0 MiB), ")
-    assert "and 2 more" in check_leftovers(files)[0].what
+    """Largest first, some of many; what was set aside says when it may go."""
+    name = "runwire.duckdb"
+    files = [(f"{name}.{n}", 2**20) for n in range(5)]
+    only(check_leftovers([], name), OK, "No file")
+    only(check_leftovers(files, name), NOTE, "5.0 MiB in runwire.duckdb.0 (1.0 MiB), runwire.duckdb.1 (1.0 MiB), ")
+    assert "and 2 more" in check_leftovers(files, name)[0].what
+    damaged = [(f"{name}.damaged-20260101T000000Z{end}", 2**20) for end in ("", ".wal")]
+    only(check_leftovers(damaged, name), NOTE, "Set aside as damaged: 2 files, 2.0 MiB")
+    assert "verify" in check_leftovers(damaged, name)[0].advice
+    replaced = [(f"{name}.replaced-20260101T000000Z", 2**30)]
+    only(check_leftovers(replaced, name), NOTE, "Replaced by `runwire restore`: 1 file, 1.0 GiB")
+    assert len(check_leftovers([*files, *damaged, *replaced], name)) == 3
+
+
+@pytest.mark.parametrize(
+    ("plan", "severity", "words"),
+    [(PlanFacts("It is torn."), WARNING, "replaced: It is torn."), (PlanFacts(unreadable=True), NOTE, "binds nobody")],
+)
+def test_a_plan_that_waits(plan: PlanFacts, severity: Severity, words: str) -> None:
+    """The next start carries it out."""
+    only(check_plan(plan, "plan"), severity, words)
+    assert check_plan(None, "plan") == []
+
+
+def test_repairs_are_told() -> None:
+    """How many, the last one's reason and what took its place; nothing where there was none."""
+    assert check_repairs(STORE) == []
+    first, last = ("20260101T000000Z", "Torn.", ""), ("20260131T180000Z", "No block.", "runwire-1.duckdb")
+    text = "replaced 2 times, last at 2026-01-31 18:00:00 UTC: No block. The snapshot runwire-1.duckdb took its place."
+    only(check_repairs(replace(STORE, repairs=(first, last))), NOTE, text)
+    only(check_repairs(replace(STORE, repairs=(first,))), NOTE, "replaced once, last at 2026-01-01 00:00:00 UTC: Torn.")
 
 
 @pytest.mark.parametrize(
@@ -288,12 +325,12 @@ def test_what_leaves_the_machine_in_the_clear(url: str, server: str | None, seve
     assert [one.severity for one in check_addresses(url, server)] == [severity]
 
 
-def setting(**changes: str) -> TopicFacts:
+def setting(**changes: str) -> BrokerFacts:
     """The good topic with other settings."""
     return replace(TOPIC, config={**TOPIC.config, **{name.replace("_", "."): text for name, text in changes.items()}})
 
 
-def replicas(count: int, in_sync: int, brokers: int = 3) -> TopicFacts:
+def replicas(count: int, in_sync: int, brokers: int = 3) -> BrokerFacts:
     """The good topic with other replicas."""
     return replace(TOPIC, brokers=brokers, partitions=(PartitionFacts(0, True, count, in_sync),))
 
@@ -317,7 +354,7 @@ def replicas(count: int, in_sync: int, brokers: int = 3) -> TopicFacts:
         (replace(TOPIC, partitions=(PartitionFacts(4, False, 3, 0),)), ERROR, "Partitions 4 have no leader"),
     ],
 )
-def test_the_topic(facts: TopicFacts, severity: Severity, words: str) -> None:
+def test_the_topic(facts: BrokerFacts, severity: Severity, words: str) -> None:
     """Settings and replicas that lose rows, or may."""
     broker, *found = check_broker(facts, "url")
     assert broker.severity is OK
@@ -326,8 +363,8 @@ def test_the_topic(facts: TopicFacts, severity: Severity, words: str) -> None:
 
 def test_a_broker_that_is_away_and_a_topic_that_is_not_there() -> None:
     """The one is an error, the other comes with the first sender."""
-    only(check_broker(TopicFacts("events", trouble="No broker."), "url"), ERROR, "No broker.")
-    only(check_broker(TopicFacts("events", brokers=1), "url"), NOTE, "doesn't exist yet")
+    only(check_broker(BrokerFacts("events", trouble="No broker."), "url"), ERROR, "No broker.")
+    only(check_broker(BrokerFacts("events", brokers=1), "url"), NOTE, "doesn't exist yet")
 
 
 @pytest.mark.parametrize(

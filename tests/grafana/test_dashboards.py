@@ -17,7 +17,7 @@ from grafana.generate import DASHBOARDS, FOLDER, render
 from runwire_consumer.database import MEMORY, Database
 from runwire_consumer.gauges import RunGauges
 from runwire_consumer.sandbox import Sandbox
-from runwire_consumer.self_metrics import SelfMetrics
+from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from tests.services.process import REPOSITORY
 
 PROVISIONING = REPOSITORY / "grafana" / "provisioning"
@@ -102,9 +102,13 @@ def test_alert_rules_stand_on_provisioned_data() -> None:
     assert [rule["uid"] for rule in rules] == [
         "runwire-consumer-away",
         "runwire-source-away",
+        "runwire-consumer-not-ready",
         "runwire-dead-letters",
         "runwire-source-anomalies",
         "runwire-retention",
+        "runwire-snapshot-failing",
+        "runwire-snapshot-old",
+        "runwire-store-repaired",
         "runwire-run-broken",
     ]
     for rule in rules:
@@ -117,6 +121,7 @@ def _exported() -> set[str]:
     """Return the name of every sample that a consumer's /metrics can hold."""
     registry = CollectorRegistry()
     SelfMetrics(registry)
+    KeepingMetrics(registry)
     gauges = RunGauges(duckdb.connect).describe()
     names = {family.name for family in gauges}
     for family in registry.collect():

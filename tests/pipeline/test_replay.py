@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from runwire_consumer import replay as replaying
 from runwire_consumer.change import Change
 from runwire_consumer.database import MEMORY
 from runwire_consumer.errors import LetterRefused
-from runwire_consumer.replay import Directly, discard, replay
+from runwire_consumer.replay import Directly, discard, letter_orders, replay
 from runwire_consumer.runstate import RunState
+from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer
@@ -138,6 +140,26 @@ def test_letters_alone_make_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order(writer)["rows"] == 13
     assert ask(writer.store, "SELECT run_id, name, points FROM runs") == [(RUN, "brave-fox-1", 16)]
     assert ask(writer.store, "SELECT seen_at FROM store.emitters") == [(told[-1].appended_at,)]
+
+
+def test_what_is_replayed_counts_as_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the metrics of the consumer that does it; letters that wait are counted, too."""
+    registry = CollectorRegistry()
+    writer = Writer(Store.open(MEMORY))
+    write(writer, story(lambda name, message: from_newer(message) if name in {"first", "second"} else message))
+    assert writer.store.letters_waiting() == 2
+    upgrade(monkeypatch)
+    orders = letter_orders(Directly(writer), SelfMetrics(registry))
+
+    async def replay_all() -> None:
+        await orders["dead-letters/replay"]({"all": True})
+
+    for _ in range(2):
+        asyncio.run(replay_all())
+        assert registry.get_sample_value("runwire_rows_stored_total") == 9
+        assert registry.get_sample_value("runwire_points_stored_total") == 14
+        assert registry.get_sample_value("runwire_messages_read_total") == 0
+    assert writer.store.letters_waiting() == 0
 
 
 def test_a_state_follows_its_replayed_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,20 @@ def test_a_loss_declared_behind_the_seal_survives_power_loss(
     disk.close()
 
 
+def test_a_declared_loss_survives_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record's number may be sent as soon as the call returns: recovery must not give it to another record."""
+    disk = Disk(monkeypatch)
+    journal = new_journal("each", tmp_path)
+    log(journal, 0)
+    log(journal, 1)
+    journal.declare_loss(0, 1, "refused")
+    story = recovered(disk.after_power_loss(journal.folder, tmp_path / "later"))
+    assert 0 in story.lost_seqs
+    assert journal.next_seq == 3
+    journal.close(delete=True)
+    disk.close()
+
+
 def test_a_refused_file_is_copied_and_read_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -232,13 +246,17 @@ def test_a_handler_that_logs_interrupts_a_call_that_waits_for_the_disk(tmp_path:
     journal = new_journal("each", tmp_path)
     fired = 0
 
+    rings = True
+
     def handler(*_: object) -> None:
         nonlocal fired
         fired += 1
         log(journal, fired, "handler")
+        if rings:  # only now: where the disk is slower than a timer that repeats, handlers would nest without end
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
     stop = threading.Event()
 
     def work() -> None:
@@ -256,6 +274,7 @@ def test_a_handler_that_logs_interrupts_a_call_that_waits_for_the_disk(tmp_path:
             log(journal, steps)
             steps += 1
     finally:
+        rings = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         stop.set()

@@ -15,8 +15,8 @@ CLI = "cli/runwire_cli/"
 HOMES: dict[str, tuple[str, ...]] = {
     "aiokafka": (
         "producer/runwire/_kafka.py",
+        f"{CONSUMER}doctor/broker.py",
         f"{CONSUMER}sources/kafka.py",
-        f"{CONSUMER}sources/kafka_topic.py",
         f"{CONSUMER}sources/records.py",
         f"{CONSUMER}sources/topic_facts.py",
     ),

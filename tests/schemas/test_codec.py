@@ -147,6 +147,19 @@ def test_bad_payload_is_a_sentence(payload: bytes, error: type[Exception], words
         codec.decode(payload)
 
 
+@pytest.mark.parametrize("event", SAMPLES, ids=IDS)
+def test_the_same_bytes_give_the_same_reason(event: Event) -> None:
+    """A dead letter that is read again says why it is dead in the same words: no address of an object is in them."""
+    payload = codec.encode(event)
+    for end in range(len(payload)):
+        with contextlib.suppress(DecodeError):
+            codec.decode(payload[:end])
+            continue
+        with pytest.raises(DecodeError) as raised:
+            codec.decode(payload[:end])
+        assert " object at 0x" not in str(raised.value)
+
+
 @given(st.sampled_from([path.read_bytes() for path in GOLDEN_FILES]), st.data())
 def test_mutated_payload_decodes_or_raises_decode_error(payload: bytes, data: st.DataObject) -> None:
     """Flipped, cut and grown bytes of any version: either an event or a DecodeError."""

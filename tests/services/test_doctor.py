@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from runwire_consumer.sources.kafka_topic import ask_topic
+from runwire_consumer.doctor.broker import ask_broker
+from runwire_consumer.snapshots import stamp_of
 from runwire_schemas.topics import parse_url
 from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.kafka import KafkaTopics
@@ -48,7 +50,7 @@ def test_a_topic_with_wrong_settings(
     """The broker's own word on its topic."""
     severity, words = told
     kafka.create_topic(topic_name, 2, **settings)
-    facts = ask_topic(parse_url(kafka.url(topic_name)))
+    facts = ask_broker(parse_url(kafka.url(topic_name)))
     assert (facts.trouble, facts.exists, len(facts.partitions), facts.brokers) == ("", True, 2, 1)
     code, found = doctor(kafka.url(topic_name), tmp_path / "home")
     assert code == {"error": 2, "warning": 1, "note": 0}[severity]
@@ -79,6 +81,23 @@ def test_lag_and_clocks_of_a_log_that_is_read(kafka: KafkaTopics, topic_name: st
     assert code == 0, found
     assert found["lag", "note"].startswith("The log holds ")
     assert "50 rows, 50 points agree" in found["store", "ok"]
+
+
+def test_a_snapshot_is_held_against_what_the_broker_keeps(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> None:
+    """The topic's own retention: from a quarter of it on the newest snapshot is late, behind all of it too late."""
+    url, home = kafka.url(topic_name), tmp_path / "home"
+    kafka.create_topic(topic_name, 1, retention_ms=str(4 * 86_400_000))
+    train(url, tmp_path / "trainer")
+    for command in (["up", "--once"], ["snapshot"]):
+        environment = {**os.environ, "RUNWIRE_URL": url, "RUNWIRE_HOME": str(home)}
+        subprocess.run([RUNWIRE, *command], env=environment, check=True, capture_output=True)
+    (taken,) = (home / "snapshots").iterdir()
+    now, found = time.time_ns() // 1_000, Found()
+    for days, severity in ((0.5, "ok"), (1.5, "warning"), (4.5, "error")):
+        taken = taken.rename(taken.with_name(f"runwire-{stamp_of(now - round(days * 86_400e6))}.duckdb"))
+        _, found = doctor(url, home)
+        assert ("snapshots", severity) in found, found
+    assert "keeps records for 4 d" in found["snapshots", "error"]
 
 
 def test_a_topic_that_was_made_anew(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> None:

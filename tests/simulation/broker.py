@@ -63,11 +63,11 @@ class Record:
 
 @dataclass(slots=True)
 class Partition:
-    """Records begin .. begin + len - 1; `incarnation` changes when they are not the ones of before."""
+    """Records begin .. begin + len - 1; `leader_epoch` rises when they are not the ones of before."""
 
     begin: int = 0
     records: list[Record] = field(default_factory=list)
-    incarnation: int = 0
+    leader_epoch: int = 0
 
     @property
     def end(self) -> int:
@@ -76,7 +76,13 @@ class Partition:
 
 
 class Broker:
-    """One topic."""
+    """One topic.
+
+    Attributes:
+        gives_ids: It tells the topic's id and the leaders' epochs; brokers before Kafka 2.8 tell neither.
+        topic_number: The id; another one each time the topic is made.
+        epoch: Rises when connections break.
+    """
 
     def __init__(self, loop: VirtualLoop, rng: random.Random, partitions: int, message_bytes_max: int) -> None:
         self.loop = loop
@@ -85,6 +91,9 @@ class Broker:
         self.partitions = [Partition() for _ in range(partitions)]
         self.faults = Faults()
         self.reachable = True
+        self.stands_still = False  # for those who read: nothing is answered
+        self.gives_ids = True
+        self.topic_number = 1
         self.epoch = 0  # a client that was connected before is thrown out
         self.clock_offset_seconds = 0.0
         self.appended: set[Row] = set()
@@ -95,6 +104,7 @@ class Broker:
         self.ended: dict[str, int] = {}
         self.expired_unread = 0
         self.anomalies = 0
+        self.breaks = 0  # of connections, and changes of leaders
         self.late_waiting = 0
         self.damages_next = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -161,20 +171,22 @@ class Broker:
 
     # What happens to the log.
 
-    def truncate(self, number: int, count: int) -> None:
-        """The last records are gone, though acknowledged."""
+    def truncate(self, number: int, count: int, *, quietly: bool = False) -> None:
+        """The last records are gone, though acknowledged; `quietly`, and no connection breaks."""
         part = self.partitions[number % len(self.partitions)]
         cut = part.records[max(0, len(part.records) - count) :]
         del part.records[len(part.records) - len(cut) :]
         self._lose(cut)
-        self._shake(part)
+        part.leader_epoch += 1
+        self._shake(quietly=quietly)
 
-    def recreate(self, partitions: int) -> None:
-        """The topic was deleted and made again."""
+    def recreate(self, partitions: int, *, quietly: bool = False) -> None:
+        """The topic was deleted and made again; `quietly`, and no connection breaks."""
         for part in self.partitions:
             self._lose(part.records)
-        self.partitions = [Partition(incarnation=self.epoch + 1) for _ in range(partitions)]
-        self._shake(None)
+        self.partitions = [Partition() for _ in range(partitions)]
+        self.topic_number += 1
+        self._shake(quietly=quietly)
 
     def expire(self, number: int, count: int, read_until: int) -> None:
         """Retention takes the oldest records; the consumer has stored those before `read_until`."""
@@ -189,10 +201,16 @@ class Broker:
         """More partitions: runs move to others from now on."""
         self.partitions += [Partition() for _ in range(partitions)]
 
+    def stand_still(self, *, still: bool) -> None:
+        """Whoever reads waits, as where its process was stopped, and goes on later with what it knew."""
+        self.stands_still = still
+        self.wake()
+
     def outage(self, *, reachable: bool) -> None:
         """Nobody reaches the broker, or everybody again."""
         self.reachable = reachable
         self.epoch += 1
+        self.breaks += 1
         self.wake()
 
     def _lose(self, records: Sequence[Record]) -> None:
@@ -201,11 +219,12 @@ class Broker:
             if record.count == 0:
                 self.gone_ends.add(record.emitter)
 
-    def _shake(self, part: Partition | None) -> None:
-        self.epoch += 1
+    def _shake(self, *, quietly: bool) -> None:
+        # Who knows neither ids nor epochs can't notice what nothing else tells of: then connections always break.
+        if not (quietly and self.gives_ids):
+            self.epoch += 1
         self.anomalies += 1
-        if part is not None:
-            part.incarnation = self.epoch
+        self.breaks += 1
         self.wake()
 
 

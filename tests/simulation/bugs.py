@@ -27,11 +27,11 @@ from runwire import (
 from runwire import _journal as journal_module
 from runwire._errors import TransportError
 from runwire._waiting import Waiting
-from runwire_consumer import attempts, change, decode, intake, ledger, pieces, runstate, writing
+from runwire_consumer import attempts, catalog, change, decode, intake, ledger, pieces, runstate, writing
 from runwire_consumer import store as store_module
 from runwire_consumer.errors import StoreFull
 from runwire_consumer.ledger import Disposition
-from runwire_consumer.sources import kafka
+from runwire_consumer.sources import anchors, kafka, topic_facts
 from tests.simulation import trainer
 from tests.simulation.world import Patches
 
@@ -113,10 +113,10 @@ def emitter_key_given_twice(patch: Patches) -> None:
     """The first key never used isn't remembered."""
     apply = change.Change.apply
 
-    def applied(self: Any, catalog: Any) -> None:
-        key = catalog.next_emitter_key
-        apply(self, catalog)
-        catalog.next_emitter_key = min(key + 1, catalog.next_emitter_key) - (len(self.emitters) > 1)
+    def applied(self: Any, known: Any) -> None:
+        key = known.next_emitter_key
+        apply(self, known)
+        known.next_emitter_key = min(key + 1, known.next_emitter_key) - (len(self.emitters) > 1)
 
     patch.set(change.Change, "apply", applied)
 
@@ -283,7 +283,52 @@ def attempts_by_token_alone(patch: Patches) -> None:
 @planted
 def no_anchor(patch: Patches) -> None:
     """A log that was made anew is read on from the old offset."""
-    patch.set(kafka.KafkaSource, "_restart", lambda *_: None)
+    patch.set(anchors.Anchor, "is_of", lambda *_: True)
+    patch.set(anchors.Anchor, "is_elsewhere", lambda *_: False)
+
+
+@planted
+def read_is_sure(patch: Patches) -> None:
+    """After a change of leaders only the record that was read last is compared, not what was read before the look."""
+    doubt = kafka.KafkaSource._doubt
+
+    def doubted(self: Any, consumer: Any, number: int) -> None:
+        known = self._partitions[number]
+        known.sure = (known.next_offset, known.anchor)
+        doubt(self, consumer, number)
+
+    patch.set(kafka.KafkaSource, "_doubt", doubted)
+
+
+@planted
+def leaders_are_not_looked_at(patch: Patches) -> None:
+    """A log that was cut under a live connection is read on."""
+    ask = topic_facts.ask_topic
+
+    async def asked(client: Any, topic: str) -> Any:
+        facts = await ask(client, topic)
+        return facts and dataclasses.replace(facts, leaders=dict.fromkeys(facts.leaders, (0, 0, None)))
+
+    patch.set(kafka, "ask_topic", asked)
+
+
+@planted
+def keys_of_letters_are_given_twice(patch: Patches) -> None:
+    """The first key of a letter that was never used isn't remembered."""
+    apply = change.Change.apply
+
+    def applied(self: Any, known: Any) -> None:
+        key = known.next_letter_key
+        apply(self, known)
+        known.next_letter_key = key
+
+    patch.set(change.Change, "apply", applied)
+
+
+@planted
+def names_of_the_store_are_not_read(patch: Patches) -> None:
+    """A run that this process doesn't know is a new one."""
+    patch.set(catalog.Catalog, "fetch_names", lambda *_: None)
 
 
 @planted

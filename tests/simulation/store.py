@@ -10,7 +10,7 @@ histories over DuckDB: the same contents have to come out.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,30 @@ KEYS = {
     "ledger": ("emitter_key", "first_seq"),
     "run_states": ("run_key",),
     "series": ("emitter_key", "metric_key"),
+    "dead_letters": ("letter_id",),
+    "letter_payloads": ("letter_key",),
 }
 _INSERT = re.compile(r"INSERT INTO store\.(\w+) (?:BY NAME )?SELECT \* FROM incoming$")
 _MERGE = re.compile(r'MERGE INTO store\.(\w+) AS t USING incoming AS n ON (t\."\w+" = n\."\w+"(?: AND )?)+')
-_SELECT = re.compile(r"SELECT (.+?) FROM store\.(\w+)\s*(?:WHERE (\w+) IN \(SELECT unnest\(\?::\w+\[\]\)\))?$")
+_SELECT = re.compile(r"SELECT (.+?) FROM store\.(\w+)(?: WHERE (\w+) IN \(FROM wanted\))?$")
+_WAITING = re.compile(
+    r"SELECT (.+?) FROM \(FROM store\.dead_letters WHERE status <> 'replayed' AND count > 0 "
+    r'AND "rank" IS NOT NULL\) WHERE emitter_id IN \(FROM wanted\) ORDER BY letter_key LIMIT \d+$'
+)
+_NEXT_KEYS = (
+    "SELECT (SELECT coalesce(max(run_key) + 1, 0) FROM store.runs), "
+    "(SELECT coalesce(max(emitter_key) + 1, 0) FROM store.emitters), "
+    "(SELECT coalesce(max(metric_key) + 1, 0) FROM store.metrics)"
+)
+_TOTALS = (
+    "SELECT (SELECT coalesce(sum(bytes), 0)::BIGINT FROM store.letter_payloads), "
+    "(SELECT coalesce(max(letter_key), -1) + 1 FROM store.dead_letters)"
+)
+_NOT_SETTLED = (
+    "SELECT r.run_key, s.state FROM store.runs r LEFT JOIN store.run_states s USING (run_key) "
+    "WHERE s.state IS NULL OR s.state NOT IN (FROM wanted)"
+)
+_LETTER_TABLES = ("dead_letters", "letter_payloads")
 
 
 class UnknownStatement(Exception):
@@ -66,6 +86,7 @@ class ModelDatabase:
         committed: Called after each COMMIT with what it inserted, by table.
     """
 
+    path = MEMORY
     wal_bytes = 0
 
     def __init__(self, committed: Callable[[dict[str, list[dict[str, Any]]]], None]) -> None:
@@ -76,7 +97,7 @@ class ModelDatabase:
     def cursor(self) -> ModelConnection:
         return ModelConnection(self, lambda _: None)
 
-    def close(self) -> None:
+    def close(self, **_: object) -> None:
         return None
 
     def copy(self) -> Tables:
@@ -91,13 +112,18 @@ class ModelConnection:
         self._database = database
         self._hook = hook
         self._incoming: list[dict[str, Any]] = []
+        self._wanted: list[Any] = []
         self._effects: list[Callable[[], None]] | None = None
+        self._letters: Tables = {}  # the two tables as this transaction changed them: it reads them itself
         self._inserted: dict[str, list[dict[str, Any]]] = {}
         self._result: list[tuple[Any, ...]] = []
 
     def register(self, name: str, table: pa.Table) -> None:
-        assert name == "incoming"
-        self._incoming = table.to_pylist()
+        if name == "wanted":
+            self._wanted = table.column(0).to_pylist()
+        else:
+            assert name == "incoming"
+            self._incoming = table.to_pylist()
 
     def close(self) -> None:
         return None
@@ -109,15 +135,16 @@ class ModelConnection:
         return self._result[0] if self._result else None
 
     def execute(self, sql: str, parameters: list[Any] | None = None) -> ModelConnection:
+        assert parameters is None
         sql = sql.strip()
         self._result = []
         self._hook(sql)
         if sql.startswith("SELECT"):
-            self._select(sql, parameters)
+            self._result = list(self._select(" ".join(sql.split())))
         elif sql == "BEGIN":
-            self._effects, self._inserted = [], {}
+            self._effects, self._inserted, self._letters = [], {}, {}
         elif sql == "ROLLBACK":
-            self._effects, self._inserted = None, {}
+            self._effects, self._inserted, self._letters = None, {}, {}
         elif sql == "COMMIT":
             self._commit()
         else:
@@ -133,12 +160,17 @@ class ModelConnection:
     def _commit(self) -> None:
         for effect in self._effects or ():
             effect()
-        inserted, self._effects, self._inserted = self._inserted, None, {}
+        self._database.tables.update(self._letters)
+        inserted, self._effects, self._inserted, self._letters = self._inserted, None, {}, {}
         self._database.commits += 1
         self._database.committed(inserted)
 
     def _effect(self, sql: str, incoming: list[dict[str, Any]]) -> Callable[[], None]:
         tables = self._database.tables
+        if "store.letter_payloads" in sql or "store.dead_letters" in sql:
+            self._letters = self._letters or {name: tables[name].copy() for name in _LETTER_TABLES}
+            _change_letters(sql, self._letters["dead_letters"], self._letters["letter_payloads"], incoming)
+            return lambda: None
         if found := _INSERT.match(sql):
             name = found[1]
             self._inserted.setdefault(name, []).extend(incoming)
@@ -170,21 +202,75 @@ class ModelConnection:
             if moves:
                 yield {name: row[name] for name in ("source", "partition", "next_offset", "anchor")}
 
-    def _select(self, sql: str, parameters: list[Any] | None) -> None:
-        tables = self._database.tables
-        if sql == "SELECT coalesce(max(emitter_key), -1) FROM store.emitters":
-            self._result = [(max((key for (key,) in tables["emitters"]), default=-1),)]
-            return
-        found = _SELECT.match(" ".join(sql.split()))
-        if found is None:
+    def _select(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        tables = self._database.tables | self._letters
+        wanted = set(self._wanted)
+        if sql == _NEXT_KEYS:
+            keys = (("runs", "run_key"), ("emitters", "emitter_key"), ("metrics", "metric_key"))
+            yield tuple(max((row[key] + 1 for row in _rows(tables[name])), default=0) for name, key in keys)
+        elif sql == _TOTALS:
+            keys_used = (row["letter_key"] for row in _rows(tables["dead_letters"]))
+            yield sum(row["bytes"] for row in _rows(tables["letter_payloads"])), max(keys_used, default=-1) + 1
+        elif sql == _NOT_SETTLED:
+            states = {key: row["state"] for (key,), row in tables["run_states"].items()}
+            found = [(run["run_key"], states.get(run["run_key"])) for run in tables["runs"]]
+            yield from (one for one in found if one[1] not in wanted)
+        elif match := _WAITING.match(sql):
+            rows = sorted(_rows(tables["dead_letters"]), key=lambda row: row["letter_key"])
+            yield from _columns(
+                match[1],
+                (
+                    row
+                    for row in rows
+                    if row["status"] != "replayed"
+                    and (row["count"] or 0) > 0
+                    and row["rank"] is not None
+                    and row["emitter_id"] in wanted
+                ),
+            )
+        elif match := _SELECT.match(sql):
+            rows = _rows(tables[match[2]])
+            yield from _columns(match[1], (row for row in rows if not match[3] or row[match[3]] in wanted))
+        else:
             raise UnknownStatement(f"tests/simulation/store.py doesn't understand: {sql}")
-        names = [name.strip().strip('"') for name in found[1].split(",")]
-        rows = tables[found[2]]
-        rows = list(rows.values()) if isinstance(rows, dict) else rows
-        if found[3]:
-            wanted = set((parameters or [[]])[0])
-            rows = [row for row in rows if row[found[3]] in wanted]
-        self._result = [tuple(row[name] for name in names) for row in rows]
+
+
+def _columns(names: str, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    wanted = [name.strip().strip('"') for name in names.split(",")]
+    return (tuple(row[name] for name in wanted) for row in rows)
+
+
+Rows = dict[Any, dict[str, Any]]
+
+
+def _change_letters(sql: str, letters: Rows, payloads: Rows, incoming: list[dict[str, Any]]) -> None:
+    """What `letterbox.py` says."""
+    if sql.startswith("INSERT INTO store.letter_payloads"):
+        fresh = (row for row in incoming if row["whole"] and (row["letter_id"],) not in letters)
+        _merge(payloads, KEYS["letter_payloads"], [_payload_of(row) for row in fresh])
+    elif sql.startswith("MERGE INTO store.dead_letters"):
+        for row in incoming:
+            _merge_letter(letters, row)
+    elif sql.startswith("DELETE FROM store.letter_payloads"):
+        _delete(payloads, KEYS["letter_payloads"], incoming)
+    elif sql.startswith("UPDATE store.dead_letters AS t SET status"):
+        settled = {row["letter_key"]: {**row, "whole": False} for row in incoming}
+        for place, known in letters.items():
+            letters[place] = {**known, **settled.get(known["letter_key"], {})}
+    else:
+        raise UnknownStatement(f"tests/simulation/store.py doesn't understand: {sql}")
+
+
+def _payload_of(row: dict[str, Any]) -> dict[str, Any]:
+    return {"letter_key": row["letter_key"], "bytes": row["kept_bytes"], "payload": row["payload"]}
+
+
+def _merge_letter(letters: Rows, row: dict[str, Any]) -> None:
+    place = (row["letter_id"],)
+    if place not in letters:
+        letters[place] = {name: value for name, value in row.items() if name not in {"payload", "kept_bytes"}}
+    elif letters[place]["status"] == "dead":
+        letters[place] = {**letters[place], "reason": row["reason"]}
 
 
 def _merge(table: dict[Any, Any], keys: tuple[str, ...], rows: list[dict[str, Any]]) -> None:

@@ -17,8 +17,8 @@ from tests.simulation.history import run_history
 
 HISTORIES = 300
 LONG_HISTORIES = 10_000
-REAL_HISTORIES, LONG_REAL_HISTORIES = 8, 300
-BUG_HISTORIES = 1_500
+REAL_HISTORIES, LONG_REAL_HISTORIES = 6, 40
+BUG_HISTORIES = 800
 CAUGHT_MIN = 0.95
 QUICK_BUGS = ("acknowledge_first", "a_loss_hides_what_is_stored", "torn_tail_accepted")
 RUN = Path(__file__).with_name("run.py")
@@ -77,10 +77,10 @@ def test_the_model_engine_is_duckdb() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
-def test_the_model_engine_is_duckdb_in_hundreds_of_histories() -> None:
+def test_the_model_engine_is_duckdb_in_more_histories() -> None:
     """The same, for minutes."""
     with multiprocessing.get_context("spawn").Pool() as pool:
-        found = pool.map(_contents_differ, range(1_000, 1_000 + LONG_REAL_HISTORIES), chunksize=5)
+        found = pool.map(_contents_differ, range(1_000, 1_000 + LONG_REAL_HISTORIES), chunksize=1)
     assert [one for one in found if one] == []
 
 

@@ -1,7 +1,8 @@
 """The audit: counts a store's rows and points against its ledger, in one read-only transaction beside the writer.
 
-By default only counts are compared, which takes seconds for 100 million points. `deep` looks at every row and point,
-slice by slice, so that memory stays bounded. Both end in time: what is left then is told as not checked.
+By default only counts are compared; `deep` looks at every row and point, slice by slice, so that memory stays bounded.
+Once measured, on 20 million points of 2 million rows: 0.14 and 5.4 seconds of CPU. Both end in time: what is left then
+is told as not checked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Self
 import duckdb
 
 from runwire_consumer.doctor.store import LAWS, SHOWN_MAX, Anomaly, StoreFacts
+from runwire_consumer.repair import repairs_of
 
 QUICK_SECONDS_MAX = 30.0
 DEEP_SECONDS_MAX = 3_600.0
@@ -227,6 +229,7 @@ class _Audit:
                     "GROUP BY reason ORDER BY n DESC, reason LIMIT 20",
                 )
             ),
+            repairs=self._repairs(),
             unchecked=tuple(dict.fromkeys(self._unchecked)),
             deep=deep,
         )
@@ -260,6 +263,13 @@ class _Audit:
             high, gathered = emitter, gathered + points
         if low is not None:
             yield _slice(low, high)
+
+    def _repairs(self) -> tuple[tuple[str, str, str], ...]:
+        try:
+            return tuple((one.stamp, one.reason, one.snapshot) for one in repairs_of(self._cursor))
+        except (duckdb.Error, ValueError, TypeError) as error:
+            self._unchecked.append(f"repairs: {str(error).splitlines()[0]}")
+            return ()
 
     def _number(self, what: str, sql: str) -> int:
         found = self._all(what, sql)

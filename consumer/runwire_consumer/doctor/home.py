@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runwire_consumer.doctor import Finding, error, note, ok, warning
+from runwire_consumer.floor import floor_bytes, too_full
 
-FREE_BYTES_ERROR = 256 * 2**20
-FREE_BYTES_WARNING = 2**30
+FLOORS_WARNING = 4
 FREE_FILES_MIN = 1_000
 SNAPSHOT_RETENTION_SHARE = 4
 JOURNAL_GRACE_SECONDS = 120.0  # `runwire up` looks every 15 s
@@ -18,6 +18,19 @@ NAMES_SHOWN_MAX = 3
 _DAY_SECONDS = 86_400
 _HOUR_SECONDS = 3_600
 _MINUTE_SECONDS = 60
+# What `repair.Plan.aside` calls a file, what that means, and when it may go.
+_ASIDE = (
+    (
+        "damaged",
+        "Set aside as damaged",
+        "Delete them once the log has been read again and `runwire verify` misses nothing; keep them for a report.",
+    ),
+    (
+        "replaced",
+        "Replaced by `runwire restore`",
+        "Delete them when nobody wants back what they hold: `runwire restore` takes such a file, too.",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,8 @@ class DiskFacts:
         free_bytes: Room that this user may take.
         free_files: Files that may still be made; None where the file system counts none.
         database_bytes: The database with its WAL.
+        wal_bytes: The WAL alone.
+        reserve_bytes: What stays free of this disk in any case.
     """
 
     path: str
@@ -83,6 +98,8 @@ class DiskFacts:
     free_bytes: int
     free_files: int | None
     database_bytes: int
+    wal_bytes: int
+    reserve_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +121,14 @@ class SnapshotFacts:
     bytes: int
     sound: bool | None = None
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """A plan file beside the database: why it is to be replaced; `unreadable` where the file is no plan."""
+
+    reason: str = ""
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,19 +207,20 @@ def check_server(facts: ServerFacts | None, lock: LockFacts) -> list[Finding]:
 
 
 def check_disk(facts: DiskFacts) -> list[Finding]:
-    """Room and kind of the home's disk."""
-    free = size(facts.free_bytes)
+    """Room and kind of the home's disk: below the floor the consumer writes nothing, and says so in the same words."""
+    free, floor = size(facts.free_bytes), floor_bytes(facts.reserve_bytes, facts.wal_bytes, 0)
     found = []
     if not facts.writable:
         text = "The home can't be written to by this user."
         found.append(error("disk", text, facts.path, "Run as its owner, or give it back: chown, chmod 700."))
-    if facts.free_bytes < FREE_BYTES_ERROR:
-        text = f"Only {free} are free: reading stops when the disk is full, and journals drop rows."
-        found.append(error("disk", text, facts.path, "Make room now."))
-    elif facts.free_bytes < max(FREE_BYTES_WARNING, facts.database_bytes):
+    if facts.free_bytes < floor:
+        text = too_full(facts.path, facts.free_bytes, floor)
+        found.append(error("disk", text, facts.path, "Make room now: writing goes on by itself, journals wait."))
+    elif facts.free_bytes < facts.database_bytes + facts.reserve_bytes:
         text = f"{free} are free, the database has {size(facts.database_bytes)}: a copy of it (a snapshot) won't fit."
-        if facts.database_bytes <= facts.free_bytes:
-            text = f"Only {free} are free."
+        found.append(warning("disk", text, facts.path, "Make room, or move the home to a larger disk."))
+    elif facts.free_bytes < FLOORS_WARNING * floor:
+        text = f"Only {free} are free, and below {size(floor)} nothing is written."
         found.append(warning("disk", text, facts.path, "Make room, or move the home to a larger disk."))
     if facts.free_files is not None and facts.free_files < FREE_FILES_MIN:
         text = f"Only {facts.free_files:,} more files can be made there (inodes)."
@@ -266,14 +292,32 @@ def check_snapshots(
     return found or [ok("snapshots", text)]
 
 
-def check_leftovers(files: Sequence[tuple[str, int]]) -> list[Finding]:
-    """Database files that were set aside: (name, bytes)."""
-    if not files:
-        return [ok("leftovers", "No damaged file was set aside.")]
-    text = (
-        f"{many(len(files), 'file')} beside the database: {size(sum(count for _, count in files))} in {names(files)}."
-    )
-    return [note("leftovers", text, advice="Delete them when nobody wants to look into them any more.")]
+def check_leftovers(files: Sequence[tuple[str, int]], database: str) -> list[Finding]:
+    """Files beside a database that it doesn't use, (name, bytes), by what became of them; nobody else deletes them."""
+    found = []
+    left = list(files)
+    for aside, what, advice in _ASIDE:
+        if mine := [one for one in left if one[0].startswith(f"{database}.{aside}-")]:
+            left = [one for one in left if one not in mine]
+            text = f"{what}: {many(len(mine), 'file')}, {size(sum(count for _, count in mine))} in {names(mine)}."
+            found.append(note("leftovers", text, advice=advice))
+    if left:
+        text = (
+            f"{many(len(left), 'file')} beside the database: {size(sum(count for _, count in left))} in {names(left)}."
+        )
+        found.append(note("leftovers", text, advice="None of runwire's: see who made them."))
+    return found or [ok("leftovers", "No file was set aside.")]
+
+
+def check_plan(plan: PlanFacts | None, where: str) -> list[Finding]:
+    """A replacement of the database that was begun, and which the next start carries out."""
+    if plan is None:
+        return []
+    if plan.unreadable:
+        return [note("plan", "The plan of a replacement can't be read: it binds nobody.", where, "Delete it.")]
+    what = f"The database is about to be replaced: {plan.reason.rstrip('.')}."
+    advice = "Start `runwire up`: it sets the file aside, restores a snapshot and reads the log again from there."
+    return [warning("plan", what, where, advice)]
 
 
 def check_journals(journals: Sequence[JournalFacts], url: str, now: int) -> list[Finding]:

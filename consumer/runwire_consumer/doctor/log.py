@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runwire_consumer.doctor import Finding, error, note, ok, warning
+from runwire_consumer.doctor.broker import BrokerFacts, PartitionFacts
 from runwire_consumer.doctor.home import NAMES_SHOWN_MAX, many, names, size, span
-from runwire_consumer.sources.kafka_topic import PartitionFacts, TopicFacts
 from runwire_schemas.topics import TOPIC_CONFIG
 
 RETENTION_SECONDS_MIN = 86_400.0
@@ -36,7 +36,7 @@ class FileFacts:
     idle_seconds: float
 
 
-def check_broker(facts: TopicFacts, url: str) -> list[Finding]:
+def check_broker(facts: BrokerFacts, url: str) -> list[Finding]:
     """Whether the broker answers, and its topic is one that nothing is lost in."""
     if facts.trouble:
         return [
@@ -51,7 +51,7 @@ def check_broker(facts: TopicFacts, url: str) -> list[Finding]:
     return [ok("broker", f"The topic is there ({many(facts.brokers, 'broker')})."), *(found or [ok("topic", sound)])]
 
 
-def _check_partitions(facts: TopicFacts, url: str) -> list[Finding]:
+def _check_partitions(facts: BrokerFacts, url: str) -> list[Finding]:
     found = []
     if leaderless := [one for one in facts.partitions if not one.has_leader]:
         text = f"Partitions {_numbers(leaderless)} have no leader: nothing can be written to or read from them."
@@ -72,7 +72,7 @@ def _check_partitions(facts: TopicFacts, url: str) -> list[Finding]:
     return found
 
 
-def _check_settings(facts: TopicFacts, url: str) -> list[Finding]:
+def _check_settings(facts: BrokerFacts, url: str) -> list[Finding]:
     if not facts.config:
         return [note("topic", "The broker doesn't tell the topic's settings: they are not checked.", url)]
     found = []
@@ -102,7 +102,7 @@ def _check_settings(facts: TopicFacts, url: str) -> list[Finding]:
     return found
 
 
-def check_lag(facts: TopicFacts, offsets: Mapping[str, int] | None) -> list[Finding]:
+def check_lag(facts: BrokerFacts, offsets: Mapping[str, int] | None) -> list[Finding]:
     """Stored offsets against the log's ends; `offsets` by partition, None where the store couldn't be asked."""
     if offsets is None or facts.trouble or not facts.exists:
         return []

@@ -5,29 +5,27 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
-import shutil
 import socket
 import stat
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from runwire_consumer.doctor.home import DiskFacts, LockFacts, SnapshotFacts, TokenFacts
+from runwire_consumer.doctor.home import DiskFacts, LockFacts, PlanFacts, SnapshotFacts, TokenFacts
 from runwire_consumer.doctor.log import FileFacts
 from runwire_consumer.doctor.programs import TRIED_VERSIONS
 from runwire_consumer.errors import TokenRefused
+from runwire_consumer.floor import free_bytes, reserve_bytes
+from runwire_consumer.repair import Plan, plan_path, wal_path
+from runwire_consumer.snapshots import listed
 from runwire_consumer.tokens import TOKEN_FILE, read_token
 from runwire_schemas.folder import HEADER_BYTES_MAX, SUFFIX, Damage, FolderError, parse_header, split_blocks
 
-SNAPSHOTS_FOLDER = "snapshots"
 FILES_MAX = 2_000
 READ_BYTES_MAX = 8 * 2**20
 _HOLDER_BYTES_MAX = 4_096
 _DATABASE_SIDE_FILES = (".wal", ".lock", ".plan")
-_SNAPSHOT = re.compile(r"runwire-(\d{8}T\d{6})Z\.duckdb")
 _MAGIC_AT, _MAGIC = 8, b"DUCK"
 
 
@@ -94,9 +92,11 @@ def disk_facts(folder: Path, kind: str, database: Path, *, is_network: bool) -> 
         kind=kind,
         is_network=is_network,
         writable=os.access(folder, os.W_OK | os.X_OK),
-        free_bytes=shutil.disk_usage(folder).free,
+        free_bytes=free_bytes(folder),
         free_files=status.f_favail if status.f_files else None,
-        database_bytes=sum(_size(database.with_name(database.name + end)) for end in ("", ".wal")),
+        database_bytes=_size(database) + _size(wal_path(database)),
+        wal_bytes=_size(wal_path(database)),
+        reserve_bytes=reserve_bytes(folder),
     )
 
 
@@ -114,17 +114,21 @@ def token_facts(home: Path) -> TokenFacts:
     return TokenFacts(True, mode, ours)
 
 
-def snapshot_facts(home: Path) -> list[SnapshotFacts]:
-    """The home's snapshots; whether one begins as a database is looked at."""
-    found = []
-    for path in sorted((home / SNAPSHOTS_FOLDER).glob("runwire-*.duckdb")):
-        named = _SNAPSHOT.fullmatch(path.name)
-        if named is None:
-            continue
-        taken = datetime.strptime(named[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-        sound, problem = _begins_sound(path)
-        found.append(SnapshotFacts(path.name, round(taken.timestamp() * 1e6), _size(path), sound, problem))
-    return found
+def snapshot_facts(folder: Path) -> list[SnapshotFacts]:
+    """The snapshots of a folder, newest first; whether one begins as a database is looked at."""
+    return [SnapshotFacts(one.path.name, one.taken_at, one.bytes, *_begins_sound(one.path)) for one in listed(folder)]
+
+
+def plan_facts(database: Path) -> PlanFacts | None:
+    """The plan of a replacement that binds the next start; None without one.
+
+    Raises:
+        StoreError: It can't be read.
+    """
+    plan = Plan.read(database)
+    if plan is not None:
+        return PlanFacts(plan.reason)
+    return PlanFacts(unreadable=True) if plan_path(database).exists() else None
 
 
 def leftovers(database: Path) -> list[tuple[str, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from runwire_consumer.doctor import Finding, error, note, ok, warning
 from runwire_consumer.doctor.home import many
+from runwire_consumer.snapshots import micros_of, spoken
 
 SHOWN_MAX = 3
 
@@ -41,6 +42,7 @@ class StoreFacts:
         unchecked: What could not be looked at, and why, a sentence each.
         gaps: Rows of ended processes that nothing explains, by run id.
         dead_letters: By reason, most first.
+        repairs: Replacements of the file, oldest first: when (a stamp), why, and the snapshot that took its place.
         deep: Every row and point was looked at.
     """
 
@@ -53,6 +55,7 @@ class StoreFacts:
     unchecked: tuple[str, ...] = ()
     gaps: tuple[tuple[str, int], ...] = ()
     dead_letters: tuple[tuple[str, int], ...] = ()
+    repairs: tuple[tuple[str, str, str], ...] = ()
     deep: bool = False
 
     def fields(self) -> dict[str, Any]:
@@ -76,6 +79,7 @@ class StoreFacts:
                 unchecked=tuple(map(str, fields["unchecked"])),
                 gaps=tuple((str(run), int(count)) for run, count in fields["gaps"]),
                 dead_letters=tuple((str(reason), int(count)) for reason, count in fields["dead_letters"]),
+                repairs=tuple((str(at), str(reason), str(taken)) for at, reason, taken in fields["repairs"]),
                 deep=bool(fields["deep"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -169,6 +173,18 @@ def check_gaps(facts: StoreFacts) -> list[Finding]:
     return [warning("gaps", text, advice=advice)]
 
 
+def check_repairs(facts: StoreFacts) -> list[Finding]:
+    """Replacements of the file that the store remembers."""
+    if not facts.repairs:
+        return []
+    stamp, reason, snapshot = facts.repairs[-1]
+    place = f"The snapshot {snapshot}" if snapshot else "An empty store"
+    count = len(facts.repairs)
+    often = "once" if count == 1 else f"{count:,} times"
+    text = f"The database was replaced {often}, last at {_moment(stamp)}: {reason.rstrip('.')}. {place} took its place."
+    return [note("repairs", text, advice="What the log no longer held then shows as lost: runwire verify RUN.")]
+
+
 def check_dead_letters(facts: StoreFacts) -> list[Finding]:
     """Messages that could not be read, by reason."""
     if not facts.dead_letters:
@@ -178,6 +194,13 @@ def check_dead_letters(facts: StoreFacts) -> list[Finding]:
     text = f"Unreadable: {many(total, 'message')}: {shown}."
     advice = "See them: runwire dead-letters list. A newer sender? Upgrade, then runwire dead-letters replay --all."
     return [warning("dead-letters", text, advice=advice)]
+
+
+def _moment(stamp: str) -> str:
+    try:
+        return spoken(micros_of(stamp))
+    except ValueError:
+        return stamp
 
 
 def _broken(one: Anomaly, where: str) -> Finding:

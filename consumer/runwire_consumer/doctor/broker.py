@@ -1,4 +1,7 @@
-"""What a broker says of one topic: its settings, replicas and ends; asked once, nothing is made or changed."""
+"""Asks a broker for a checkup of one topic: its settings, replicas and ends; once, nothing is made or changed.
+
+What the consumer itself keeps asking while it reads is `sources/topic_facts.py`.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,8 @@ class PartitionFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class TopicFacts:
-    """One topic.
+class BrokerFacts:
+    """A broker and the topic that was asked for.
 
     Attributes:
         topic: Its name.
@@ -91,7 +94,7 @@ class TopicFacts:
             return None
 
 
-def ask_topic(destination: Destination) -> TopicFacts:
+def ask_broker(destination: Destination) -> BrokerFacts:
     """Ask, within about TIMEOUT_SECONDS; never raises for what a broker does."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is wrong is in the facts
     try:
@@ -100,25 +103,25 @@ def ask_topic(destination: Destination) -> TopicFacts:
         reason = f"no answer within {TIMEOUT_SECONDS:g} s"
     except (KafkaError, OSError) as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
-    return TopicFacts(
+    return BrokerFacts(
         destination.topic, trouble=f"No broker at {', '.join(destination.servers)} could be asked: {reason}."
     )
 
 
-async def _ask(destination: Destination) -> TopicFacts:
+async def _ask(destination: Destination) -> BrokerFacts:
     topic = destination.topic
     async with asyncio.timeout(TIMEOUT_SECONDS), _admin(destination) as admin:
         # All topics: a question for one by name would make it on a broker that makes topics by itself.
         found = {one["topic"]: one for one in await admin.describe_topics()}
         brokers = len((await admin.describe_cluster())["brokers"])
         if topic not in found or not found[topic]["partitions"]:
-            return TopicFacts(topic, brokers=brokers)
+            return BrokerFacts(topic, brokers=brokers)
         config = await _config(admin, topic)
         bare = [
             PartitionFacts(one["partition"], one["leader"] >= 0, len(one["replicas"]), len(one["isr"]))
             for one in sorted(found[topic]["partitions"], key=lambda one: one["partition"])
         ]
-        facts = TopicFacts(topic, "", exists=True, brokers=brokers, partitions=tuple(bare), config=config)
+        facts = BrokerFacts(topic, "", exists=True, brokers=brokers, partitions=tuple(bare), config=config)
         return await _with_ends(destination, facts)
 
 
@@ -152,7 +155,7 @@ async def _config(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
     }
 
 
-async def _with_ends(destination: Destination, facts: TopicFacts) -> TopicFacts:
+async def _with_ends(destination: Destination, facts: BrokerFacts) -> BrokerFacts:
     """The same, with the partitions' ends and the newest record's time."""
     led = [TopicPartition(facts.topic, one.number) for one in facts.partitions if one.has_leader]
     consumer = AIOKafkaConsumer(
@@ -184,7 +187,7 @@ async def _with_ends(destination: Destination, facts: TopicFacts) -> TopicFacts:
             half_kept = end if halves[where] is None else halves[where].offset
         partitions.append(PartitionFacts(one.number, one.has_leader, one.replicas, one.in_sync, begin, end, half_kept))
     broker_time = facts.config.get("message.timestamp.type") == "LogAppendTime"
-    return TopicFacts(
+    return BrokerFacts(
         facts.topic, "", facts.exists, facts.brokers, tuple(partitions), facts.config, newest if broker_time else None
     )
 
