@@ -12,7 +12,7 @@ What it guards against, and how:
   went with a topic or with a log's end. Before that, from half of the retention on, it is said (`retention.py`).
 - Offsets that are no record (ends of transactions, what compaction left) are passed, and are no lag.
 - A client that locks up (known of aiokafka after the loss of a coordinator) is thrown away and made anew when
-  something waits and nothing comes for STALL_SECONDS.
+  something waits, is asked for, and nothing comes for STALL_SECONDS.
 - An unreachable broker is retried for ever.
 """
 
@@ -102,7 +102,7 @@ class KafkaSource:
         self._trouble = f"{destination} has not answered yet."
         self._assigned: set[int] = set()
         self._broken = False
-        self._next_attempt = self._next_retention = 0.0
+        self._next_attempt = self._next_retention = self._polled_at = 0.0
         self._topic_id = ""
         self._surveying = asyncio.Lock()
         self._retention = RetentionWatch(str(destination))
@@ -122,6 +122,7 @@ class KafkaSource:
 
     async def poll(self, max_wait_seconds: float) -> list[Message]:
         """The next messages of all partitions."""
+        self._polled_at = time.monotonic()
         consumer = await self._connected(max_wait_seconds)
         if consumer is None:
             return []
@@ -244,6 +245,10 @@ class KafkaSource:
                     await self._look(consumer)
             except (KafkaError, OSError, TimeoutError) as error:
                 self._away(error)
+            except Exception as error:  # noqa: BLE001 - else nobody would look again, and `close` would raise it
+                _log.warning("A look at %s failed: %s. Connecting anew.", self.name, _reason(error, ""))
+                self._broken = True
+                return
             if self._stalled() or _has_died(consumer):
                 self._anomalies["client_stalled"] += 1
                 _log.warning("The Kafka client reads nothing more from %s: connecting anew.", self.name)
@@ -503,6 +508,8 @@ class KafkaSource:
 
     def _stalled(self) -> bool:
         now = time.monotonic()
+        if now - self._polled_at > REQUEST_TIMEOUT_SECONDS:
+            self._move_all()  # nobody asked: the store has no room, or enough to do
         for known in self._partitions.values():
             if known.end is None or known.end <= known.next_offset:
                 known.moved_at = now
