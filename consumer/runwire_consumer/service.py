@@ -330,7 +330,9 @@ class Service:
         self._closed = True
         if self._metrics is not None:
             self._tell(self._metrics)
-        for source in self._sources:
-            await source.close()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)
-        self._thread.shutdown()
+        try:
+            for source in self._sources:
+                await source.close()
+        finally:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)
+            self._thread.shutdown()

@@ -324,6 +324,23 @@ def test_a_count_that_fails_ends_nothing() -> None:
     world.play(story)
 
 
+class Unclosed(MemorySource):
+    """A source whose end fails."""
+
+    async def close(self) -> None:
+        """Fail."""
+        raise RuntimeError("planted")
+
+
+def test_a_source_that_fails_to_close_leaves_the_store_closed(tmp_path: Path) -> None:
+    """Its lock is free, so that the next consumer may begin."""
+    path = tmp_path / "runwire.duckdb"
+    service = Service(Store.open(path), [Unclosed(MemoryLog())], limits=LIMITS)
+    with pytest.raises(RuntimeError, match="planted"):
+        asyncio.run(service.run_once())
+    Store.open(path).close()
+
+
 class Slow(Store):
     """A store whose writes wait until it is told to go on."""
 
