@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 
+from runwire_consumer.damage import is_damage, is_newer, is_sqlite
 from runwire_consumer.doctor.audit import DEEP_SECONDS_MAX, QUICK_SECONDS_MAX, audit
 from runwire_consumer.doctor.store import StoreFacts, Unopened
 from runwire_consumer.errors import StoreDamaged, StoreError, StoreForeign, StoreLocked, StoreNewer
@@ -24,7 +25,6 @@ from runwire_consumer.migrations import check_version, migrations
 LOCK_WAIT_SECONDS = 3.0
 OPEN_SECONDS_MAX = 60.0  # a WAL is replayed
 MEMORY_MIB_MAX = 1_024
-_NEWER_ENGINE = "newer version of DuckDB"
 _KINDS: dict[type[StoreError], str] = {
     StoreLocked: "locked",
     StoreNewer: "newer",
@@ -92,7 +92,10 @@ def look(path: Path, how: str) -> dict[str, Any]:
     except StoreError as error:
         return {"kind": _KINDS.get(type(error), "unknown"), "sentence": str(error)}
     except duckdb.Error as error:
-        kind = "newer" if _NEWER_ENGINE in str(error) else "damaged"
+        text = str(error)
+        kind = "newer" if is_newer(text) else "foreign" if is_sqlite(text) else "damaged"
+        if kind == "damaged" and not is_damage(text):
+            kind = "unknown"
         return {"kind": kind, "sentence": f"The database {path} won't open: {str(error).splitlines()[0]}"}
     except OSError as error:
         return {"kind": "unknown", "sentence": f"The database {path} can't be read: {error.strerror or error}."}
