@@ -138,8 +138,8 @@ class Watch:
         for one in self._unwritten - change.emitters.keys():
             known = self._catalog.emitters.get(one)
             if known is not None and known.unwritten:
+                known.written_at = 0  # what the store compares with: so they are news
                 change.emitters[one] = known.copy()
-                change.emitters[one].written_at = 0
         self._unwritten = set()
 
     def _matters(self, emitter: Emitter) -> bool:

@@ -164,6 +164,31 @@ def test_what_has_settled_leaves_memory() -> None:
     writer.close()
 
 
+def test_signs_of_life_that_wait_keep_nothing_in_memory() -> None:
+    """Runs whose last sign of life isn't written yet, and runs that a log brings again, settle and leave, too."""
+    store = Store.open(MEMORY)
+    writer = Writer(store)
+    writer._watch = Watch(store.cursor(), store.catalog, 10)
+    told: list[Message] = []
+    offset, now = 0, DAY_ONE
+    for number in range(60):
+        run = Numbered("x", run_id=f"{number:016x}")
+        now += 60 * SECOND  # the runs before are lost
+        for later in (0, SECOND // 2):
+            batch = [replace(run.logs({later: {"loss": 1.0}}), appended_at=now + later)]
+            told += batch
+            writer.write(in_log(batch, offset), Moment(now + later, at_tail=False, judged_at=now + later))
+            offset += len(batch)
+    assert len(store.catalog.emitters) <= 20
+    seen = "SELECT count(*) FROM store.emitters WHERE seen_at % 1_000_000 <> 0"
+    assert store.cursor().execute(seen).fetchall()[0][0] >= 40  # the last sign is written before it is forgotten
+    for message in told:
+        writer.write(in_log([message], offset), Moment(now, at_tail=False, judged_at=now))
+        offset += 1
+    assert len(store.catalog.emitters) <= 20
+    writer.close()
+
+
 class Numbered(Emitter):
     """The only process of a run, both named by a number."""
 
