@@ -197,4 +197,5 @@ class Keeper:
         self._metrics.pruned(len(names))
 
     async def _aside(self, work: Callable[..., _Made], *given: Any) -> _Made:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+        with leaving_if_invalidated():
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)

@@ -21,6 +21,7 @@ import asyncio, sys, threading
 from pathlib import Path
 import duckdb, httpx
 import runwire_consumer.database as database
+from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app
@@ -41,7 +42,7 @@ log = MemoryLog()
 log.append(*((m := Emitter("a").logs({0: {"loss": 1.0}})).headers, m.payload))
 registry = make_registry(store.cursor)
 service = Service(store, [MemorySource(log)], limits=ServiceLimits(tick_seconds=1e9))
-keeper = Keeper(service, store, home / "snapshots", KeepingMetrics(registry, lambda: 1_700_000_000_000_000))
+keeper = Keeper(service, store, home / "snapshots", KeepingMetrics(registry, lambda: 1), topic=(home, "dir:"))
 face = Face(Sandbox(store.cursor), registry, service.unready)
 door = Door(Token("x" * 40), "127.0.0.1", frozenset())
 client = httpx.AsyncClient(
@@ -67,6 +68,13 @@ async def story():
         print(await client.get("/metrics"))
     elif part == "snapshot":
         await keeper.snapshot()
+    elif part == "doctor":
+        await DoctorOrder(store.cursor, "1", service.unready)({})
+    elif part == "prune":
+        (home / "snapshots").mkdir()
+        for day in (1, 2):
+            (home / "snapshots" / f"runwire-2023010{day}T000000Z.duckdb").touch()
+        await keeper._prune()
     elif part == "order":
         await service.do(lambda writer: writer.store.database.checkpoint())
     await running
@@ -75,7 +83,7 @@ asyncio.run(story())
 """
 
 
-@pytest.mark.parametrize("part", ["writer", "query", "scrape", "snapshot", "order"])
+@pytest.mark.parametrize("part", ["writer", "query", "scrape", "snapshot", "doctor", "prune", "order"])
 def test_whoever_meets_it_ends_the_process(part: str, tmp_path: Path) -> None:
     """Exit 70, one sentence, no closing; what was committed is there."""
     program = tmp_path / "dying.py"

@@ -12,6 +12,7 @@ import duckdb
 
 from runwire_consumer.doctor.audit import audit
 from runwire_consumer.errors import ConsumerError, StoreError
+from runwire_consumer.leaving import leaving_if_invalidated
 
 
 class DoctorOrder:
@@ -58,7 +59,7 @@ class DoctorOrder:
 
     def _audit(self, deep: bool) -> dict[str, Any]:  # noqa: FBT001 - handed to a thread
         try:
-            with contextlib.closing(self._cursors()) as cursor:
+            with leaving_if_invalidated(), contextlib.closing(self._cursors()) as cursor:
                 return audit(cursor, deep=deep, stopped=lambda: self._stopped).fields()
         except duckdb.Error as error:
             raise StoreError(f"The store can't be looked through: {str(error).splitlines()[0]}") from error
