@@ -161,6 +161,8 @@ def translated() -> Iterator[None]:
         yield
     except duckdb.FatalException as error:
         raise StoreInvalidated(f"The database engine gave up: {_sentence(error)}") from error
+    except duckdb.DataError:
+        raise  # it quotes values, and a sender may write anything into them: its text proves nothing
     except duckdb.Error as error:
         text = _sentence(error)
         if "database has been invalidated" in str(error):

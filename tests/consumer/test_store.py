@@ -260,6 +260,8 @@ def test_garbage_makes_nobody_and_takes_nobody_over() -> None:
         (duckdb.TransactionException("Failed to commit: database has been invalidated"), StoreInvalidated),
         (duckdb.FatalException("Failed: No space left on device"), StoreInvalidated),
         (duckdb.TransactionException("Conflict on update"), duckdb.TransactionException),
+        (duckdb.ConversionException("Could not convert 'Corrupt database file'"), duckdb.ConversionException),
+        (duckdb.OutOfRangeException("'database has been invalidated'"), duckdb.OutOfRangeException),
     ],
 )
 def test_the_engines_errors_become_ours(error: duckdb.Error, ours: type[Exception]) -> None:
