@@ -205,9 +205,16 @@ async def _show_progress(service: Service, output: Output) -> None:
 
 
 async def _recover_again_and_again(settings: CommandSettings) -> None:
-    """Send what processes of this home left that died since."""
+    """Send what processes of this home left that died since; a look that fails is done again."""
+    told = ""
     while True:
-        await _recover_journals(settings)
+        try:
+            await _recover_journals(settings)
+        except OSError as error:
+            if told != (told := str(error)):
+                _log.warning(
+                    "Journals in %s can't be looked through: %s.", settings.home.journal, error.strerror or error
+                )
         await asyncio.sleep(RECOVERY_INTERVAL_SECONDS)
 
 
