@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,16 +14,15 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from runwire_cli.backup import open_home_store
 from runwire_cli.client import LOCK_SLICE_SECONDS, LOCK_WAIT_SECONDS, HttpReader, Reader, Row, local_consumer
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Form, Grid, Output, cell
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import moment, number, short
-from runwire_consumer.database import EngineOptions
 from runwire_consumer.errors import StoreLocked
 from runwire_consumer.letters import ID_CHARACTERS
 from runwire_consumer.replay import Directly, letter_orders
-from runwire_consumer.store import Store
 from runwire_consumer.tokens import read_token
 from runwire_consumer.writing import Writer
 
@@ -34,6 +34,7 @@ COLUMNS = (
 BYTES_A_LINE = 16
 REASON_CHARACTERS = 70
 
+_log = logging.getLogger("runwire")
 _NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
 
@@ -169,8 +170,8 @@ def give_order(settings: CommandSettings, path: str, asked: Mapping[str, Any]) -
             return _ask(reader, path, asked)
         left = deadline - time.monotonic()
         try:
-            options = EngineOptions(lock_wait_seconds=max(0.0, min(LOCK_SLICE_SECONDS, left)))
-            store = Store.open(settings.home.database, options)
+            # A replacement that was begun is finished first, or what is done here would go with the file.
+            store, _ = open_home_store(settings, max(0.0, min(LOCK_SLICE_SECONDS, left)), _log.warning)
         except StoreLocked:
             # It may be a consumer that is still starting: look for its address again.
             if left <= 0:

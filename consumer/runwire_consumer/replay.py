@@ -174,7 +174,7 @@ def _find(writer: Writer, ids: Sequence[str]) -> _Chosen:
     cursor = writer.store.cursor()
     places: dict[int, letterbox.Place] = {}
     for one in ids:
-        if not ID_CHARACTERS_MIN <= len(one) <= ID_CHARACTERS:
+        if not (ID_CHARACTERS_MIN <= len(one) <= ID_CHARACTERS and one.isascii()):
             raise LetterRefused(f"{one[:40]!r} is no id of a dead letter: it has {ID_CHARACTERS} hexadecimal digits.")
         found = letterbox.find_named(cursor, one.lower())
         if not found:

@@ -281,6 +281,7 @@ def test_what_is_not_whole_says_so() -> None:
 REFUSED: list[dict[str, Any]] = [
     {}, {"all": False}, {"all": True, "ids": ["abcd"]}, {"ids": []}, {"ids": "abcd"}, {"ids": [7]}, {"ids": ["abc"]},
     {"ids": ["abcdef"]}, {"ids": ["x" * 17]}, {"ids": ["%%%%"]}, {"ids": ["abcd"] * 10_001},
+    {"ids": ["\ud800abcd"]},
 ]  # fmt: skip
 
 
