@@ -15,7 +15,7 @@ from runwire_consumer import snapshots
 from runwire_consumer.database import lock_beside
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreLocked
 from runwire_consumer.keeping import Keeper
-from runwire_consumer.repair import REPLACED, Plan, Repair, doubt, open_store
+from runwire_consumer.repair import REPLACED, Plan, Repair, doubt, need_room, open_store
 from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service
 from runwire_consumer.snapshots import Snapshot, as_json, listed, open_and_read
@@ -129,12 +129,18 @@ def restore(settings: CommandSettings, output: Output, wanted: str | None) -> in
         except SnapshotFailed as error:
             raise SnapshotFailed(f"{chosen.path} is not restored. {error}") from None
         when = f"a snapshot of {chosen.moment}" if chosen.taken_at else str(chosen.path)
+        try:
+            need_room(chosen.path, path.parent)
+        except OSError as error:
+            raise SnapshotFailed(f"{chosen.path} is not restored: {error.strerror}. Nothing was changed.") from None
         plan = Plan.make(path, REPLACED, f"{when} is restored by hand", _now(), str(chosen.path.absolute()))
         plan.write(path)
+        # The lock isn't let go of between: who comes then would have the present file open, and be told to restore it.
+        options = snapshots.options_for(settings.home.snapshots, 0.0)
+        store, _ = open_store(path, options, _now, output.say, lock)
+        store.close()
     finally:
         lock.release()
-    store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
-    store.close()
     if found and chosen.taken_at < found[-1].taken_at:
         output.say(
             "It is older than the oldest snapshot of this home: what was removed from the log since then stays missing."

@@ -34,6 +34,7 @@ LOCK_WAIT_SECONDS = 10.0
 LOCK_SLICE_SECONDS = 0.3
 CONNECT_TIMEOUT_SECONDS = 3.0
 ANSWER_TIMEOUT_SECONDS = 120.0
+HEALTH_TIMEOUT_SECONDS = 5.0
 FILE_QUERY_SECONDS_MAX = 3_600.0
 FILE_ROWS_MAX = 10_000_000
 
@@ -104,7 +105,8 @@ class HttpReader:
     def answers(self) -> bool:
         """Whether a consumer is there."""
         try:
-            return bool(self._client.get("/healthz").status_code == 200)  # noqa: PLR2004 - OK
+            answer = self._client.get("/healthz", timeout=HEALTH_TIMEOUT_SECONDS)  # one that stands still never does
+            return bool(answer.status_code == 200)  # noqa: PLR2004 - OK
         except self._transport_error:
             return False
 

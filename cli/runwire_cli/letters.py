@@ -168,6 +168,7 @@ def give_order(settings: CommandSettings, output: Output, path: str, asked: Mapp
             return _ask(reader, path, asked)
         left = deadline - time.monotonic()
         try:
+            # A replacement that was begun is finished first, or what is done here would go with the file.
             store, _ = open_home_store(settings, max(0.0, min(LOCK_SLICE_SECONDS, left)), output.say)
         except StoreLocked:
             # It may be a consumer that is still starting: look for its address again.

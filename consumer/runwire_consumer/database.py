@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -154,6 +155,18 @@ def lock_beside(path: Path, wait_seconds: float = 0.0) -> LockFile:
     return LockFile.acquire(path.with_name(path.name + ".lock"), wait_seconds)
 
 
+def need_regular(path: Path) -> None:
+    """Look at what is to be opened: a pipe or a device would keep us for ever. A folder is told by who opens it.
+
+    Raises:
+        StoreError: It is neither file nor folder.
+    """
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise StoreError(f"{path} is no regular file: move it away.")
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """The one place where the engine's errors become ours."""
@@ -206,6 +219,9 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
     }
     if options.threads:
         config["threads"] = options.threads
+    if path != MEMORY:
+        need_regular(path)
+        need_regular(path.with_name(path.name + ".wal"))
     try:
         return duckdb.connect(str(path), config=config)
     except duckdb.Error as error:

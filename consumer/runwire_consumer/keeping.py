@@ -160,9 +160,11 @@ class Keeper:
         if time.monotonic() < self._not_before:
             return False
         offsets = self._store.catalog.positions
-        if not found:
-            return bool(offsets)
-        is_old = self._clock() - found[0].taken_at >= self._limits.snapshot_seconds * 1e6
+        # A name from the future (the clock was set back, or somebody's file) says nothing of how old the newest is.
+        ages = [age for one in found if (age := self._clock() - one.taken_at) >= 0]
+        if not ages:
+            return bool(offsets) and (not found or offsets != self._taken_of)
+        is_old = ages[0] >= self._limits.snapshot_seconds * 1e6
         return is_old and bool(offsets) and offsets != self._taken_of
 
     def _fail(self, error: StoreError) -> None:

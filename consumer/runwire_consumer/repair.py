@@ -30,13 +30,15 @@ from typing import Any, Self
 
 import duckdb
 
-from runwire_consumer.database import EngineOptions, lock_beside
+from runwire_consumer.database import EngineOptions, lock_beside, need_regular
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull
 from runwire_consumer.floor import free_bytes
+from runwire_consumer.lock import LockFile
 from runwire_consumer.snapshots import (
     Snapshot,
     folder_to_disk,
     listed,
+    micros_of,
     open_and_read,
     settle,
     stamp_of,
@@ -84,14 +86,24 @@ class Plan:
         return path.with_name(f"{path.name}.{self.aside}-{self.stamp}.wal")
 
     def write(self, path: Path) -> None:
-        """Make it binding for whoever opens the database next."""
+        """Make it binding for whoever opens the database next.
+
+        Raises:
+            StoreFull: There is no room for it.
+            StoreError: It can't be written; no plan binds that didn't before.
+        """
         draft = plan_path(path).with_suffix(".draft")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(plan_path(path))
-        folder_to_disk(path.parent)
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump(asdict(self), file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(plan_path(path))
+            folder_to_disk(path.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise _unable(path, error) from error
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -101,15 +113,20 @@ class Plan:
             StoreError: It can't be read.
         """
         try:
+            need_regular(plan_path(path))
             found = json.loads(plan_path(path).read_text(encoding="utf-8"))
-            return cls(**{name: str(found[name]) for name in ("stamp", "aside", "reason", "snapshot")})
+            plan = cls(**{name: str(found[name]) for name in ("stamp", "aside", "reason", "snapshot")})
+            micros_of(plan.stamp)
+            if plan.aside in {DAMAGED, REPLACED} and "\0" not in plan.snapshot:
+                return plan
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
-            _log.warning("%s is no plan of a repair: it is passed over.", plan_path(path))
-            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
         except OSError as error:
             raise StoreError(f"{plan_path(path)} can't be read: {error.strerror}.") from error
+        _log.warning("%s is no plan of a repair: it is passed over.", plan_path(path))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +157,11 @@ def wal_path(path: Path) -> Path:
 
 
 def open_store(
-    path: Path, options: EngineOptions, now: Callable[[], int], say: Callable[[str], None] = _log.warning
+    path: Path,
+    options: EngineOptions,
+    now: Callable[[], int],
+    say: Callable[[str], None] = _log.warning,
+    lock: LockFile | None = None,
 ) -> tuple[Store, list[Repair]]:
     """Open the store, after as many replacements as that takes; all of them are said and marked in it.
 
@@ -149,13 +170,14 @@ def open_store(
         options: Limits of the engine.
         now: Microseconds since the epoch.
         say: Gets every sentence.
+        lock: Held by the caller, who hands it over.
 
     Raises:
         StoreLocked: Another process holds it.
         StoreNewer: A newer version wrote it.
         StoreError: It can't be opened now; nothing was set aside.
     """
-    lock = lock_beside(path, options.lock_wait_seconds)
+    lock = lock or lock_beside(path, options.lock_wait_seconds)
     unusable: set[str] = set()  # snapshots that could be read, and still made no store
     try:
         while True:
@@ -211,9 +233,13 @@ def _go_on(
             folder = options.snapshots_folder
             chosen = _restore(path, plan, [] if folder is None else listed(folder), say, unusable)
     except OSError as error:
-        kind = StoreFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StoreError
-        raise kind(f"The database {path} can't be replaced now: {error.strerror or error}.") from error
+        raise _unable(path, error) from error
     return Repair(plan.stamp, plan.old(path).name if plan.old(path).exists() else "", plan.reason, chosen)
+
+
+def _unable(path: Path, error: OSError) -> StoreError:
+    kind = StoreFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StoreError
+    return kind(f"The database {path} can't be replaced now: {error.strerror or error}.")
 
 
 def _set_aside(path: Path, plan: Plan, say: Callable[[str], None]) -> bool:
@@ -262,10 +288,7 @@ def copy_checked(snapshot: Path, draft: Path) -> None:
     """
     for left in (draft, wal_path(draft)):
         left.unlink(missing_ok=True)
-    size = snapshot.stat().st_size
-    if free_bytes(draft.parent) < size:
-        needed = f"{size // 2**20 + 1:,} MiB are needed to restore {snapshot.name}"
-        raise OSError(errno.ENOSPC, needed, str(draft.parent))
+    need_room(snapshot, draft.parent)
     shutil.copyfile(snapshot, draft)
     try:
         if wal_path(snapshot).exists():  # a file that was set aside, on its way back
@@ -276,6 +299,17 @@ def copy_checked(snapshot: Path, draft: Path) -> None:
         draft.unlink()
         wal_path(draft).unlink(missing_ok=True)
         raise
+
+
+def need_room(snapshot: Path, folder: Path) -> None:
+    """Look whether a copy of a snapshot has room in a folder.
+
+    Raises:
+        OSError: It has none.
+    """
+    size = snapshot.stat().st_size
+    if free_bytes(folder) < size:
+        raise OSError(errno.ENOSPC, f"{size // 2**20 + 1:,} MiB are needed to restore {snapshot.name}", str(folder))
 
 
 def _mark(store: Store, repair: Repair) -> None:

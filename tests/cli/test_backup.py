@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import httpx
 import pytest
 
+from runwire_cli import backup
+from runwire_cli.backup import restore
 from runwire_cli.client import ServerFile
+from runwire_cli.output import Form, Output
+from runwire_cli.settings import read_command_settings
+from runwire_consumer import repair
+from runwire_consumer.errors import SnapshotFailed
 from runwire_consumer.leaving import EXIT_INVALIDATED
 from tests.cli.test_entry import RUNWIRE, call
 from tests.cli.test_up import Consumer, rows, train, wait_until
@@ -185,3 +194,53 @@ def test_up_repairs_what_a_torn_checkpoint_left(home: Path) -> None:
         second.process.wait()
     (old,) = home.glob("runwire.duckdb.damaged-*Z")
     assert old.read_bytes() == data
+
+
+def test_without_room_a_restore_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a store that works would be set aside, and no start could put another in its place."""
+    train(home, "first")
+    assert points(home) == 101
+    assert call(RUNWIRE, home, "snapshot").returncode == 0
+    before = sorted(home.iterdir())
+    settings = read_command_settings(home=str(home), environ={})
+    monkeypatch.setattr(repair, "free_bytes", lambda _: 1_000)
+    with pytest.raises(SnapshotFailed, match=r"MiB are needed.*Nothing was changed"):
+        restore(settings, Output(Form.TABLE), None)
+    assert sorted(home.iterdir()) == before
+    assert points(home) == 101
+
+
+def test_nobody_comes_between_the_plan_of_a_restore_and_its_effects(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(home, "first")
+    assert points(home) == 101
+    assert call(RUNWIRE, home, "snapshot").returncode == 0
+    program = (
+        "from pathlib import Path; from runwire_consumer.database import lock_beside; "
+        f"lock_beside(Path({str(home / 'runwire.duckdb')!r}))"
+    )
+    others = []
+
+    def opened(*given: Any, **named: Any) -> Any:
+        others.append(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False))
+        return repair.open_store(*given, **named)
+
+    monkeypatch.setattr(backup, "open_store", opened)
+    assert restore(read_command_settings(home=str(home), environ={}), Output(Form.TABLE), None) == 0
+    assert ["StoreLocked" in other.stderr for other in others] == [True]
+    assert points(home) == 101
+
+
+def test_an_order_about_letters_finishes_a_replacement_that_was_begun(home: Path) -> None:
+    """Else what it does to the old file would be undone by the next start."""
+    train(home, "first")
+    assert points(home) == 101
+    taken = json.loads(call(RUNWIRE, home, "snapshot", "--json").stdout)
+    path = home / "runwire.duckdb"
+    repair.Plan.make(path, repair.REPLACED, "A restore that was killed.", 0, taken["path"]).write(path)
+    answer = call(RUNWIRE, home, "dead-letters", "replay", "--all")
+    assert answer.returncode == 0, answer.stderr
+    assert "is in its place; the log is replayed from that moment." in answer.stderr
+    assert points(home) == 101
+    assert len(list(home.glob("runwire.duckdb.replaced-*"))) == 1

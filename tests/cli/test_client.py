@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -172,3 +173,12 @@ def test_a_garbled_address_is_no_address(tmp_path: Path, text: str) -> None:
     """The command goes on to the file."""
     (tmp_path / "server.json").write_text(text)
     assert ServerFile.read(tmp_path) is None
+
+
+def test_a_consumer_that_stands_still_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port takes connections, and nobody answers on them."""
+    monkeypatch.setattr("runwire_cli.client.HEALTH_TIMEOUT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader = HttpReader(f"http://127.0.0.1:{listener.getsockname()[1]}", None)
+        assert not reader.answers()
+        reader.close()

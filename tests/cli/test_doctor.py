@@ -346,3 +346,35 @@ def test_a_snapshot_is_opened(home: Path) -> None:
     with whole.open("r+b") as file:
         file.truncate(10_000)
     assert "won't open" in findings(home, deep=True)["snapshots", Severity.ERROR]
+
+
+def test_who_looks_into_the_file_ends_with_who_asked(tmp_path: Path) -> None:
+    """A doctor that was killed must not leave somebody behind who holds the database's lock."""
+    told, ended = tmp_path / "told", tmp_path / "ended"
+    reader = tmp_path / "reader"
+    reader.write_text(f"#!/bin/sh\necho $$ > {told}.draft; mv {told}.draft {told}\nread answer\necho > {ended}\n")
+    reader.chmod(0o700)
+    program = (
+        "import sys; from pathlib import Path; from runwire_consumer.doctor.inspection import inspect_snapshot; "
+        f"sys.executable = {str(reader)!r}; inspect_snapshot(Path('x'))"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", program])
+    wait_until(told.exists, timeout_seconds=60.0, what="the reader begins")
+    assert not ended.exists()
+    asker.kill()
+    asker.wait()
+    wait_until(ended.exists, timeout_seconds=60.0, what="the reader ends")
+
+
+def test_the_reader_of_a_file_ends_when_its_asker_does() -> None:
+    program = (
+        "import time; from runwire_consumer.doctor.inspection import end_with_asker; end_with_asker(); "
+        "print('there', flush=True); time.sleep(600)"
+    )
+    reader = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == b"there\n"
+    reader.stdin.close()
+    reader.stdout.close()
+    assert reader.wait(60) == 1

@@ -187,3 +187,20 @@ async def test_stopping_interrupts_a_snapshot(tmp_path: Path, *, is_ordered: boo
             await ordered
     assert list(world.snapshots.iterdir()) == []
     Store.open(tmp_path / "runwire.duckdb").close()
+
+
+async def test_a_name_from_the_future_keeps_no_snapshot_from_being_taken(tmp_path: Path) -> None:
+    """The clock was set back, or somebody put a file there."""
+    world = World(tmp_path)
+    world.snapshots.mkdir()
+    (world.snapshots / "runwire-99990101T000000Z.duckdb").write_bytes(b"")
+    playing = await world.play()
+    world.logs()
+    await world.until(lambda: len(listed(world.snapshots)) == 2)
+    world.logs()
+    await world.until(lambda: world.service.stats.rows == 2)
+    await world.until_looked()
+    assert len(listed(world.snapshots)) == 2  # the one of now is young
+    world.now += 101 * SECOND
+    await world.until(lambda: len(listed(world.snapshots)) == 3)
+    await world.end(*playing)

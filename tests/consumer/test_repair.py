@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import subprocess
@@ -23,7 +24,7 @@ from runwire_consumer.errors import (
     StoreLocked,
     StoreNewer,
 )
-from runwire_consumer.repair import doubt, open_store, repairs_of
+from runwire_consumer.repair import doubt, open_store, plan_path, repairs_of, wal_path
 from runwire_consumer.snapshots import options_for, take
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, Emitter, store_all
@@ -86,10 +87,16 @@ def a_folder(path: Path) -> None:
     path.mkdir()
 
 
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 INNOCENT: list[tuple[Callable[[Path], None], type[StoreError]]] = [
     (newer_version, StoreNewer),
     (somebody_elses, StoreForeign),
     (a_folder, StoreError),
+    (a_pipe, StoreError),
 ]
 
 
@@ -205,3 +212,40 @@ def test_another_program_has_the_file_open(tmp_path: Path) -> None:
             open_store(path, options_for(tmp_path / "snapshots", 0.3), lambda: DAY_ONE)
         holder.communicate("")
     open_store(path, options_for(tmp_path / "snapshots", 0.0), lambda: DAY_ONE)[0].close()
+
+
+def test_a_wal_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path, options = tmp_path / "runwire.duckdb", options_for(tmp_path / "snapshots", 0.0)
+    open_store(path, options, lambda: DAY_ONE)[0].close()
+    os.mkfifo(wal_path(path))
+    with pytest.raises(StoreError, match=r"runwire\.duckdb\.wal is no regular file: move it away\."):
+        open_store(path, options, lambda: DAY_ONE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"stamp": "x/../y", "aside": "damaged", "reason": "", "snapshot": ""}',
+        '{"stamp": "20260131T180000Z", "aside": "../x", "reason": "", "snapshot": ""}',
+        '{"stamp": "20260131T180000Z", "aside": "damaged", "reason": "", "snapshot": "a\\u0000b"}',
+    ],
+)
+def test_what_is_no_plan_binds_nobody(text: str, tmp_path: Path) -> None:
+    path, options = tmp_path / "runwire.duckdb", options_for(tmp_path / "snapshots", 0.0)
+    open_store(path, options, lambda: DAY_ONE)[0].close()
+    plan_path(path).write_text(text)
+    store, repairs = open_store(path, options, lambda: DAY_ONE)
+    store.close()
+    assert repairs == []
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_a_plan_without_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("runwire_consumer.repair.os.fsync", full)
+    with pytest.raises(StoreFull, match=r"runwire\.duckdb can't be replaced now: No space left on device\."):
+        doubt(tmp_path / "runwire.duckdb", "Damaged.", DAY_ONE)
+    assert list(tmp_path.iterdir()) == []

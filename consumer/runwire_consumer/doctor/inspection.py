@@ -10,12 +10,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from runwire_consumer.damage import is_conflict, is_damage, is_newer, is_sqlite
+from runwire_consumer.database import need_regular
 from runwire_consumer.doctor.audit import DEEP_SECONDS_MAX, QUICK_SECONDS_MAX, audit
 from runwire_consumer.doctor.store import StoreFacts, Unopened
 from runwire_consumer.errors import StoreDamaged, StoreError, StoreForeign, StoreLocked, StoreNewer
@@ -50,12 +52,16 @@ def inspect_snapshot(path: Path) -> str:
 def _ask_child(path: Path, how: str) -> StoreFacts | Unopened:
     seconds = OPEN_SECONDS_MAX + (DEEP_SECONDS_MAX if how == "deep" else QUICK_SECONDS_MAX)
     command = [sys.executable, "-m", "runwire_consumer.doctor.inspection", how, str(path)]
+    ours, asker = os.pipe()
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
+            command, stdin=ours, capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
         return Unopened("unknown", f"The database did not open within {seconds:g} s.")
+    finally:
+        os.close(ours)
+        os.close(asker)
     if done.returncode < 0:
         return Unopened("crashed", f"The engine ended by signal {-done.returncode} when it opened the database.")
     try:
@@ -75,6 +81,8 @@ def look(path: Path, how: str) -> dict[str, Any]:
     """
     lock: LockFile | None = None
     try:
+        need_regular(path)
+        need_regular(path.with_name(path.name + ".wal"))
         path.open("rb").close()  # a folder, or no right to read: the system's own words
         if how != "snapshot":
             lock = LockFile.acquire(path.with_name(path.name + ".lock"), LOCK_WAIT_SECONDS)
@@ -102,7 +110,18 @@ def look(path: Path, how: str) -> dict[str, Any]:
             lock.release()
 
 
+def end_with_asker() -> None:
+    """In the child: nobody is left who would end it in time, and it holds the database's lock."""
+
+    def wait() -> None:
+        os.read(0, 1)  # the asker writes nothing: it ends
+        os._exit(1)
+
+    threading.Thread(target=wait, name="runwire-asker", daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_asker()
     sys.stdout.write(json.dumps(look(Path(sys.argv[2]), sys.argv[1])))
     sys.stdout.flush()
     os._exit(0)  # whatever became of the engine
