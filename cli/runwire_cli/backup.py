@@ -41,8 +41,9 @@ def condemning(database: Path) -> Iterator[None]:
     try:
         yield
     except StoreDamaged as error:
-        doubt(database, str(error), _now())
-        raise StoreDamaged(f"{error} Start again: the file is then set aside and a snapshot restored.") from error
+        if doubt(database, str(error), _now()):
+            raise StoreDamaged(f"{error} Start again: the file is then set aside and a snapshot restored.") from error
+        raise
 
 
 def open_keeper(

@@ -22,7 +22,6 @@ class Counts:
     duplicates: int = 0
     dead_letters: int = 0
     oldest_row_time: int | None = None
-    newest_row_time: int | None = None
 
 
 @dataclass(slots=True)

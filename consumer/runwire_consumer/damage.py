@@ -9,6 +9,7 @@ tests/consumer/test_repair.py.)
 
 from __future__ import annotations
 
+INTERNAL = "INTERNAL Error"
 DAMAGED = (
     "Corrupt database file",
     "Corrupt WAL file",
@@ -17,7 +18,7 @@ DAMAGED = (
     "Could not read enough bytes from file",
     "Failed to deserialize",
     "Serialization Error",
-    "INTERNAL Error",
+    INTERNAL,
 )
 HEALABLE = (
     "Permission denied",

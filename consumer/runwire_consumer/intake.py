@@ -84,7 +84,6 @@ class Intake:
             duplicates=self._duplicates,
             dead_letters=self._dead,
             oldest_row_time=None if times is None else int(times.min()),
-            newest_row_time=None if times is None else int(times.max()),
         )
         return self._change
 

@@ -30,6 +30,7 @@ from typing import Any, Self
 
 import duckdb
 
+from runwire_consumer.damage import INTERNAL
 from runwire_consumer.database import EngineOptions, lock_beside, need_regular
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull
 from runwire_consumer.floor import free_bytes
@@ -202,9 +203,16 @@ def open_store(
         raise
 
 
-def doubt(path: Path, reason: str, now: int) -> None:
-    """Have the next start set the open file aside: its blocks can't be read."""
+def doubt(path: Path, reason: str, now: int) -> bool:
+    """Have the next start set the open file aside: its blocks can't be read; returns whether that will happen.
+
+    An internal error of the engine may be its own fault, which a restored file would meet again: then the next start
+    only opens the file, and sets it aside when that fails.
+    """
+    if INTERNAL in reason:
+        return False
     Plan.make(path, DAMAGED, reason, now).write(path)
+    return True
 
 
 def repairs_of(cursor: duckdb.DuckDBPyConnection) -> list[Repair]:

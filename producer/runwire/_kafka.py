@@ -59,6 +59,7 @@ class KafkaTransport:
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=2 * BATCH_BYTES_MAX,
             request_timeout_ms=10_000,
+            metadata_max_age_ms=30_000,  # how long new partitions may go unused; aiokafka's own 5 minutes are long
             client_id="runwire",
         )
         self._producer = producer

@@ -249,3 +249,12 @@ def test_a_plan_without_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StoreFull, match=r"runwire\.duckdb can't be replaced now: No space left on device\."):
         doubt(tmp_path / "runwire.duckdb", "Damaged.", DAY_ONE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_internal_error_alone_condemns_no_file(tmp_path: Path) -> None:
+    """It may be the engine's own fault, which a restored file would meet again: the next start only opens the file."""
+    path = tmp_path / "runwire.duckdb"
+    assert not doubt(path, "The database file is damaged: INTERNAL Error: Attempted to access index 3.", DAY_ONE)
+    assert not plan_path(path).exists()
+    assert doubt(path, "The database file is damaged: Corrupt database file: check sum.", DAY_ONE)
+    assert plan_path(path).exists()

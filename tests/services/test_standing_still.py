@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from tests.services.consumer import RUNWIRE, ConsumerProcess
-from tests.services.process import run_blocking
+from tests.services.process import run_blocking, wait_until
 from tests.services.receipts import assert_each_point_once, assert_receipts_clean, wait_until_complete
 from tests.services.trainer import TrainerProcess
 
@@ -107,16 +107,20 @@ async def _written(kafka: KafkaTopics, topic: str, partitions: range) -> int:
     return sum(ends.values())
 
 
-def test_a_topic_widened_while_runs_write(own_kafka: KafkaBroker, topic_name: str, tmp_path: Path) -> None:
+def test_a_topic_widened_while_runs_write(kafka: KafkaTopics, topic_name: str, tmp_path: Path) -> None:
     """From 3 to 6 partitions: runs go on in other ones, their order is lost, and every row is stored once."""
-    own_kafka.create_topic(topic_name, 3)
-    url = own_kafka.url(topic_name)
+    kafka.create_topic(topic_name, 3)
+    url = kafka.url(topic_name)
     trainers = [TrainerProcess(tmp_path / name, url, launch=name) for name in "abcd"]
     try:
         with ConsumerProcess(url, home=tmp_path / "consumer") as consumer:
             consumer.wait_for("SELECT 1 FROM emitters WHERE stored > 20 HAVING count(*) = 4")
-            run_blocking(_widen(own_kafka, topic_name, 6))
-            own_kafka.restart()  # who reconnects hears of the new partitions at once
+            run_blocking(_widen(kafka, topic_name, 6))
+            wait_until(
+                lambda: run_blocking(_written(kafka, topic_name, range(3, 6))) > 0,
+                timeout_seconds=90,
+                what="records in the new partitions",
+            )
             for trainer in trainers:
                 at = trainer.rows
                 trainer.wait_for_rows(at + 200)
@@ -124,7 +128,6 @@ def test_a_topic_widened_while_runs_write(own_kafka: KafkaBroker, topic_name: st
                 trainer.stop()
             assert [trainer.wait() for trainer in trainers] == [0] * 4
             wait_until_complete(consumer, emitters=4)
-            assert run_blocking(_written(own_kafka, topic_name, range(3, 6))) > 0
             rows = sum(trainer.rows for trainer in trainers)
             counted = "SELECT count(*) AS n, count(DISTINCT (run_id, metric, step)) AS different FROM metrics"
             assert consumer.sql(counted) == [{"n": 4 * rows, "different": 4 * rows}]
