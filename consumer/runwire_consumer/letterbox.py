@@ -134,14 +134,19 @@ def find_dead(cursor: duckdb.DuckDBPyConnection) -> Found:
     return Found(columns["letter_key"], columns["bytes"], columns["whole"])
 
 
-def find_named(cursor: duckdb.DuckDBPyConnection, beginning: str) -> list[Place]:
-    """The letters whose id begins like this, two at most."""
-    rows = cursor.execute(
-        "SELECT letter_key, letter_id, status, whole, bytes FROM store.dead_letters "
-        "WHERE starts_with(letter_id, ?) ORDER BY letter_key LIMIT 2",
-        [beginning],
-    ).fetchall()
-    return [Place(*row) for row in rows]
+def find_named(cursor: duckdb.DuckDBPyConnection, beginnings: Collection[str]) -> dict[str, list[Place]]:
+    """The letters whose ids begin like these, two each at most; a look at the table for each length that occurs."""
+    found: dict[str, list[Place]] = {}
+    for length in sorted({len(one) for one in beginnings}):
+        want(cursor, [one for one in beginnings if len(one) == length])
+        rows = cursor.execute(
+            "SELECT letter_key, letter_id, status, whole, bytes FROM (FROM store.dead_letters) "
+            f"WHERE left(letter_id, {length}) IN (FROM wanted) "
+            f"QUALIFY row_number() OVER (PARTITION BY left(letter_id, {length}) ORDER BY letter_key) <= 2"
+        ).fetchall()
+        for row in rows:
+            found.setdefault(row[1][:length], []).append(Place(*row))
+    return found
 
 
 def fetch_messages(cursor: duckdb.DuckDBPyConnection, keys: Collection[int]) -> list[dict[str, Any]]:

@@ -173,10 +173,12 @@ def _find(writer: Writer, ids: Sequence[str]) -> _Chosen:
     chosen = _Chosen()
     cursor = writer.store.cursor()
     places: dict[int, letterbox.Place] = {}
-    for one in ids:
+    for one in ids:  # all are looked at before any is looked up: the writer waits meanwhile
         if not (ID_CHARACTERS_MIN <= len(one) <= ID_CHARACTERS and one.isascii()):
             raise LetterRefused(f"{one[:40]!r} is no id of a dead letter: it has {ID_CHARACTERS} hexadecimal digits.")
-        found = letterbox.find_named(cursor, one.lower())
+    named = letterbox.find_named(cursor, {one.lower() for one in ids})
+    for one in ids:
+        found = named.get(one.lower(), [])
         if not found:
             raise LetterRefused(f"No dead letter has the id {one!r}: `runwire dead-letters list` names them.")
         if len(found) > 1:

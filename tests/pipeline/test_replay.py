@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runwire_consumer import letterbox
 from runwire_consumer import replay as replaying
 from runwire_consumer.change import Change
 from runwire_consumer.database import MEMORY
@@ -381,3 +382,16 @@ def test_any_history_with_replays(history: list[tuple[Any, ...]]) -> None:
         assert ask(store, "SELECT count(*) FROM store.letter_payloads") == kept
         assert store.catalog.kept_bytes == (ask(store, "SELECT sum(bytes) FROM store.letter_payloads")[0][0] or 0)
         world.writer.close()
+
+
+def test_many_names_are_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer waits meanwhile: 10,000 looks at the table kept what came from the log for a minute."""
+    writer = Writer(Store.open(MEMORY))
+    writer.write([Message("dir:x", "a", at, at + 1, NOW, {}, b"%d" % at) for at in range(300)], MOMENT)
+    ids = [one for (one,) in writer.store.cursor().execute("SELECT letter_id FROM store.dead_letters").fetchall()]
+    looks = []
+    want = letterbox.want
+    monkeypatch.setattr(letterbox, "want", lambda *given: (looks.append(given), want(*given)))
+    done = asyncio.run(discard(Directly(writer), {"ids": [*ids[1:], ids[0][:15].upper(), ids[1]]}))
+    assert done == {"discarded": 300, "settled": 0}
+    assert len(looks) == 3  # two lengths, and what is still dead
