@@ -139,11 +139,10 @@ def find_named(cursor: duckdb.DuckDBPyConnection, beginnings: Collection[str]) -
     found: dict[str, list[Place]] = {}
     for length in sorted({len(one) for one in beginnings}):
         want(cursor, [one for one in beginnings if len(one) == length])
-        rows = cursor.execute(
-            "SELECT letter_key, letter_id, status, whole, bytes FROM (FROM store.dead_letters) "
-            f"WHERE left(letter_id, {length}) IN (FROM wanted) "
-            f"QUALIFY row_number() OVER (PARTITION BY left(letter_id, {length}) ORDER BY letter_key) <= 2"
-        ).fetchall()
+        begins = f"left(letter_id, {length})"
+        select = "SELECT letter_key, letter_id, status, whole, bytes FROM (FROM store.dead_letters) "
+        two = f"QUALIFY row_number() OVER (PARTITION BY {begins} ORDER BY letter_key) <= 2"
+        rows = cursor.execute(f"{select}WHERE {begins} IN (FROM wanted) {two}").fetchall()
         for row in rows:
             found.setdefault(row[1][:length], []).append(Place(*row))
     return found

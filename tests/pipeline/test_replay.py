@@ -23,6 +23,7 @@ from runwire_consumer.replay import Directly, discard, replay
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
+from runwire_consumer.wanted import want
 from runwire_consumer.writing import Moment, Writer
 from runwire_schemas import catalog, events
 from tests.consumer.newer_trainers import from_newer, upgrade
@@ -390,8 +391,12 @@ def test_many_names_are_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     writer.write([Message("dir:x", "a", at, at + 1, NOW, {}, b"%d" % at) for at in range(300)], MOMENT)
     ids = [one for (one,) in writer.store.cursor().execute("SELECT letter_id FROM store.dead_letters").fetchall()]
     looks = []
-    want = letterbox.want
-    monkeypatch.setattr(letterbox, "want", lambda *given: (looks.append(given), want(*given)))
+
+    def counted(*given: Any) -> None:
+        looks.append(given)
+        want(*given)
+
+    monkeypatch.setattr(letterbox, "want", counted)
     done = asyncio.run(discard(Directly(writer), {"ids": [*ids[1:], ids[0][:15].upper(), ids[1]]}))
     assert done == {"discarded": 300, "settled": 0}
     assert len(looks) == 3  # two lengths, and what is still dead
