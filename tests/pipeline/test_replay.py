@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from runwire_consumer import letterbox
 from runwire_consumer import replay as replaying
 from runwire_consumer.change import Change
 from runwire_consumer.database import MEMORY
@@ -25,6 +26,7 @@ from runwire_consumer.runstate import RunState
 from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
+from runwire_consumer.wanted import want
 from runwire_consumer.writing import Moment, Writer
 from runwire_schemas import catalog, events
 from tests.consumer.newer_trainers import from_newer, upgrade
@@ -418,3 +420,20 @@ def test_any_history_with_replays(history: list[tuple[Any, ...]]) -> None:
         assert ask(store, "SELECT count(*) FROM store.letter_payloads") == kept
         assert store.catalog.kept_bytes == (ask(store, "SELECT sum(bytes) FROM store.letter_payloads")[0][0] or 0)
         world.writer.close()
+
+
+def test_many_names_are_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer waits meanwhile: 10,000 looks at the table kept what came from the log for a minute."""
+    writer = Writer(Store.open(MEMORY))
+    writer.write([Message("dir:x", "a", at, at + 1, NOW, {}, b"%d" % at) for at in range(300)], MOMENT)
+    ids = [one for (one,) in writer.store.cursor().execute("SELECT letter_id FROM store.dead_letters").fetchall()]
+    looks = []
+
+    def counted(*given: Any) -> None:
+        looks.append(given)
+        want(*given)
+
+    monkeypatch.setattr(letterbox, "want", counted)
+    done = asyncio.run(discard(Directly(writer), {"ids": [*ids[1:], ids[0][:15].upper(), ids[1]]}))
+    assert done == {"discarded": 300, "settled": 0}
+    assert len(looks) == 2  # the names, and what is still dead
