@@ -28,10 +28,10 @@ demo: $(LOCAL)  ## train on real images, kill a rank, see that nothing is lost (
 	@$(VENV)/bin/runwire demo $(if $(KEEP),--keep)
 
 test: $(DEV)  ## all tests but the long ones; those that need a service are skipped without it
-	@$(PYTHON_IN) -m pytest -m "not long"
+	@tools/test.sh "not long"
 
 test-long: $(DEV)  ## the long tests
-	@$(PYTHON_IN) -m pytest -m long || { status=$$?; [ $$status -eq 5 ] && echo "no long test collected"; }
+	@tools/test.sh long
 
 check: $(DEV)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff check
