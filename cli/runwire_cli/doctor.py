@@ -32,6 +32,7 @@ from runwire_consumer.doctor.audit import DEEP_SECONDS_MAX, QUICK_SECONDS_MAX
 from runwire_consumer.doctor.broker import TIMEOUT_SECONDS, BrokerFacts, ask_broker
 from runwire_consumer.doctor.inspection import OPEN_SECONDS_MAX, inspect_file, inspect_snapshot
 from runwire_consumer.doctor.store import StoreFacts, Unopened
+from runwire_consumer.lock import process_state
 from runwire_consumer.migrations import migrations
 from runwire_consumer.repair import plan_path
 from runwire_consumer.tokens import read_token
@@ -136,7 +137,7 @@ def _home(seen: _Seen) -> list[Finding]:
     if (found := ServerFile.read(home)) is not None:
         reader = HttpReader(found.address, settings.token or _token_text(settings))
         answers = reader.answers()
-        alive = probes.process_state(found.pid) in {"running", "stopped"}
+        alive = process_state(found.pid) in {"running", "stopped"}
         server = home_checks.ServerFacts(found.pid, found.address, alive, answers)
         if answers:
             seen.consumer = reader

@@ -15,7 +15,6 @@ Laws of this engine that the rest relies on:
 from __future__ import annotations
 
 import contextlib
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from runwire_consumer.errors import (
     StoreLocked,
     StoreNewer,
 )
+from runwire_consumer.floor import free_bytes
 from runwire_consumer.lock import LockFile
 from runwire_consumer.migrations import migrate, migrations
 
@@ -115,7 +115,7 @@ class Database:
     def checkpoint(self) -> bool:
         """Move the WAL into the file; False when a transaction or a full disk stands in the way (try again later)."""
         # A checkpoint that runs out of room may cost the engine its life: it isn't begun.
-        if self.path != MEMORY and shutil.disk_usage(self.path.parent).free < self.wal_bytes:
+        if self.path != MEMORY and free_bytes(self.path.parent) < self.wal_bytes:
             return False
         with translated(), contextlib.closing(self.cursor()) as cursor:
             try:
@@ -135,7 +135,7 @@ class Database:
     def wal_bytes(self) -> int:
         """Bytes that a restart would have to replay."""
         with contextlib.suppress(OSError):
-            return self.path.with_name(self.path.name + ".wal").stat().st_size
+            return wal_path(self.path).stat().st_size
         return 0
 
     def close(self, *, keep_lock: bool = False) -> None:
@@ -165,6 +165,11 @@ def need_regular(path: Path) -> None:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise StoreError(f"{path} is no regular file: move it away.")
+
+
+def wal_path(path: Path) -> Path:
+    """The engine's WAL of a database file."""
+    return path.with_name(path.name + ".wal")
 
 
 @contextlib.contextmanager
@@ -221,7 +226,7 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
         config["threads"] = options.threads
     if path != MEMORY:
         need_regular(path)
-        need_regular(path.with_name(path.name + ".wal"))
+        need_regular(wal_path(path))
     try:
         return duckdb.connect(str(path), config=config)
     except duckdb.Error as error:

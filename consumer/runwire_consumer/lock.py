@@ -87,23 +87,29 @@ def _write_holder(descriptor: int) -> None:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
-def _is_stopped(pid: int, host: str) -> bool:
-    """Whether a process of this machine holds still: state T, or t under a debugger."""
-    if host != socket.gethostname():
-        return False
+def process_state(pid: int) -> str:
+    """What a process is: running | stopped | zombie | gone | unknown."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    # The name in brackets may hold anything, so the state is looked for behind the last of them.
-    return status.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+        # The name in brackets may hold anything, so the state is looked for behind the last of them.
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        sign = text.rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return "gone"
+        except OSError:
+            return "unknown"
+        return "running"
+    return {"T": "stopped", "t": "stopped", "Z": "zombie", "X": "gone"}.get(sign, "running")
 
 
 def _read_holder(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, _HOLDER_BYTES_MAX, 0))
         pid, host = int(holder["pid"]), holder["host"]
-        stopped = " (it is stopped by a signal: `kill -CONT` lets it go on)" if _is_stopped(pid, host) else ""
+        is_stopped = host == socket.gethostname() and process_state(pid) == "stopped"
+        stopped = " (it is stopped by a signal: `kill -CONT` lets it go on)" if is_stopped else ""
         return f"pid {pid} on {host}, since {holder['started']}{stopped}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

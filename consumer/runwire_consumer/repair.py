@@ -31,7 +31,7 @@ from typing import Any, Self
 import duckdb
 
 from runwire_consumer.damage import INTERNAL
-from runwire_consumer.database import EngineOptions, lock_beside, need_regular
+from runwire_consumer.database import EngineOptions, lock_beside, need_regular, wal_path
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull
 from runwire_consumer.floor import free_bytes
 from runwire_consumer.lock import LockFile
@@ -150,11 +150,6 @@ class Repair:
 def plan_path(path: Path) -> Path:
     """Where the plan of a database stands."""
     return path.with_name(path.name + ".plan")
-
-
-def wal_path(path: Path) -> Path:
-    """The engine's WAL of a database file."""
-    return path.with_name(path.name + ".wal")
 
 
 def open_store(

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 from runwire_consumer.damage import is_conflict, is_damage, is_newer
-from runwire_consumer.database import translated
+from runwire_consumer.database import translated, wal_path
 from runwire_consumer.errors import (
     StoreDamaged,
     StoreError,
@@ -24,7 +24,7 @@ from runwire_consumer.errors import (
     StoreLocked,
     StoreNewer,
 )
-from runwire_consumer.repair import doubt, open_store, plan_path, repairs_of, wal_path
+from runwire_consumer.repair import doubt, open_store, plan_path, repairs_of
 from runwire_consumer.snapshots import options_for, take
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, Emitter, store_all

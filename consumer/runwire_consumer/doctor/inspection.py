@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from runwire_consumer.damage import is_conflict, is_damage, is_newer, is_sqlite
-from runwire_consumer.database import need_regular
+from runwire_consumer.database import need_regular, wal_path
 from runwire_consumer.doctor.audit import DEEP_SECONDS_MAX, QUICK_SECONDS_MAX, audit
 from runwire_consumer.doctor.store import StoreFacts, Unopened
 from runwire_consumer.errors import StoreDamaged, StoreError, StoreForeign, StoreLocked, StoreNewer
@@ -82,7 +82,7 @@ def look(path: Path, how: str) -> dict[str, Any]:
     lock: LockFile | None = None
     try:
         need_regular(path)
-        need_regular(path.with_name(path.name + ".wal"))
+        need_regular(wal_path(path))
         path.open("rb").close()  # a folder, or no right to read: the system's own words
         if how != "snapshot":
             lock = LockFile.acquire(path.with_name(path.name + ".lock"), LOCK_WAIT_SECONDS)

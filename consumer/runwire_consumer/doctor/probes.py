@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from runwire_consumer.database import wal_path
 from runwire_consumer.doctor.home import DiskFacts, LockFacts, PlanFacts, SnapshotFacts, TokenFacts
 from runwire_consumer.doctor.log import FileFacts
 from runwire_consumer.doctor.programs import TRIED_VERSIONS
 from runwire_consumer.errors import TokenRefused
 from runwire_consumer.floor import free_bytes, reserve_bytes
-from runwire_consumer.repair import Plan, plan_path, wal_path
+from runwire_consumer.lock import process_state
+from runwire_consumer.repair import Plan, plan_path
 from runwire_consumer.snapshots import listed
 from runwire_consumer.tokens import TOKEN_FILE, read_token
 from runwire_schemas.folder import HEADER_BYTES_MAX, SUFFIX, Damage, FolderError, parse_header, split_blocks
@@ -59,22 +61,6 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def process_state(pid: int) -> str:
-    """What a process is: running | stopped | zombie | gone | unknown."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        sign = text.rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return "gone"
-        except OSError:
-            return "unknown"
-        return "running"
-    return {"T": "stopped", "t": "stopped", "Z": "zombie", "X": "gone"}.get(sign, "running")
 
 
 def disk_facts(folder: Path, kind: str, database: Path, *, is_network: bool) -> DiskFacts:
