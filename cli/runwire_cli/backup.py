@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from runwire_cli.client import LOCK_WAIT_SECONDS, HttpReader, local_consumer
+from runwire_cli.client import LOCK_WAIT_SECONDS, local_consumer, named_consumer
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Form, Grid, Output, cell
 from runwire_cli.settings import CommandSettings
@@ -69,7 +69,7 @@ def take(settings: CommandSettings, output: Output) -> int:
         StoreError: No snapshot could be taken.
     """
     began = time.monotonic()
-    consumer = HttpReader(settings.server, settings.token) if settings.server else local_consumer(settings)
+    consumer = named_consumer(settings, settings.server) if settings.server else local_consumer(settings)
     if consumer is not None:
         with contextlib.closing(consumer):
             taken = consumer.order("snapshots", {})

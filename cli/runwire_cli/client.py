@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from runwire_cli.errors import CommandError, ServerRefused, ServerUnreachable
 from runwire_cli.settings import CommandSettings
@@ -28,6 +28,8 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 
 OpenFile = Callable[[float], "Database"]
 """Opens the home's database with what waits in it, after a wait for the lock of so many seconds."""
+
+_Opened = TypeVar("_Opened")
 
 SERVER_FILE = "server.json"
 LOCK_WAIT_SECONDS = 10.0
@@ -244,15 +246,25 @@ def open_reader(settings: CommandSettings, open_file: OpenFile) -> Reader:
         CommandError: No consumer and no home to read.
         StoreLocked: Somebody else has the database and answers no questions.
     """
-    from runwire_consumer.errors import StoreLocked  # noqa: PLC0415 - absent in a bare install
-
     if settings.server is not None:
-        return HttpReader(settings.server, settings.token or _home_token(settings))
+        return named_consumer(settings, settings.server)
     if not settings.home.path.is_dir():
         raise CommandError(
             f"Nothing is tracked here yet: there is no folder {settings.home.path}. "
             "Train something with runwire.init(), or set RUNWIRE_HOME or RUNWIRE_SERVER."
         )
+    reader = consumer_or(settings, open_file)
+    return reader if isinstance(reader, HttpReader) else FileReader(reader)
+
+
+def consumer_or(settings: CommandSettings, open_file: Callable[[float], _Opened]) -> HttpReader | _Opened:
+    """The consumer that runs in the home, else what `open_file` opens, given a wait for the lock in seconds.
+
+    Raises:
+        StoreLocked: Somebody else has the database and answers nothing.
+    """
+    from runwire_consumer.errors import StoreLocked  # noqa: PLC0415 - absent in a bare install
+
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
         reader = local_consumer(settings)
@@ -260,11 +272,16 @@ def open_reader(settings: CommandSettings, open_file: OpenFile) -> Reader:
             return reader
         left = deadline - time.monotonic()
         try:
-            return FileReader(open_file(max(0.0, min(LOCK_SLICE_SECONDS, left))))
+            return open_file(max(0.0, min(LOCK_SLICE_SECONDS, left)))
         except StoreLocked:
             # It may be a consumer that is still starting: look for its address again.
             if left <= 0:
                 raise
+
+
+def named_consumer(settings: CommandSettings, address: str) -> HttpReader:
+    """The consumer at an address, asked with the token that is set, else with the home's."""
+    return HttpReader(address, settings.token or _home_token(settings))
 
 
 def local_consumer(settings: CommandSettings) -> HttpReader | None:
@@ -272,7 +289,7 @@ def local_consumer(settings: CommandSettings) -> HttpReader | None:
     found = ServerFile.read(settings.home.path)
     if found is None:
         return None
-    reader = HttpReader(found.address, settings.token or _home_token(settings))
+    reader = named_consumer(settings, found.address)
     if reader.answers():
         return reader
     reader.close()

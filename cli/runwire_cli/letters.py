@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,15 +13,13 @@ from rich.console import Group
 from rich.text import Text
 
 from runwire_cli.backup import open_home_store
-from runwire_cli.client import LOCK_SLICE_SECONDS, LOCK_WAIT_SECONDS, HttpReader, Reader, Row, local_consumer
+from runwire_cli.client import HttpReader, Reader, Row, consumer_or, named_consumer
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Form, Grid, Output, cell
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import moment, number, short
-from runwire_consumer.errors import StoreLocked
 from runwire_consumer.letters import ID_CHARACTERS
 from runwire_consumer.replay import Directly, letter_orders
-from runwire_consumer.tokens import read_token
 from runwire_consumer.writing import Writer
 
 STATUSES = ("dead", "replayed", "discarded")
@@ -153,33 +150,21 @@ def give_order(settings: CommandSettings, output: Output, path: str, asked: Mapp
         LetterRefused: The order names a letter that isn't there.
     """
     if settings.server is not None:
-        home_token = read_token(settings.home.path)
-        token = settings.token or (None if home_token is None else home_token.text)
-        return _ask(HttpReader(settings.server, token), path, asked)
+        return _ask(named_consumer(settings, settings.server), path, asked)
     if not settings.home.database.exists():
         raise CommandError(
             f"There is no database {settings.home.database}: set RUNWIRE_HOME or RUNWIRE_SERVER, "
             "or read the log first with `runwire up`."
         )
-    deadline = time.monotonic() + LOCK_WAIT_SECONDS
-    while True:
-        reader = local_consumer(settings)
-        if reader is not None:
-            return _ask(reader, path, asked)
-        left = deadline - time.monotonic()
-        try:
-            # A replacement that was begun is finished first, or what is done here would go with the file.
-            store, _ = open_home_store(settings, max(0.0, min(LOCK_SLICE_SECONDS, left)), output.say)
-        except StoreLocked:
-            # It may be a consumer that is still starting: look for its address again.
-            if left <= 0:
-                raise
-            continue
-        writer = Writer(store)
-        try:
-            return dict(asyncio.run(_obey(writer, path, asked)))
-        finally:
-            writer.close()
+    # A replacement that was begun is finished first, or what is done here would go with the file.
+    found = consumer_or(settings, lambda seconds: open_home_store(settings, seconds, output.say)[0])
+    if isinstance(found, HttpReader):
+        return _ask(found, path, asked)
+    writer = Writer(found)
+    try:
+        return dict(asyncio.run(_obey(writer, path, asked)))
+    finally:
+        writer.close()
 
 
 async def _obey(writer: Writer, path: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
