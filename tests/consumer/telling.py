@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import duckdb
 from runwire_consumer.database import MEMORY
 from runwire_consumer.decode import decode
 from runwire_consumer.runstate import RunState
+from runwire_consumer.service import Service
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_schemas import codec, columns, events
@@ -114,3 +116,18 @@ def told(*messages: Message) -> duckdb.DuckDBPyConnection:
     for message in messages:
         store_all(store, [message])
     return store.cursor()
+
+
+def play(service: Service, story: Callable[[], Awaitable[None]]) -> None:
+    """Run the service while a story is told, then stop it."""
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(service.run(stop))
+        try:
+            await story()
+        finally:
+            stop.set()
+            await running
+
+    asyncio.run(serve())

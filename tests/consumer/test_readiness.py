@@ -18,7 +18,7 @@ from runwire_consumer.service import Service
 from runwire_consumer.sources import SourceStatus
 from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
-from tests.consumer.telling import Emitter
+from tests.consumer.telling import Emitter, play
 from tests.consumer.test_service import LIMITS, met
 
 LAG = ("runwire_consumer_lag_messages", {"source": "memory:log", "partition": "0"})
@@ -74,17 +74,7 @@ class World:
 
     def play(self, story: Callable[[], Awaitable[None]]) -> None:
         """Run the service while a story is told, then stop it."""
-
-        async def serve() -> None:
-            stop = asyncio.Event()
-            running = asyncio.create_task(self.service.run(stop))
-            try:
-                await story()
-            finally:
-                stop.set()
-                await running
-
-        asyncio.run(serve())
+        play(self.service, story)
 
 
 def test_before_and_after() -> None:

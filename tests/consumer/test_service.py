@@ -27,7 +27,7 @@ from runwire_consumer.sources import Message
 from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
 from runwire_schemas import events
-from tests.consumer.telling import DAY_ONE, SECOND, Emitter
+from tests.consumer.telling import DAY_ONE, SECOND, Emitter, play
 
 LIMITS = ServiceLimits(
     batch_seconds=0.0,
@@ -77,17 +77,7 @@ class World:
 
     def play(self, story: Callable[[], Awaitable[None]]) -> None:
         """Run the service while a story is told, then stop it."""
-
-        async def serve() -> None:
-            stop = asyncio.Event()
-            running = asyncio.create_task(self.service.run(stop))
-            try:
-                await story()
-            finally:
-                stop.set()
-                await running
-
-        asyncio.run(serve())
+        play(self.service, story)
 
 
 STATE = "SELECT state FROM runs"

@@ -25,11 +25,11 @@ from runwire_consumer.errors import (
     StoreNewer,
 )
 from runwire_consumer.migrations import Migration, migrate, migrations
-from runwire_consumer.runstate import RunState
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer
 from runwire_schemas import events
 from runwire_schemas.envelope import Envelope
+from tests.consumer.failing import Failing
 from tests.consumer.telling import DAY_ONE, RUN, Emitter, in_log, store_all
 
 TABLES = (
@@ -125,21 +125,6 @@ def test_a_second_writer_is_fenced() -> None:
     with pytest.raises(Fenced, match="another one writes"):
         store_all(store, story()[2:])
     assert contents(store) == before
-
-
-class Failing(Store):
-    """A store that fails before its n-th effect."""
-
-    fails_at = ""
-
-    def write(self, change: Change, states: dict[int, RunState] | None = None) -> None:
-        """Fail, where asked to, at the method of that name."""
-        if self.fails_at:
-            setattr(self, self.fails_at, self._fail)
-        super().write(change, states)
-
-    def _fail(self, *_: Any) -> None:
-        raise OSError("planted")
 
 
 @pytest.mark.parametrize(

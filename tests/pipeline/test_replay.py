@@ -18,17 +18,16 @@ from prometheus_client import CollectorRegistry
 
 from runwire_consumer import letterbox
 from runwire_consumer import replay as replaying
-from runwire_consumer.change import Change
 from runwire_consumer.database import MEMORY
 from runwire_consumer.errors import LetterRefused
 from runwire_consumer.replay import Directly, discard, letter_orders, replay
-from runwire_consumer.runstate import RunState
 from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.wanted import want
 from runwire_consumer.writing import Moment, Writer
 from runwire_schemas import catalog, events
+from tests.consumer.failing import Failing
 from tests.consumer.newer_trainers import from_newer, upgrade
 from tests.consumer.telling import DAY_ONE, RUN, SECOND, Emitter, in_log
 from tests.consumer.test_service import World, met
@@ -176,21 +175,6 @@ def test_a_state_follows_its_replayed_end(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(catalog, "_by_fingerprint", lambda: {b"\7" * 8: entry})
     assert order(writer)["replayed"] == 1
     assert ask(writer.store, "SELECT state FROM runs") == [("finished",)]
-
-
-class Failing(Store):
-    """A store that fails at the effect of that name."""
-
-    fails_at = ""
-
-    def write(self, change: Change, states: dict[int, RunState] | None = None) -> None:
-        """Fail where asked to."""
-        if self.fails_at:
-            setattr(self, self.fails_at, self._fail)
-        super().write(change, states)
-
-    def _fail(self, *_: Any) -> None:
-        raise OSError("planted")
 
 
 @pytest.mark.parametrize(
