@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from tests.services.launchers import mpirun, slurm, torch_bin  # noqa: F401 - fi
 from tests.tiers import describe_missing
 
 _SERVICES = Path(__file__).parent / "services"
+
+# A shell's `&` starts its programs with SIGINT ignored, and children inherit that: here Ctrl-C ends a program.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
