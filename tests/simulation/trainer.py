@@ -175,11 +175,14 @@ class Trainer(Process):
         drop, trim, truth = journal._drop, journal.trim, self.truth
 
         def watched_drop(number: int, reason: str) -> None:
-            before = number in journal._full
+            begins = sorted(full.first_seq for full in journal._full.values()) + [journal._first_seq]
+            dropped = journal._full.get(number)
             drop(number, reason)
-            if before and number not in journal._full:
+            if dropped is not None and number not in journal._full:
                 self.world.tell(self.name, "drops segment", number)
-                truth.may_lose.update(seq for seq, row in truth.rows.items() if row.segment == number)
+                # Its rows, and the numbers that its lifecycle records had.
+                end = min((first for first in begins if first > dropped.first_seq), default=journal._next_seq)
+                truth.may_lose.update(range(dropped.first_seq, end))
                 truth.has_moved = True
 
         def watched_trim(number: int, acknowledged_seq: int) -> None:
