@@ -20,11 +20,12 @@ from pathlib import Path
 from tests.chaos.plan import Ending, Life, lives
 from tests.chaos.told import Counters, writer_of
 from tests.services.consumer import RUNWIRE
-from tests.services.process import ServiceProcess, wait_until
+from tests.services.process import ServiceFailed, ServiceProcess, wait_until
 from tests.services.trainer import torchrun_environment, trainer_environment
 
 TICK_SECONDS = 0.05
 END_SECONDS_MAX = 60.0  # finish() takes 10 s at most, of each process; the machine may be busy
+ABORT_SECONDS_MAX = 5.0
 BEGIN_SECONDS_MAX = 60.0
 SYNC_SECONDS_MAX = 120.0
 REST_SECONDS_MAX = 120.0
@@ -151,6 +152,7 @@ class Fleet:
                 if place.syncing is not None:
                     self._end_sync(place)
             living = [trainer for trainer in self._trainers if trainer.process.exit_code is None]
+            began = time.monotonic()
             for trainer in living:
                 trainer.signal(signal.SIGSTOP)
             try:
@@ -158,6 +160,9 @@ class Fleet:
             finally:
                 for trainer in living:
                     trainer.signal(signal.SIGCONT)
+                for place in self._places:
+                    if place.ends_by is not None:  # nobody can end who stands still
+                        place.ends_by += time.monotonic() - began
 
     def finish(self) -> None:
         """Let all end by themselves, then send what is left."""
@@ -220,7 +225,7 @@ class Fleet:
             if place.due or (not gone and now < place.ends_by):
                 return
             if not gone:
-                self.broken.append(f"in place {place.number} somebody didn't end within {END_SECONDS_MAX:g} s")
+                self._ask_where(place)
             self._bury(place)
         elif early := [trainer for trainer in place.trainers if trainer.process.exit_code is not None]:
             self.broken += [f"trainer {one.number} ended by itself: {one.process.exit_code}" for one in early]
@@ -290,6 +295,19 @@ class Fleet:
             case Ending.FINISHED:
                 for trainer in place.trainers:
                     trainer.stop.touch()
+
+    def _ask_where(self, place: Place) -> None:
+        """Who didn't end leaves the stacks of its threads in its log."""
+        assert place.life is not None
+        for trainer in place.trainers:
+            if trainer.process.exit_code is None:
+                self.broken.append(
+                    f"trainer {trainer.number} of place {place.number} didn't end within {END_SECONDS_MAX:g} s "
+                    f"({place.life.ending}, {place.life.children} children): see {trainer.process.log}"
+                )
+                os.kill(trainer.process.pid, signal.SIGABRT)
+                with contextlib.suppress(ServiceFailed):
+                    trainer.process.wait(timeout_seconds=ABORT_SECONDS_MAX)
 
     def _bury(self, place: Place) -> None:
         """Nothing lives here any more, not even what was forked."""

@@ -8,6 +8,7 @@ Home and destination are in the environment. It ends, and finishes its run, when
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import random
 import sys
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--children", type=int, default=0)
     parser.add_argument("--rows-per-second", type=float, default=1_000.0)
     options = parser.parse_args()
+    faulthandler.enable()  # SIGABRT: who doesn't end says where it is
     # There is no option for it: who has a reason to change a segment's size has one to change this line.
     _emitter.segment_bytes_for = lambda journal_bytes_max: min(SEGMENT_BYTES, journal_bytes_max)  # type: ignore[attr-defined]
     told = Counters(options.told)

@@ -175,7 +175,7 @@ class Trainer(Process):
         drop, trim, truth = journal._drop, journal.trim, self.truth
 
         def watched_drop(number: int, reason: str) -> None:
-            begins = sorted(full.first_seq for full in journal._full.values()) + [journal._first_seq]
+            begins = [*(full.first_seq for full in journal._full.values()), journal._first_seq]
             dropped = journal._full.get(number)
             drop(number, reason)
             if dropped is not None and number not in journal._full:
