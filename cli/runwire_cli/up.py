@@ -26,7 +26,7 @@ from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import clean
-from runwire_consumer.database import Database, EngineOptions
+from runwire_consumer.database import Database
 from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
@@ -108,7 +108,9 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
             asyncio.run(_once(settings, service, output))
     except SourceUnreachable as error:
         output.say(f"{error} Only what was stored before is shown.")
-    return Database.open(home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds))
+    # As every start does: somebody may have ordered another file in its place meanwhile.
+    store, _ = open_home_store(settings, lock_wait_seconds, output.say)
+    return store.database
 
 
 def _open_service(
