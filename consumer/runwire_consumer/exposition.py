@@ -1,8 +1,8 @@
 """Prometheus' text format: series with labels of any text, and the one answer that all who scrape at a time share.
 
 A label's value is the text itself, in UTF-8, up to LABEL_BYTES_MAX bytes. A longer one is cut, never inside a
-character, and ends with a digest of the whole; so does a text that can't be sent as it is (NUL ends Prometheus' own
-parser, lone surrogates are no UTF-8), and one that only looks as if it had been cut. So two texts are never one value.
+character, and ends with a digest of the whole; so does a text with lone surrogates, which are no UTF-8, and one that
+only looks as if it had been cut. So two texts are never one value.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ GZIP_LEVEL = 1
 _MARK = "…-"
 _KEPT_BYTES = LABEL_BYTES_MAX - len(_MARK.encode()) - DIGEST_CHARACTERS
 _LOOKS_CUT = re.compile(rf"{_MARK}[0-9a-f]{{{DIGEST_CHARACTERS}}}\Z")
-_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def label(text: str) -> str:
     """A label's value for a text: the text where it can be, never the same for two texts."""
     data = text.encode("utf-8", "surrogatepass")
-    if len(data) <= LABEL_BYTES_MAX and not _UNSENDABLE.search(text) and not _LOOKS_CUT.search(text):
+    if len(data) <= LABEL_BYTES_MAX and not _SURROGATE.search(text) and not _LOOKS_CUT.search(text):
         return text
-    kept = _UNSENDABLE.sub("\ufffd", text).encode()[:_KEPT_BYTES].decode("utf-8", "ignore")
+    kept = _SURROGATE.sub("\ufffd", text).encode()[:_KEPT_BYTES].decode("utf-8", "ignore")
     return f"{kept}{_MARK}{hashlib.sha256(data).hexdigest()[:DIGEST_CHARACTERS]}"
 
 
@@ -84,9 +84,10 @@ class _One(Collector):
 
 
 def render(registry: CollectorRegistry) -> bytes:
-    """Everything that is registered, in the text format 0.0.4."""
+    """Everything that is registered, in the text format 0.0.4; without the moments at which counters began."""
     parts: list[bytes] = []
     for family in registry.collect():
+        family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
         parts.append(generate_latest(_One(family)))  # type: ignore[arg-type]  # it only collects
         if isinstance(family, Lines):
             parts.append("".join(family.lines).encode())

@@ -6,6 +6,7 @@
     runwire_run_state{project, run_id, run}    0 running, 1 finished, 2 lost, 3 preempted, 4 crashed, 5 failed, 6 stuck
     runwire_step{project, run_id, run}    highest step of the newest attempt
     runwire_heartbeat_age_seconds{project, run_id, run}    of the most silent process that hasn't ended
+    runwire_journal_rows{project, run_id, run}    that wait in the journals of processes that haven't ended
 
 The state is the value, not a label, so a run stays one series for ever: a state timeline needs no join and no old
 state lingers beside the new one. Reductions: mean propagates NaN; min and max take the values that are not NaN.
@@ -145,9 +146,11 @@ class Page:
         self._state = Lines("runwire_run_state", f"State of a run: {codes}.")
         self._step = Lines("runwire_step", "Highest step of the newest attempt.")
         self._age = Lines("runwire_heartbeat_age_seconds", "Age of the last sign of life of the most silent process.")
+        self._waiting = Lines("runwire_journal_rows", "Rows that wait in the journals of a run's processes.")
         self._reduced = Lines("runwire_metric", "Last value, reduced over ranks.")
         self._by_rank = Lines("runwire_metric_rank", "Last value of a rank.")
-        self.families = (self._info, self._state, self._step, self._age, self._reduced, self._by_rank)
+        facts = (self._info, self._state, self._step, self._age, self._waiting)
+        self.families = (*facts, self._reduced, self._by_rank)
         self.shown = Shown()
         self._live = live
         self._now = now
@@ -206,6 +209,8 @@ class Page:
         self._state.add(names, STATE_CODES.get(run.state, -1))
         if run.silent_since_us is not None:
             self._age.add(names, max(0.0, self._now - run.silent_since_us / 1e6))
+        if run.journal_rows is not None:
+            self._waiting.add(names, run.journal_rows)
         if run.step is not None:
             self._step.add(names, run.step)
 

@@ -22,7 +22,7 @@ import duckdb
 import pyarrow as pa
 
 METRIC_SILENT_SECONDS = 1_800
-SERIES_A_RUN = 4
+SERIES_A_RUN = 5
 SERIES_A_METRIC = 3
 
 # A run that has ended stays for a while after its end, or, where a clock ran ahead, after it was last heard of.
@@ -50,7 +50,7 @@ WITH numbered AS (
     FROM store.emitters SEMI JOIN shown USING (run_key)
     WHERE role = 'train' GROUP BY run_key, attempt
 )
-SELECT e.emitter_key, e.run_key, r.alive, r.run_place, e."rank", e.seen_at, e.next_seq,
+SELECT e.emitter_key, e.run_key, r.alive, r.run_place, e."rank", e.seen_at, e.next_seq, e.journal_rows,
        coalesce(a.number, 0) AS attempt,
        row_number() OVER (PARTITION BY e.run_key ORDER BY coalesce(a.number, 0), e.started_at, e.emitter_id) AS standing
 FROM store.emitters e JOIN shown r USING (run_key)
@@ -72,9 +72,11 @@ edited AS (
            arg_max(d."group", (d.time, d.seq)) FILTER (d."group" IS NOT NULL) AS "group"
     FROM store.edits d JOIN store.emitters e USING (emitter_key) SEMI JOIN shown USING (run_key) GROUP BY e.run_key
 ),
-silent AS (
-    SELECT run_key, min(seen_at) FILTER (next_seq IS NULL AND attempt = newest) AS silent_since
-    FROM (SELECT *, max(attempt) OVER (PARTITION BY run_key) AS newest FROM senders) GROUP BY run_key
+signs AS (
+    SELECT run_key, min(seen_at) FILTER (living) AS silent_since, sum(journal_rows) FILTER (living) AS journal_rows
+    FROM (
+        SELECT *, next_seq IS NULL AND attempt = max(attempt) OVER (PARTITION BY run_key) AS living FROM senders
+    ) GROUP BY run_key
 ),
 stepped AS (
     SELECT t.run_key, t.attempt, max(s.step) AS step
@@ -83,8 +85,9 @@ stepped AS (
 ),
 steps AS (SELECT run_key, arg_max(step, attempt) AS step FROM stepped GROUP BY run_key)
 SELECT r.run_key, r.project, r.run_id, coalesce(d.name, t.told.name, r.run_id), coalesce(d."group", t.told."group", ''),
-       coalesce(t.told."user", ''), coalesce(t.told."commit", ''), coalesce(s.state, 'running'), silent_since, step
-FROM shown JOIN store.live_runs r USING (run_key) JOIN silent USING (run_key)
+       coalesce(t.told."user", ''), coalesce(t.told."commit", ''), coalesce(s.state, 'running'), silent_since,
+       journal_rows, step
+FROM shown JOIN store.live_runs r USING (run_key) JOIN signs USING (run_key)
 LEFT JOIN told t ON t.run_key = r.run_key
 LEFT JOIN edited d ON d.run_key = r.run_key
 LEFT JOIN store.run_states s ON s.run_key = r.run_key
@@ -169,6 +172,7 @@ class LiveRun:
         commit: Of the code.
         state: A word of `runstate.py`.
         silent_since_us: Oldest among the newest signs of life of the newest attempt's processes; None when all ended.
+        journal_rows: Rows that wait in these processes' journals, as each said with its last heartbeat; None likewise.
         step: Highest last step in the newest attempt that logged anything; None when none did.
     """
 
@@ -181,6 +185,7 @@ class LiveRun:
     commit: str
     state: str
     silent_since_us: int | None
+    journal_rows: int | None
     step: int | None
 
 

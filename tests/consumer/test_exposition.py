@@ -20,7 +20,19 @@ LONG = "x" * 300
 
 
 @pytest.mark.parametrize(
-    "text", ["", "loss", "x" * LABEL_BYTES_MAX, "ä/β \n\r\t", 'say "hi" \\', "val/acc…-12", "é" * 128, "\ufffd", "\x7f"]
+    "text",
+    [
+        "",
+        "loss",
+        "x" * LABEL_BYTES_MAX,
+        "ä/β \n\r\t",
+        'say "hi" \\',
+        "val/acc…-12",
+        "é" * 128,
+        "\ufffd",
+        "\x7f",
+        "a\0b",
+    ],
 )
 def test_what_can_be_sent_stays_as_it_is(text: str) -> None:
     """Names are verbatim, whatever they are made of."""
@@ -34,7 +46,6 @@ def test_what_can_be_sent_stays_as_it_is(text: str) -> None:
         ("é" * 200, "é" * 110 + "…-"),
         ("x" + "é" * 200, "x" + "é" * 109 + "…-"),  # 221 bytes would split a character
         ("🙂" * 100, "🙂" * 55 + "…-"),
-        ("a\0b", "a\ufffdb…-"),
         ("a\udcffb", "a\ufffdb…-"),
         (label(LONG), "x" * 220 + "…-"),
     ],
@@ -47,8 +58,8 @@ def test_what_can_not_is_cut_and_marked(text: str, begins: str) -> None:
     assert set(found[-32:]) <= set("0123456789abcdef")
 
 
-@given(st.sets(st.text(st.characters(), max_size=6) | st.text("ab\0\ud800\udfff\ufffd", max_size=8), max_size=20))
-@example({LONG + "1", LONG + "2", "a\0", "a\ud800"})
+@given(st.sets(st.text(st.characters(), max_size=6) | st.text("ab\ud800\udfff\ufffd", max_size=8), max_size=20))
+@example({LONG + "1", LONG + "2", "a\ud800"})
 def test_two_texts_are_never_one_label(texts: set[str]) -> None:
     """Not even a long one and one that is spelled as it is cut."""
     texts |= {f"{text}{LONG}" for text in texts}
@@ -88,7 +99,7 @@ class Fixed(Collector):
         yield family
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20), max_size=5))
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=5))
 def test_a_parser_reads_back_what_was_written(texts: list[str]) -> None:
     """Quotes, newlines, backslashes and braces included; help and type stand once, also beside the library's own."""
     registry = CollectorRegistry()

@@ -83,7 +83,7 @@ def test_names_are_verbatim(database: Database) -> None:
 
 def a_run(number: int, name: str = "n") -> LiveRun:
     """A run that lives."""
-    return LiveRun(number, "p", f"run{number}", name, "", "", "", "running", 0, 3)
+    return LiveRun(number, "p", f"run{number}", name, "", "", "", "running", 0, 9, 3)
 
 
 def a_metric(number: int, run: int = 0, ranks: int = 1, name: str = "") -> LiveMetric:
@@ -96,14 +96,15 @@ def test_the_budget_holds() -> None:
     """What doesn't fit is left out and counted by kind; the query leaves out by the same order before."""
     metrics = tuple(a_metric(number, ranks=2) for number in range(10))
     live = Live(frozenset(range(3)), (a_run(0),), metrics, 17)
-    page = Page(live, GaugeOptions(series_max=4 + 15 + 2), 0.0)
-    info, state, step, age, reduced, by_rank = page.families
-    assert [len(one.lines) for one in (info, state, step, age, reduced, by_rank)] == [1, 1, 1, 1, 15, 2]
+    page = Page(live, GaugeOptions(series_max=5 + 15 + 2), 0.0)
+    info, state, step, age, waiting, reduced, by_rank = page.families
+    assert [len(one.lines) for one in (info, state, step, age, waiting)] == [1, 1, 1, 1, 1]
+    assert [len(one.lines) for one in (reduced, by_rank)] == [15, 2]
     assert reduced.lines[12:] == [
         f'runwire_metric{{project="p",run_id="run0",run="n",metric="m4",reduce="{reduction}"}} {value}\n'
         for reduction, value in (("mean", 1.0), ("min", 0.0), ("max", 2.0))
     ]
-    assert page.left_out() == {"runs": 4 * 2, "metrics": 3 * 12, "ranks": 2 * 4}
+    assert page.left_out() == {"runs": 5 * 2, "metrics": 3 * 12, "ranks": 2 * 4}
     assert page.shown.metrics == {(0, number) for number in range(5)}
 
 
@@ -111,21 +112,21 @@ def test_the_budget_holds() -> None:
 def test_no_names_make_an_answer_larger_than_it_may_be(name: str) -> None:
     """Ten thousand series of the longest names stay below the bytes, too; short ones are all there."""
     runs = tuple(a_run(number, f"{name}{number}") for number in range(100))
-    metrics = tuple(a_metric(number, number % 100, name=f"{name}{number}") for number in range(3_200))
+    metrics = tuple(a_metric(number, number % 100, name=f"{name}{number}") for number in range(3_166))
     options = GaugeOptions()
-    page = Page(Live(frozenset(range(100)), runs, metrics, 3_200), options, NOW_US / 1e6)
+    page = Page(Live(frozenset(range(100)), runs, metrics, 3_166), options, NOW_US / 1e6)
     lines = [line for family in page.families for line in family.lines]
     size_bytes = sum(len(line.encode()) for line in lines)
     assert size_bytes <= options.bytes_max
-    assert len(lines) == 10_000 if name == "plain" else size_bytes > options.bytes_max / 2
-    assert page.left_out()["metrics"] == 10_000 - len(lines)
+    assert len(lines) == 9_998 if name == "plain" else size_bytes > options.bytes_max / 2
+    assert page.left_out()["metrics"] == 9_998 - len(lines)
     assert len(set(lines)) == len(lines)
 
 
 def test_evictions_are_counted_once_and_by_kind() -> None:
     """What was shown, is still wanted, and had to make room: neither what ended nor what never had room."""
     fleet = Fleet()
-    gauges = gauges_of(fleet.database, GaugeOptions(series_max=4 + 3 * 4 + 2))
+    gauges = gauges_of(fleet.database, GaugeOptions(series_max=5 + 3 * 4 + 2))
 
     def told() -> list[tuple[float, float]]:
         shown = scrape(gauges)
@@ -154,7 +155,7 @@ def test_evictions_are_counted_once_and_by_kind() -> None:
     assert told() == [(0, 0), (0, 9), (0, 2)]
     for number in (3, 4, 5, 6):
         fleet.run(number)
-    assert told() == [(4, 4), (0, 15), (0, 2)]  # the metrics of a run that isn't shown aren't counted
+    assert told() == [(10, 5), (0, 15), (0, 2)]  # the metrics of a run that isn't shown aren't counted
     fleet.close()
 
 
@@ -167,8 +168,8 @@ def test_a_million_metrics_stay_within_the_budget() -> None:
     for _ in range(2):
         shown = scrape(gauges)
         names = {key.partition('metric="')[2].partition('"')[0] for key in shown if key.startswith("runwire_metric{")}
-        assert names == {f"metric{number}" for number in range(332)}
-        assert shown['runwire_series_left_out{kind="metrics"}'] == 3 * (1_000_000 - 332)
+        assert names == {f"metric{number}" for number in range(331)}
+        assert shown['runwire_series_left_out{kind="metrics"}'] == 3 * (1_000_000 - 331)
         assert shown['runwire_series_evicted_total{kind="metrics"}'] == 0
     fleet.close()
 

@@ -30,7 +30,8 @@ BY_VIEWS = """
 SELECT d.run_key, d.project, d.run_id, d.name, coalesce(d."group", ''), coalesce(d."user", ''),
        coalesce(d."commit", ''), coalesce(s.state, 'running'), min(e.seen_at) FILTER (
            e.next_seq IS NULL AND t.attempt IS NOT DISTINCT FROM n.newest
-       ), any_value(w.step)
+       ), sum(e.journal_rows) FILTER (e.next_seq IS NULL AND t.attempt IS NOT DISTINCT FROM n.newest),
+       any_value(w.step)
 FROM store.descriptions d
 LEFT JOIN store.run_states s ON s.run_key = d.run_key
 JOIN store.senders t ON t.run_key = d.run_key
@@ -79,7 +80,8 @@ def test_what_is_shown_is_what_the_relations_say(history: list[Any], values: lis
     live = read_live(consumer.store.cursor, FOR_EVER, now)
     assert sorted(map(repr, live.runs)) == sorted(
         f"LiveRun(run_key={row[0]}, project={row[1]!r}, run_id={row[2]!r}, name={row[3]!r}, group={row[4]!r}, "
-        f"user={row[5]!r}, commit={row[6]!r}, state={row[7]!r}, silent_since_us={row[8]}, step={row[9]})"
+        f"user={row[5]!r}, commit={row[6]!r}, state={row[7]!r}, silent_since_us={row[8]}, "
+        f"journal_rows={row[9]}, step={row[10]})"
         for row in cursor.execute(BY_VIEWS).fetchall()
     )
     ids = {run.run_key: run.run_id for run in live.runs}
@@ -166,8 +168,8 @@ def test_no_run_takes_anothers_room(fleet: Fleet) -> None:
     for number, metrics in ((1, 100), (2, 3), (3, 100), (4, 0)):
         fleet.run(number)
         fleet.metrics(number, range(metrics))
-    assert fleet.shown(4 * 4 + 3 * 24) == {4: [], 3: [*range(11)], 2: [0, 1, 2], 1: [*range(10)]}
-    live = fleet.live(4 * 4 + 3 * 24)
+    assert fleet.shown(5 * 4 + 3 * 24) == {4: [], 3: [*range(11)], 2: [0, 1, 2], 1: [*range(10)]}
+    live = fleet.live(5 * 4 + 3 * 24)
     assert (live.metrics_wanted, len(live.metrics)) == (203, 24)
 
 
@@ -177,10 +179,10 @@ def test_runs_come_first_and_of_them_the_living_and_the_newest(fleet: Fleet) -> 
     for number, (state, ago) in enumerate(states, 1):
         fleet.run(number, state, ago)
         fleet.metrics(number, range(2))
-    assert list(fleet.shown(4 * 5 + 3 * 3)) == [4, 1, 5, 3, 2]
-    assert fleet.shown(4 * 5 + 3 * 5) == {4: [0, 1], 1: [0, 1], 5: [0], 3: [], 2: []}
-    assert fleet.shown(4 * 3 + 2) == {4: [], 1: [], 5: []}
-    assert fleet.live(4 * 3 + 2).wanted_runs == {1, 2, 3, 4, 5}
+    assert list(fleet.shown(5 * 5 + 3 * 3)) == [4, 1, 5, 3, 2]
+    assert fleet.shown(5 * 5 + 3 * 5) == {4: [0, 1], 1: [0, 1], 5: [0], 3: [], 2: []}
+    assert fleet.shown(5 * 3 + 2) == {4: [], 1: [], 5: []}
+    assert fleet.live(5 * 3 + 2).wanted_runs == {1, 2, 3, 4, 5}
 
 
 def test_what_fell_silent_goes_first(fleet: Fleet) -> None:
@@ -192,7 +194,7 @@ def test_what_fell_silent_goes_first(fleet: Fleet) -> None:
     fleet.written(1, 3, METRIC_SILENT_SECONDS - 1)
     order = [3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
     for room in range(11):
-        assert fleet.shown(4 + 3 * room) == {1: order[:room]}
+        assert fleet.shown(5 + 3 * room) == {1: order[:room]}
     for number in range(4, 10):
         fleet.written(1, number, METRIC_SILENT_SECONDS)  # the whole run is silent: nothing moves because of that
     fleet.written(1, 3, 2 * METRIC_SILENT_SECONDS - 1)
@@ -226,7 +228,7 @@ def test_ranks_get_what_is_left_the_smallest_groups_first(fleet: Fleet) -> None:
     for number, ranks in ((1, 1), (2, 8), (3, 4), (4, 4_096)):
         fleet.run(number, ranks=ranks)
         fleet.metrics(number, range(2), ranks=ranks)
-    reductions = 4 * 4 + 3 * 8
+    reductions = 5 * 4 + 3 * 8
 
     def members(series_max: int) -> list[tuple[int, int, int]]:
         metrics = fleet.live(series_max).metrics
