@@ -1,8 +1,9 @@
 """What a scrape of /metrics takes with 100, 1,000 and 10,000 series of live runs, and what writing feels of it.
 
 For each number a store is filled with living runs of 101 series each; for the last one with ten times as many as the
-budget lets through. `runwire up` serves it, and `/metrics` is asked about once a second, as Prometheus does. Then the same store is written to in this
-process, transaction after transaction, while a reader asks SQL, first alone, then with a scrape a second beside it.
+budget lets through. `runwire up` serves it, and `/metrics` is asked about once a second, as Prometheus does. Then the
+same store is written to in this process, transaction after transaction, while a reader asks SQL, first alone, then with
+a scrape a second beside it.
 """
 
 from __future__ import annotations

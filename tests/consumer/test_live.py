@@ -128,6 +128,22 @@ def test_the_step_is_the_newest_attempts() -> None:
     database.close()
 
 
+def test_ranks_of_an_earlier_attempt_count_no_more() -> None:
+    """A restart with fewer ranks is reduced over those; a metric that it hasn't logged yet is still the earlier one's."""
+    database = small_store()
+    cursor = database.cursor()
+    cursor.execute("UPDATE store.emitters SET rank = 2 WHERE emitter_key = 1")  # the first attempt's only process
+    cursor.execute("INSERT INTO store.series VALUES (1, 3, 1, 0, 0, 0, 1, 900, ?, 6.0)", [NOW_US])
+    metrics = [one for one in read_live(database.cursor, GaugeOptions(), NOW_US).metrics if one.run_key == 1]
+    assert {one.metric_key: (one.ranks, one.members, one.low) for one in metrics} == {
+        1: (2, [0, 1], 2.0),
+        2: (2, [0, 1], 0.75),
+        3: (1, None, 6.0),
+    }
+    cursor.close()
+    database.close()
+
+
 @pytest.mark.parametrize(
     ("state", "kept_seconds"),
     [("finished", 600), ("failed", 600), ("crashed", 600), ("preempted", 600), ("lost", 86_400)],
