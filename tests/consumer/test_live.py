@@ -129,7 +129,7 @@ def test_the_step_is_the_newest_attempts() -> None:
 
 
 def test_ranks_of_an_earlier_attempt_count_no_more() -> None:
-    """A restart with fewer ranks is reduced over those; a metric that it hasn't logged yet is still the earlier one's."""
+    """A restart with fewer ranks is reduced over those; what it hasn't logged yet is still the earlier one's."""
     database = small_store()
     cursor = database.cursor()
     cursor.execute("UPDATE store.emitters SET rank = 2 WHERE emitter_key = 1")  # the first attempt's only process
