@@ -144,6 +144,19 @@ def test_ranks_of_an_earlier_attempt_count_no_more() -> None:
     database.close()
 
 
+def test_of_a_rank_that_was_restarted_alone_the_later_start_counts() -> None:
+    """Also where the earlier process of the same attempt and rank logged the greater value, and later."""
+    database = small_store()
+    cursor = database.cursor()
+    cursor.execute("UPDATE store.emitters SET attempt = 'second' WHERE emitter_key = 1")
+    cursor.execute("UPDATE store.series SET last_time = ? WHERE emitter_key = 1", [NOW_US])
+    metrics = read_live(database.cursor, GaugeOptions(), NOW_US).metrics
+    values = {(one.run_key, one.metric_key): repr(one.member_values) for one in metrics}
+    assert values[1, 1] == "[2.0, nan]"
+    cursor.close()
+    database.close()
+
+
 @pytest.mark.parametrize(
     ("state", "kept_seconds"),
     [("finished", 600), ("failed", 600), ("crashed", 600), ("preempted", 600), ("lost", 86_400)],
