@@ -236,20 +236,25 @@ def test_what_fell_silent_goes_first(fleet: Fleet) -> None:
 WRITES = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9), st.floats(0, METRIC_SILENT_SECONDS - 1)), max_size=12)
 
 
-@given(WRITES, st.integers(0, 160))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_writing_moves_nothing(writes: list[tuple[int, int, float]], series_max: int) -> None:
-    """Who logs what in which order and pace between two scrapes lets no series go for another."""
+@pytest.fixture(scope="module")
+def four_runs() -> Iterator[Fleet]:
     fleet = Fleet()
     for number in range(1, 5):
         fleet.run(number, ranks=number)
         fleet.metrics(number, range(10), ranks=number)
-    before = fleet.live(series_max)
-    for run, metric, ago in writes:
-        fleet.written(run, metric, ago)
-    after = fleet.live(series_max)
-    assert (after.runs, after.metrics) == (before.runs, before.metrics)
+    yield fleet
     fleet.close()
+
+
+@given(WRITES, st.integers(0, 160))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_writing_moves_nothing(four_runs: Fleet, writes: list[tuple[int, int, float]], series_max: int) -> None:
+    """Who logs what in which order and pace between two scrapes lets no series go for another."""
+    before = four_runs.live(series_max)
+    for run, metric, ago in writes:
+        four_runs.written(run, metric, ago)
+    after = four_runs.live(series_max)
+    assert (after.runs, after.metrics) == (before.runs, before.metrics)
 
 
 def test_ranks_get_what_is_left_the_smallest_groups_first(fleet: Fleet) -> None:
