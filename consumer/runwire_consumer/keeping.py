@@ -26,7 +26,7 @@ from runwire_consumer.leaving import leave, leaving_if_invalidated
 from runwire_consumer.repair import doubt
 from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service
-from runwire_consumer.snapshots import Snapshot
+from runwire_consumer.snapshot_files import Snapshot, as_json, listed, rotate
 from runwire_consumer.sources import Position
 from runwire_consumer.store import Store
 
@@ -94,7 +94,7 @@ class Keeper:
         """Look again and again, until cancelled; `close` must follow before the store closes."""
         while True:
             try:
-                found = await self._aside(snapshots.listed, self._folder)
+                found = await self._aside(listed, self._folder)
                 self._show(found)
                 if self._is_due(found):
                     await self.snapshot()
@@ -130,7 +130,7 @@ class Keeper:
                 "Snapshot %s taken: %s MiB in %.1f s.",
                 taken.path.name, f"{taken.bytes / 2**20:,.1f}", time.monotonic() - began,
             )  # fmt: skip
-            self._show(await self._aside(snapshots.listed, self._folder))
+            self._show(await self._aside(listed, self._folder))
             with contextlib.suppress(StoreError):  # the consumer ends, or the disk is full
                 await self._service.do(lambda writer: writer.store.database.checkpoint())
             await self._prune()
@@ -138,7 +138,7 @@ class Keeper:
 
     async def order(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         """The order `snapshots` of the HTTP face."""
-        return snapshots.as_json(await self.snapshot())
+        return as_json(await self.snapshot())
 
     async def close(self) -> None:
         """Stop what runs; afterwards no cursor of ours is open."""
@@ -181,7 +181,7 @@ class Keeper:
                 taken = snapshots.take(self._store.database, self._folder, self._clock(), self._cursor)
             finally:
                 self._cursor = None
-            snapshots.rotate(self._folder, taken)
+            rotate(self._folder, taken)
             return taken
 
     async def _prune(self) -> None:

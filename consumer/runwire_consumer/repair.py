@@ -35,16 +35,8 @@ from runwire_consumer.database import EngineOptions, lock_beside, need_regular, 
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull
 from runwire_consumer.floor import free_bytes
 from runwire_consumer.lock import LockFile
-from runwire_consumer.snapshots import (
-    Snapshot,
-    folder_to_disk,
-    listed,
-    micros_of,
-    open_and_read,
-    settle,
-    stamp_of,
-    take_in_wal,
-)
+from runwire_consumer.snapshot_files import Snapshot, listed, micros_of, stamp_of
+from runwire_consumer.snapshots import folder_to_disk, open_and_read, settle, take_in_wal
 from runwire_consumer.store import Store
 
 META_PREFIX = "repair."

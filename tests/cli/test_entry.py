@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ BARE = """
 import importlib.abc, sys
 class Hidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"typer", "click", "rich", "duckdb", "pyarrow", "httpx", "starlette", "uvicorn",
+        if name.partition(".")[0] in {"typer", "click", "rich", "duckdb", "pyarrow", "starlette", "uvicorn",
                                       "prometheus_client"}:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Hidden())
@@ -51,23 +50,14 @@ def call(command: list[str], home: Path, *arguments: str) -> subprocess.Complete
     )  # fmt: skip
 
 
-def test_help_is_fast_and_names_every_command(tmp_path: Path) -> None:
-    """Nothing heavy is imported for it."""
-    started = time.perf_counter()
+def test_help_names_every_command(tmp_path: Path) -> None:
+    """So does a call without a command; what it imports is told in test_imports.py."""
     answer = call(RUNWIRE, tmp_path / "home", "--help")
-    assert time.perf_counter() - started < 5
     assert answer.returncode == 0
     assert all(command in answer.stdout for command in COMMANDS)
     assert "..." not in answer.stdout.partition("Commands:")[2]
     alone = call(RUNWIRE, tmp_path / "home")
     assert (alone.returncode, alone.stdout, alone.stderr) == (0, answer.stdout, "")
-    modules = subprocess.run(
-        [sys.executable, "-c", "import runwire_cli.app, sys; print(sorted(sys.modules))"],
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout  # fmt: skip
-    assert not [
-        name for name in ("duckdb", "pyarrow", "numpy", "aiokafka", "uvicorn", "httpx") if f"'{name}'" in modules
-    ]
 
 
 def test_a_bare_install_helps_and_syncs(tmp_path: Path) -> None:

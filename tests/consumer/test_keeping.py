@@ -17,7 +17,8 @@ from runwire_consumer.errors import SnapshotFailed, StoreFull
 from runwire_consumer.keeping import Keeper, KeepingLimits
 from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service, ServiceLimits
-from runwire_consumer.snapshots import listed, options_for
+from runwire_consumer.snapshot_files import listed
+from runwire_consumer.snapshots import options_for
 from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter

@@ -12,7 +12,8 @@ import pytest
 from runwire_consumer import floor, snapshots
 from runwire_consumer.allowlist import RELATIONS
 from runwire_consumer.errors import SnapshotFailed, StoreFull
-from runwire_consumer.snapshots import Snapshot, kept, listed, offsets_in, open_and_read, options_for, rotate, take
+from runwire_consumer.snapshot_files import Snapshot, kept, listed, rotate, stamp_of
+from runwire_consumer.snapshots import offsets_in, open_and_read, options_for, take
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter, store_all
 from tests.producer.disks import small_disk
@@ -124,7 +125,7 @@ def test_names_are_unique_and_drafts_no_snapshots(store: Store, tmp_path: Path) 
 def test_rotation_never_takes_the_one_just_taken(tmp_path: Path) -> None:
     """Even when the clock went back behind all others."""
     for hour in range(1, 6):
-        (tmp_path / f"runwire-{snapshots.stamp_of(MIDNIGHT + hour * HOUR)}.duckdb").write_text("x")
+        (tmp_path / f"runwire-{stamp_of(MIDNIGHT + hour * HOUR)}.duckdb").write_text("x")
     found = listed(tmp_path)
     rotate(tmp_path, found[-1])
     assert listed(tmp_path) == [*found[:3], found[-1]]

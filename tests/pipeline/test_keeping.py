@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runwire_consumer.repair import DAMAGED, Plan, open_store, repairs_of
-from runwire_consumer.snapshots import listed, options_for
+from runwire_consumer.snapshot_files import listed
+from runwire_consumer.snapshots import options_for
 from tests.pipeline.homes import TopicHome, told_anew
 from tests.repo.files import REPOSITORY
 
