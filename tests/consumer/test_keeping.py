@@ -12,12 +12,12 @@ import duckdb
 import pytest
 from prometheus_client import CollectorRegistry
 
-from runwire_consumer import floor, snapshots
+from runwire_consumer import floor, keeping, snapshots
 from runwire_consumer.errors import SnapshotFailed, StoreFull
 from runwire_consumer.keeping import Keeper, KeepingLimits
 from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service, ServiceLimits
-from runwire_consumer.snapshot_files import listed
+from runwire_consumer.snapshot_files import Snapshot, listed
 from runwire_consumer.snapshots import options_for
 from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
@@ -148,11 +148,11 @@ async def test_whatever_fails_is_said_once_counted_and_tried_again(
     """A folder that can't be read, an engine that says something else than ever before: the keeper lives on."""
     world = World(tmp_path)
 
-    def fail(_: Path) -> list[snapshots.Snapshot]:
+    def fail(_: Path) -> list[Snapshot]:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "listed", fail)
+        patch.setattr(keeping, "listed", fail)
         playing = await world.play()
         world.logs()
         await world.until(lambda: world.value("runwire_snapshot_failures_total") >= 3)
