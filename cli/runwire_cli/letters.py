@@ -79,7 +79,8 @@ def list_letters(
             if len(rows) == limit:
                 output.say(f"These are the newest {limit}: --limit shows more.")
         case _:
-            output.say(f"No dead letters with these filters in {reader.place}.")
+            filtered = " with these filters" if (status, reason, run) != ("dead", None, None) else ""
+            output.say(f"No dead letters{filtered} in {reader.place}.")
     return 0
 
 

@@ -160,7 +160,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     keeping = asyncio.create_task(keeper.run())
-    running = asyncio.create_task(service.run(stop))
+    running = asyncio.create_task(service.run(stop, closing=keeper.close))
     told_to_end = asyncio.create_task(told.wait())
     try:
         await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
@@ -168,15 +168,15 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         address.remove(settings.home.path)
         recovering.cancel()
         told_to_end.cancel()
-        # The database closes when the service ends: a query that would go on for long is told so before.
+        # The database closes when the service ends: what would go on or wait for long is told so before.
         face.sandbox.stop()
         examined.stop()
+        keeping.cancel()
+        refusing = asyncio.create_task(keeper.close())
         face_stop.set()
         await asyncio.wait([serving])
-        keeping.cancel()
-        await keeper.close()
         stop.set()
-        await asyncio.wait([running, recovering, keeping])
+        await asyncio.wait([running, recovering, keeping, refusing])
     for task in (running, serving):
         task.result()
 

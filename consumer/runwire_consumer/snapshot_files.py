@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runwire_consumer.errors import SnapshotFailed
+
 NEWEST_KEPT = 3
 DAYS_KEPT = 7
 
@@ -40,14 +42,23 @@ class Snapshot:
 
 
 def listed(folder: Path) -> list[Snapshot]:
-    """The snapshots of a folder, newest first; [] where there is no folder."""
+    """The snapshots of a folder, newest first; [] where there is no folder.
+
+    Raises:
+        SnapshotFailed: It is a file.
+    """
     found = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            match = _NAME.fullmatch(entry.name)
-            if match and entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(ValueError, FileNotFoundError):
-                    found.append(Snapshot(Path(entry.path), micros_of(match[1]), entry.stat().st_size))
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise SnapshotFailed(f"{folder} is a file where the folder of snapshots belongs: move it away.") from None
+    for entry in entries:
+        match = _NAME.fullmatch(entry.name)
+        if match and entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                found.append(Snapshot(Path(entry.path), micros_of(match[1]), entry.stat().st_size))
     return sorted(found, key=lambda one: one.taken_at, reverse=True)
 
 

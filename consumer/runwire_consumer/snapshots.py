@@ -21,10 +21,10 @@ from pathlib import Path
 import duckdb
 
 from runwire_consumer.database import Database, EngineOptions, translated
-from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull, StoreInvalidated
+from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull, StoreInvalidated, first_line
 from runwire_consumer.floor import free_bytes, reserve_bytes
 from runwire_consumer.migrations import migrations
-from runwire_consumer.snapshot_files import Snapshot, micros_of, stamp_of
+from runwire_consumer.snapshot_files import Snapshot, listed, micros_of, stamp_of
 
 _DRAFTS = ".runwire-*"
 _SECOND = 1_000_000
@@ -45,6 +45,7 @@ def take(database: Database, folder: Path, now: int, cursor: duckdb.DuckDBPyConn
         SnapshotFailed: It was interrupted, or didn't come out as it should.
         StoreInvalidated: The process must exit at once.
     """
+    listed(folder)  # a file in its place is said in its own words
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_drafts(folder)
@@ -107,11 +108,11 @@ def attached(cursor: duckdb.DuckDBPyConnection, path: Path) -> Iterator[None]:
     try:
         cursor.execute(f"ATTACH {quoted(path)} AS runwire_snapshot (READ_ONLY)")
     except duckdb.Error as error:
-        raise SnapshotFailed(f"The snapshot {path} doesn't open: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"The snapshot {path} doesn't open: {first_line(error)}") from error
     try:
         yield
     except duckdb.Error as error:
-        raise SnapshotFailed(f"The snapshot {path} can't be read: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"The snapshot {path} can't be read: {first_line(error)}") from error
     finally:
         cursor.execute("DETACH runwire_snapshot")
 
@@ -129,7 +130,7 @@ def open_and_read(path: Path) -> int:
             for table in tables_of(connection):
                 connection.execute(f"SELECT bit_xor(hash(t)) FROM store.{table} AS t").fetchall()  # noqa: S608 - ours
     except (duckdb.Error, ValueError) as error:
-        raise SnapshotFailed(f"It can't be read: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"It can't be read: {first_line(error)}") from error
     if not 0 < version <= migrations()[-1].version:
         raise SnapshotFailed(f"It has version {version}, which this program doesn't know.")
     return version
@@ -145,7 +146,7 @@ def take_in_wal(path: Path) -> None:
         with contextlib.closing(duckdb.connect(str(path))) as connection:
             connection.execute("CHECKPOINT")
     except duckdb.Error as error:
-        raise SnapshotFailed(f"It can't be opened with its WAL: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"It can't be opened with its WAL: {first_line(error)}") from error
 
 
 def tables_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -236,4 +237,4 @@ def _failures() -> Iterator[None]:
     except (StoreFull, StoreInvalidated, StoreDamaged):
         raise
     except (StoreError, duckdb.Error) as error:
-        raise SnapshotFailed(f"The snapshot failed: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"The snapshot failed: {first_line(error)}") from error

@@ -132,6 +132,10 @@ def read_settings(
             )
         if chosen is not None and "\0" in chosen and argument in {"home", "url"}:
             raise SettingsError(f"{_source(argument, keyword)} holds a NUL character, which no folder's name can.")
+        if argument == "home" and utf8(chosen) != chosen:
+            raise SettingsError(
+                f"{_source(argument, keyword)} is no UTF-8 text ({utf8(chosen)}): name a folder whose path is."
+            )
         return utf8(chosen)  # type: ignore[no-any-return]
 
     given_home = choose("home", _path_text(home))

@@ -198,3 +198,17 @@ def test_the_reserve_is_a_share_of_a_small_disk(tmp_path: Path) -> None:
         floor.check_floor(disk, 0, 2**20)
         with pytest.raises(StoreFull, match=r"The disk of .* is almost full: 8 MiB are free, and below 9 MiB nothing"):
             floor.check_floor(disk, 2**22, 2**16)
+
+
+def test_a_file_in_the_folders_place_is_said(tmp_path: Path) -> None:
+    """By what lists and by what takes, with what to do."""
+    folder = tmp_path / "snapshots"
+    folder.write_text("no folder")
+    with pytest.raises(
+        SnapshotFailed, match=f"^{folder} is a file where the folder of snapshots belongs: move it away"
+    ):
+        listed(folder)
+    store = Store.open(tmp_path / "runwire.duckdb", options_for(folder, 0.0))
+    with pytest.raises(SnapshotFailed, match="is a file where the folder"):
+        take(store.database, folder, MIDNIGHT)
+    store.close()
