@@ -15,7 +15,8 @@ from runwire_consumer import snapshots
 from runwire_consumer.database import lock_beside
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreLocked
 from runwire_consumer.keeping import Keeper
-from runwire_consumer.repair import REPLACED, Plan, Repair, doubt, need_room, open_store
+from runwire_consumer.plans import REPLACED, Plan, Repair
+from runwire_consumer.repair import doubt, need_room, open_store
 from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service
 from runwire_consumer.snapshot_files import Snapshot, listed, rotate

@@ -32,7 +32,7 @@ from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, Order, build_app, serve
-from runwire_consumer.repair import Repair
+from runwire_consumer.plans import Repair
 from runwire_consumer.replay import letter_orders
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics

@@ -23,6 +23,7 @@ from runwire_cli.settings import read_command_settings
 from runwire_consumer import repair
 from runwire_consumer.errors import SnapshotFailed
 from runwire_consumer.leaving import EXIT_INVALIDATED
+from runwire_consumer.plans import REPLACED, Plan
 from tests.cli.test_entry import RUNWIRE, call
 from tests.cli.test_up import Consumer, rows, train, wait_until
 
@@ -238,7 +239,7 @@ def test_an_order_about_letters_finishes_a_replacement_that_was_begun(home: Path
     assert points(home) == 101
     taken = json.loads(call(RUNWIRE, home, "snapshot", "--json").stdout)
     path = home / "runwire.duckdb"
-    repair.Plan.make(path, repair.REPLACED, "A restore that was killed.", 0, taken["path"]).write(path)
+    Plan.make(path, REPLACED, "A restore that was killed.", 0, taken["path"]).write(path)
     answer = call(RUNWIRE, home, "dead-letters", "replay", "--all")
     assert answer.returncode == 0, answer.stderr
     assert "is in its place; the log is replayed from that moment." in answer.stderr

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runwire_consumer.repair import DAMAGED, Plan, open_store, repairs_of
+from runwire_consumer.plans import DAMAGED, Plan, repairs_of
+from runwire_consumer.repair import open_store
 from runwire_consumer.snapshot_files import listed
 from runwire_consumer.snapshots import options_for
 from tests.pipeline.homes import TopicHome, told_anew

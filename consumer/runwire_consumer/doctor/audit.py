@@ -17,7 +17,7 @@ import duckdb
 
 from runwire_consumer.doctor.store import LAWS, SHOWN_MAX, Anomaly, StoreFacts
 from runwire_consumer.errors import first_line
-from runwire_consumer.repair import repairs_of
+from runwire_consumer.plans import repairs_of
 
 QUICK_SECONDS_MAX = 30.0
 DEEP_SECONDS_MAX = 3_600.0
