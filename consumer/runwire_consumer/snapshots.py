@@ -26,6 +26,7 @@ from runwire_consumer.floor import free_bytes, reserve_bytes
 from runwire_consumer.migrations import migrations
 from runwire_consumer.snapshot_files import Snapshot, listed, micros_of, stamp_of
 
+_COPY_INVALIDATED = 'Checkpoint failed for database "runwire_snapshot"'
 _DRAFTS = ".runwire-*"
 _SECOND = 1_000_000
 
@@ -233,8 +234,15 @@ def quoted_name(connection: duckdb.DuckDBPyConnection) -> str:
 def _failures() -> Iterator[None]:
     try:
         with translated():
-            yield
-    except (StoreFull, StoreInvalidated, StoreDamaged):
+            try:
+                yield
+            except duckdb.IOException as error:
+                if _COPY_INVALIDATED not in str(error):
+                    raise
+                # The last step of the copy found no room: the copy is beyond use, which is what `translated` would
+                # take for the end of the store.
+                raise SnapshotFailed(f"The snapshot failed: {first_line(error)}") from error
+    except (SnapshotFailed, StoreFull, StoreInvalidated, StoreDamaged):
         raise
     except (StoreError, duckdb.Error) as error:
         raise SnapshotFailed(f"The snapshot failed: {first_line(error)}") from error

@@ -12,8 +12,8 @@ import pytest
 
 from runwire_cli.client import ServerFile
 from runwire_consumer.http import Order
+from tests.cli.commands import clean_environment
 from tests.cli.face import TOKEN, served
-from tests.cli.test_entry import clean_environment
 from tests.consumer.small_store import DIGITS, small_store
 
 COSTLY = (
@@ -75,6 +75,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ("snapshot", ASKING),
         ("snapshot --list", ASKING),
         ("sync", {"typer", "runwire", "asyncio", "fastavro"}),
+        ("doctor", ASKING | {"duckdb", "fastavro"}),
         ("nothing", {"typer", "runwire", "runwire_consumer"}),
     ],
 )

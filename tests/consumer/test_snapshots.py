@@ -139,7 +139,7 @@ def test_without_room_it_is_not_begun(store: Store, tmp_path: Path, monkeypatch:
     store.close()
 
 
-@pytest.mark.parametrize("size", ["64k", "1m", "2m", "4m", "5m"])
+@pytest.mark.parametrize("size", ["64k", "2m", "5m"])
 def test_a_disk_that_fills_meanwhile_costs_the_snapshot_only(
     size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,4 +211,37 @@ def test_a_file_in_the_folders_place_is_said(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "runwire.duckdb", options_for(folder, 0.0))
     with pytest.raises(SnapshotFailed, match="is a file where the folder"):
         take(store.database, folder, MIDNIGHT)
+    store.close()
+
+
+class Unroomy:
+    """A connection whose copy has no room left for its last step; what the engine says then is seen on a full disk."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+
+    def execute(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """As the connection does."""
+        done = self.connection.execute(sql)
+        if sql.startswith("DETACH"):
+            raise duckdb.IOException(
+                "IO Error: Detached database 'runwire_snapshot', but CHECKPOINT during DETACH failed.\n"
+                'Checkpoint failed for database "runwire_snapshot". The database has been invalidated. Original error: '
+                "Could not write file: No space left on device"
+            )
+        return done
+
+    def close(self) -> None:
+        """As the connection does."""
+        self.connection.close()
+
+
+def test_a_copy_that_is_invalidated_is_no_store_that_is(tmp_path: Path) -> None:
+    """The process goes on: only the draft is beyond use."""
+    folder = tmp_path / "snapshots"
+    store = Store.open(tmp_path / "runwire.duckdb", options_for(folder, 0.0))
+    with pytest.raises(SnapshotFailed, match="CHECKPOINT during DETACH failed"):
+        take(store.database, folder, MIDNIGHT, Unroomy(store.cursor()))  # type: ignore[arg-type]
+    assert list(folder.iterdir()) == []
+    take(store.database, folder, MIDNIGHT)
     store.close()
