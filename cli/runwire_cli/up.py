@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from runwire._recovery import Outcome, recover
 from runwire._version import __version__
 from runwire_cli.backup import condemning, open_home_store, open_keeper
@@ -195,6 +193,14 @@ async def _once(settings: CommandSettings, service: Service, output: Output) -> 
 async def _show_progress(service: Service, output: Output) -> None:
     """A bar on a terminal, from the second second on."""
     await asyncio.sleep(PROGRESS_DELAY_SECONDS)
+    from rich.progress import (  # noqa: PLC0415 - a start without a backlog shows none
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (TextColumn("Reading the log"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[points]} points"), console=output.errors, transient=True) as bar:
         task = bar.add_task("", total=None, points="0")
