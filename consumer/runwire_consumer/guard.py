@@ -91,7 +91,7 @@ class Door:
             RequestRefused: They may not.
         """
         headers = Headers(scope=scope)
-        _check_size(scope)
+        _check_head(scope)
         if not self._names_us(headers.get("host", "")):
             raise RequestRefused(421, "The Host header doesn't name this server: address it by its own name.")
         method, path = str(scope["method"]), str(scope["path"])
@@ -315,7 +315,7 @@ def _too_large() -> RequestRefused:
     return RequestRefused(413, f"The body is larger than {BODY_BYTES_MAX // 2**20} MiB: send a shorter query.")
 
 
-def _check_size(scope: Scope) -> None:
+def _check_head(scope: Scope) -> None:
     url_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
     if url_bytes > URL_BYTES_MAX:
         raise RequestRefused(414, f"The URL is longer than {URL_BYTES_MAX:,} bytes: send a query in the body.")
@@ -324,6 +324,9 @@ def _check_size(scope: Scope) -> None:
         raise RequestRefused(
             431, f"The request has more than {HEADERS_MAX} headers or {HEADERS_BYTES_MAX:,} bytes of them: send fewer."
         )
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+        # A proxy in front might believe the other one, and take the rest for another client's request.
+        raise RequestRefused(400, "The body has two lengths: send Content-Length or Transfer-Encoding.")
 
 
 def _nothing_there(methods: tuple[str, ...]) -> RequestRefused:

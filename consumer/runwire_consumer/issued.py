@@ -232,7 +232,7 @@ def _token(kept: dict[str, Any]) -> Issued:
     digest, projects, expires_at = bytes.fromhex(kept["sha256"]), kept["projects"], kept["expires_at"]
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError("no SHA-256")
-    if projects is not None and not all(isinstance(project, str) for project in projects):
+    if projects is not None and not (isinstance(projects, list) and all(isinstance(one, str) for one in projects)):
         raise ValueError("no names of projects")
     return Issued(
         name=str(kept["name"]),
