@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -74,9 +75,13 @@ def _address(settings: CommandSettings, server: str | None) -> str:
 def _asked(ask: Callable[[str], str], prompt: str) -> str:
     if sys.stdin.isatty():
         try:
-            text = ask(prompt)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", getpass.GetPassWarning)
+                text = ask(prompt)
         except EOFError:
             text = ""
+        except getpass.GetPassWarning:
+            raise CommandError("This terminal would show what is typed: pipe the token in instead.") from None
     else:
         text = sys.stdin.read(TOKEN_BYTES_MAX)
     token = text.strip()
