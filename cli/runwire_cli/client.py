@@ -184,8 +184,8 @@ class HttpReader:
             ) from None
         if answer.status_code == _UNAUTHORIZED:
             raise ServerRefused(
-                f"The consumer at {self._address} wants a token that it knows: `runwire login {self._address}` keeps "
-                "one, or set RUNWIRE_TOKEN. Its owner makes one with `runwire token create`."
+                f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN, or `runwire login "
+                f"{self._address}` keeps one; its owner makes them with `runwire token create`."
             )
         if answer.is_error:
             raise ServerRefused(_sentence(answer, self._address))

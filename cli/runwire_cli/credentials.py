@@ -32,6 +32,14 @@ class Credentials:
         """
         return self._read().get(server)
 
+    def servers(self) -> list[str]:
+        """Those that a token is kept for.
+
+        Raises:
+            CommandError: The file can't be read or understood.
+        """
+        return sorted(self._read())
+
     def keep(self, server: str, token: str) -> None:
         """Keep a server's token in place of an earlier one.
 

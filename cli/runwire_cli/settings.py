@@ -95,19 +95,17 @@ def server_address(text: str) -> str:
     Raises:
         CommandError: It can't be understood.
     """
-    return str(_server(text))
+    return str(_server(text, "The server's address"))
 
 
-def _server(text: str | None) -> str | None:
+def _server(text: str | None, name: str = "RUNWIRE_SERVER") -> str | None:
     if text is None:
         return None
     address = text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
     scheme, _, rest = address.partition("://")
     scheme = scheme.lower()
     if scheme not in {"http", "https"} or not rest or "@" in rest or " " in rest:
-        raise CommandError(
-            "The address of the server (RUNWIRE_SERVER) can't be understood: write http://HOST:PORT of a consumer."
-        )
+        raise CommandError(f"{name} can't be understood: write http://HOST:PORT of a consumer.")
     return f"{scheme}://{rest.lower()}" if "/" not in rest else address
 
 

@@ -224,8 +224,8 @@ def test_a_consumer_elsewhere_is_trusted_by_ca(tmp_path: Path) -> None:
         ({"RUNWIRE_TLS_CERT": "a"}, "give both --tls-cert and --tls-key"),
         ({"RUNWIRE_TLS_KEY": "a"}, "give both --tls-cert and --tls-key"),
         ({"RUNWIRE_METRICS": "closed"}, "RUNWIRE_METRICS must be open or token"),
-        ({"RUNWIRE_SERVER": "ftp://a"}, "can't be understood: write http://HOST:PORT"),
-        ({"RUNWIRE_SERVER": "http://user:secret@a"}, "can't be understood: write http://HOST:PORT"),
+        ({"RUNWIRE_SERVER": "ftp://a"}, "RUNWIRE_SERVER can't be understood: write http://HOST:PORT"),
+        ({"RUNWIRE_SERVER": "http://user:secret@a"}, "RUNWIRE_SERVER can't be understood: write http://HOST:PORT"),
     ],
 )
 def test_settings_that_make_no_sense(environ: dict[str, str], words: str) -> None:

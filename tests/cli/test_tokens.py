@@ -137,13 +137,13 @@ def test_log_in_read_and_log_out(
     assert run("logout") == 1
     assert f"No token is kept for {address}" in capsys.readouterr().err
     assert run("runs") == 1
-    assert f"wants a token that it knows: `runwire login {address}` keeps one" in capsys.readouterr().err
+    assert f"refuses the token: set RUNWIRE_TOKEN, or `runwire login {address}` keeps one" in capsys.readouterr().err
 
 
 def test_a_token_that_opens_nothing_is_not_kept(
     home: Path, port: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for stdin, words in (("rwt_wrong", "wants a token that it knows"), ("", "is no token"), ("a b", "is no token")):
+    for stdin, words in (("rwt_wrong", "refuses the token"), ("", "is no token"), ("a b", "is no token")):
         assert run("login", f"http://127.0.0.1:{port}", stdin=stdin) == 1
         assert words in capsys.readouterr().err
     assert run("login", "http://127.0.0.1:9", stdin="rwt_x") == 1
