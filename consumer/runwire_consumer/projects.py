@@ -1,8 +1,7 @@
 """Limits one statement to the runs of some projects: what it names are copies that hold nothing else.
 
-A filter in front of the relations would not do: the engine may evaluate a user's condition before ours, and
-`WHERE error(name)` or a failing cast then tells what stands in rows that nobody should see. So the rows are copied
-first, into temporary tables of this cursor alone, which carry the relations' names and so stand before them. The
+A filter in front of the relations would not do: whether a user's condition meets a row before ours is the optimizer's
+choice, and `WHERE error(name)` or a failing cast tells what stands in the row. So the rows are copied first, into temporary tables of this cursor alone, which carry the relations' names and so stand before them. The
 statement runs on the copies, whatever it is.
 
 Laws:
@@ -31,32 +30,51 @@ Conditions = Mapping[str, frozenset[str]]
 """Column -> the texts that it may have."""
 
 COPIED_ROWS_MAX = 1_000_000
+_RUNS = "FROM store.live_runs WHERE project IN (SELECT unnest($projects::VARCHAR[]))"
 _COLUMNS = frozenset({"run_id", "metric", "emitter_id"})  # what curves are asked by; texts in every relation
 
 
-def limit(cursor: duckdb.DuckDBPyConnection, serialized: str, params: Params, projects: frozenset[str]) -> None:
-    """Put copies in front of the relations that a statement names.
+class Limiter:
+    """Puts copies in front of the relations that a statement names; one a database."""
 
-    Args:
-        cursor: Of this statement alone, in a read-only transaction.
-        serialized: The checked statement's tree.
-        params: Values of its parameters.
-        projects: Whose runs it may see.
+    def __init__(self) -> None:
+        """Nothing is known of the database yet."""
+        self._macros: frozenset[str] | None = None
 
-    Raises:
-        SelectRefused: The statement names something that can't be limited.
-        QueryTooLarge: The copies would be too large.
-    """
-    tree = json.loads(serialized)
-    _refuse_what_reads_inside(cursor, tree)
-    named = sorted({str(node["table_name"]).lower() for node in _tables(tree)} & RELATIONS)
-    demanded = {name: _demanded(tree, name, params) for name in named}
-    copied = 0
-    for name in named:
-        copied += _copy(cursor, name, demanded[name], projects, COPIED_ROWS_MAX - copied)
-    # Only now: a relation that is made of others must be copied from those themselves.
-    for name in named:
-        cursor.execute(f'ALTER TABLE temp.main."{_copy_name(name)}" RENAME TO "{name}"')
+    def limit(
+        self, cursor: duckdb.DuckDBPyConnection, serialized: str, params: Params, projects: frozenset[str]
+    ) -> None:
+        """Let a statement see nothing but some projects.
+
+        Args:
+            cursor: Of this statement alone, in a read-only transaction.
+            serialized: The checked statement's tree.
+            params: Values of its parameters.
+            projects: Whose runs it may see.
+
+        Raises:
+            SelectRefused: The statement names something that can't be limited.
+            QueryTooLarge: The copies would be too large.
+        """
+        tree = json.loads(serialized)
+        self._refuse_macros(cursor, tree)
+        named = sorted({str(node["table_name"]).lower() for node in _tables(tree)} & RELATIONS)
+        copied = 0
+        for name in named:
+            copied += _copy(cursor, name, _demanded(tree, name, params), projects, COPIED_ROWS_MAX - copied)
+        # Only now: a relation that is made of others must be copied from those themselves.
+        for name in named:
+            cursor.execute(f'ALTER TABLE temp.main."{_copy_name(name)}" RENAME TO "{name}"')
+
+    def _refuse_macros(self, cursor: duckdb.DuckDBPyConnection, tree: Any) -> None:
+        if self._macros is None:  # they come with the database's version: nobody can make one while it is open
+            found = cursor.execute("SELECT lower(function_name) FROM duckdb_functions() WHERE NOT internal").fetchall()
+            self._macros = frozenset(str(row[0]) for row in found)
+        called = {str(node["function_name"]).lower() for node in _nodes(tree) if "function_name" in node}
+        for name in sorted(called & self._macros):
+            raise SelectRefused(
+                f"Function {name!r} reads all projects, and the token is limited to some: ask a relation instead."
+            )
 
 
 def _copy(
@@ -64,14 +82,21 @@ def _copy(
 ) -> int:
     """Make one copy; the answer is its number of rows."""
     columns = {row[0] for row in cursor.execute(f'DESCRIBE main."{name}"').fetchall()}
-    where = ["run_id IN (SELECT run_id FROM store.live_runs WHERE project IN (SELECT unnest($projects::VARCHAR[])))"]
-    values: dict[str, Any] = {"projects": sorted(projects), "rows": rows_max + 1}
+    where: list[str] = []
+    values: dict[str, Any] = {"rows": rows_max + 1}
+    if "run_id" in conditions:
+        # Ids written out reach the points' own scans, a condition with a subquery doesn't.
+        conditions = {**conditions, "run_id": _permitted(cursor, conditions["run_id"], projects)}
+    else:
+        where.append(f"run_id IN (SELECT run_id {_RUNS})")
+        values["projects"] = sorted(projects)
     for column, texts in sorted(conditions.items()):
         if column not in columns:
             continue
         names = [f"{column}_{number}" for number in range(len(texts))]
         values.update(zip(names, sorted(texts), strict=True))
-        where.append(f"{column} IN ({', '.join('$' + each for each in names)})" if names else "false")
+        # Each a comparison with one text, which the engine brings to the scans; IN with parameters it doesn't.
+        where.append("(" + (" OR ".join(f"{column} = ${each}" for each in names) or "false") + ")")
     cursor.execute(
         f'CREATE TEMP TABLE "{_copy_name(name)}" AS '  # noqa: S608 - names of our own list
         f'SELECT * FROM main."{name}" WHERE {" AND ".join(where)} LIMIT $rows',
@@ -87,23 +112,17 @@ def _copy(
     return count
 
 
+def _permitted(cursor: duckdb.DuckDBPyConnection, run_ids: frozenset[str], projects: frozenset[str]) -> frozenset[str]:
+    """Those of the runs that belong to the projects."""
+    found = cursor.execute(
+        f"SELECT run_id {_RUNS} AND run_id IN (SELECT unnest($run_ids::VARCHAR[]))",
+        {"projects": sorted(projects), "run_ids": sorted(run_ids)},
+    ).fetchall()
+    return frozenset(str(row[0]) for row in found)
+
+
 def _copy_name(name: str) -> str:
     return f"__{name}"
-
-
-def _refuse_what_reads_inside(cursor: duckdb.DuckDBPyConnection, tree: Any) -> None:
-    called = sorted({str(node["function_name"]).lower() for node in _nodes(tree) if "function_name" in node})
-    if not called:
-        return
-    ours = cursor.execute(
-        "SELECT function_name FROM duckdb_functions() "
-        "WHERE NOT internal AND list_contains($called, lower(function_name)) LIMIT 1",
-        {"called": called},
-    ).fetchone()
-    if ours is not None:
-        raise SelectRefused(
-            f"Function {ours[0]!r} reads all projects, and the token is limited to some: ask a relation instead."
-        )
 
 
 def _tables(tree: Any) -> Iterator[Node]:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from runwire_consumer.allowlist import RELATIONS
 from runwire_consumer.errors import QueryError, QueryTimeout, QueryTooLarge, SelectRefused
-from runwire_consumer.projects import Params, limit
+from runwire_consumer.projects import Limiter, Params
 from runwire_consumer.results import Result
 from runwire_consumer.selects import STATEMENT_CHARACTERS_MAX, check_tree
 
@@ -65,6 +65,7 @@ class Sandbox:
         self._limits = limits or Limits()
         self._relations = relations
         self._stopped = threading.Event()
+        self._limiter = Limiter()
 
     def check(self, sql: str) -> None:
         """Pass one harmless SELECT.
@@ -128,7 +129,7 @@ class Sandbox:
             with _Watch(cursor.interrupt, self._limits, self._stopped) as watch:
                 try:
                     if projects is not None:
-                        limit(cursor, tree, params, projects)
+                        self._limiter.limit(cursor, tree, params, projects)
                     cursor.execute(sql, _bindable(params))
                     yield cursor, watch
                 except (duckdb.Error, pa.ArrowException):
