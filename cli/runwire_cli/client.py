@@ -325,11 +325,18 @@ def named_consumer(settings: CommandSettings, address: str) -> HttpReader:
     The home's own token, which may do everything, goes to this machine only, or where the home's consumer says it is.
     """
     local = ServerFile.read(settings.home.path)
-    if local is not None and local.address == address:
-        return local.reader(settings.token or _home_token(settings))
-    token = settings.token or Credentials(settings.credentials).token(address)
-    if token is None and is_loopback(address):
+    is_own = local is not None and local.address == address
+    token = settings.token or (None if is_own else Credentials(settings.credentials).token(address))
+    if token is None and (is_own or is_loopback(address)):
         token = _home_token(settings)
+    return consumer_at(settings, address, token)
+
+
+def consumer_at(settings: CommandSettings, address: str, token: str | None) -> HttpReader:
+    """The consumer at an address, asked with this token; the home's own is known by its certificate."""
+    local = ServerFile.read(settings.home.path)
+    if local is not None and local.address == address:
+        return local.reader(token)
     return HttpReader(address, token, trust=Trust(settings.ca))
 
 

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from runwire_cli.client import HttpReader, ServerFile
+from runwire_cli.client import ServerFile, consumer_at
 from runwire_cli.credentials import Credentials
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings, server_address
-from runwire_cli.trust import Trust, is_loopback
+from runwire_cli.trust import is_loopback
 
 TOKEN_BYTES_MAX = 4_096
 
@@ -36,7 +36,7 @@ def login(
     if address.startswith("http://") and not is_loopback(address):
         output.say(f"WARNING: {address} has no TLS: whoever is on the way can read the token and use it.")
     token = _asked(ask, f"Token for {address}: ")
-    reader = HttpReader(address, token, trust=Trust(settings.ca))
+    reader = consumer_at(settings, address, token)
     try:
         told = reader.session()
     finally:

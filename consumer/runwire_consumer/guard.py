@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -24,7 +23,7 @@ from runwire_consumer.access import AccessTable, Rule, Rules, Visitor
 from runwire_consumer.access import Scope as TokenScope
 from runwire_consumer.issued import IssuedTokens, digest_of
 from runwire_consumer.rates import FAILURES, REQUESTS, Buckets
-from runwire_consumer.sessions import Sessions, cookie_name, foreign_origin
+from runwire_consumer.sessions import Sessions, cookie_name, foreign_origin, session_secret
 from runwire_consumer.tokens import Token
 
 UNAUTHORIZED = 401
@@ -221,12 +220,7 @@ def visitor_of(request: Request) -> Visitor | None:
 def session_of(scope: Scope, headers: Headers) -> str | None:
     """The secret of the session that a browser sends."""
     server = scope.get("server")
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return None
-    found = cookies.get(cookie_name(server[1] if server else 0))
-    return found.value if found is not None and found.value else None
+    return session_secret(headers.get("cookie", ""), cookie_name(server[1] if server else 0))
 
 
 def guarded(app: ASGIApp, door: Door, rules: Rules) -> ASGIApp:

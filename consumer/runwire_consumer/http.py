@@ -212,7 +212,7 @@ async def serve(
         proxy_headers=False,
     )
     server = Server(config, tls)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line an odd request would fill the log
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
         if bound is not None:

@@ -1,8 +1,9 @@
 """Limits one statement to the runs of some projects: what it names are copies that hold nothing else.
 
 A filter in front of the relations would not do: whether a user's condition meets a row before ours is the optimizer's
-choice, and `WHERE error(name)` or a failing cast tells what stands in the row. So the rows are copied first, into temporary tables of this cursor alone, which carry the relations' names and so stand before them. The
-statement runs on the copies, whatever it is.
+choice, and `WHERE error(name)` or a failing cast tells what stands in the row. So the rows are copied first, into
+temporary tables of this cursor alone, which carry the relations' names and so stand before them. The statement runs on
+the copies, whatever it is.
 
 Laws:
 

@@ -7,6 +7,7 @@ was made with: where that is revoked or expires, the session ends with it.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from runwire_consumer.issued import digest_of
 
 SESSION_SECONDS_MAX = 24 * 3_600.0
 SESSIONS_MAX = 1_000
+_SECRET = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 
@@ -51,6 +53,15 @@ class Sessions:
 def cookie_name(port: int) -> str:
     """Browsers share cookies among all ports of a host: each consumer's has a name of its own."""
     return f"runwire_session_{port}"
+
+
+def session_secret(cookies: str, name: str) -> str | None:
+    """The secret in a `Cookie` header; what we never set, quotes and escapes, is not looked into."""
+    for cookie in cookies.split(";"):
+        known, _, secret = cookie.strip().partition("=")
+        if known == name and _SECRET.fullmatch(secret):
+            return secret
+    return None
 
 
 def cookie_header(name: str, secret: str, *, secure: bool) -> str:

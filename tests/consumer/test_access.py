@@ -24,7 +24,7 @@ from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.login import login_routes
 from runwire_consumer.pages import Page
 from runwire_consumer.sandbox import Sandbox
-from runwire_consumer.sessions import SESSION_SECONDS_MAX, cookie_name
+from runwire_consumer.sessions import SESSION_SECONDS_MAX, cookie_name, session_secret
 from runwire_consumer.tokens import Token
 from tests.consumer.small_store import DIGITS, OLD, small_store
 
@@ -278,6 +278,30 @@ async def test_a_session_ends_with_its_token_and_with_its_time(asking: httpx.Asy
     assert [await status(name) for name in ("short", "read", "home")] == [401, 401, 200]
     place.seconds[0] += 1
     assert await status("home") == 401
+
+
+@pytest.mark.parametrize(
+    ("cookies", "secret"),
+    [
+        ("", None),
+        ("s=abc", "abc"),
+        ("a=b; s=abc; c=d", "abc"),
+        ("a=b;s=abc", "abc"),
+        ("s=", None),
+        ("s", None),
+        ("S=abc", None),
+        ("xs=abc", None),
+        ('s="abc"', None),
+        ("s=a b", None),
+        ("s=abc=", None),
+        (f"s={'a' * 129}", None),
+        ('s="' + "\\" * 30_000, None),
+        (";" * 30_000 + "s=abc", "abc"),
+    ],
+)
+def test_the_cookie_is_found_among_others(cookies: str, secret: str | None) -> None:
+    """Plainly: what another program has set is passed over."""
+    assert session_secret(cookies, "s") == secret
 
 
 @pytest.mark.parametrize(
