@@ -1,7 +1,8 @@
 """Readers of a store: a consumer behind HTTP, or the file itself when no consumer runs.
 
-Which one a command gets: RUNWIRE_SERVER, else the consumer that runs in the home (its address stands in
-`server.json`, its token in `token`), else the file, under its lock, after what waits has been materialized.
+Which one a command gets: RUNWIRE_SERVER, with RUNWIRE_TOKEN or the token that `runwire login` kept for it, else the
+consumer that runs in the home (its address stands in `server.json`, its token in `token`), else the file, under its
+lock, after what waits has been materialized.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from runwire_cli.credentials import Credentials
 from runwire_cli.errors import CommandError, ServerRefused, ServerUnreachable
 from runwire_cli.settings import CommandSettings
+from runwire_cli.trust import Trust, client_context, is_loopback
 
 if TYPE_CHECKING:
     from runwire_consumer.database import Database
@@ -96,12 +100,13 @@ class HttpReader:
     Args:
         address: http://HOST:PORT or https://HOST:PORT.
         token: Bearer token; None asks without one.
+        trust: Whose certificates an https:// address is trusted by.
 
     Raises:
-        CommandError: The address or the token can't be used.
+        CommandError: The address, the token or the file of authorities can't be used.
     """
 
-    def __init__(self, address: str, token: str | None) -> None:
+    def __init__(self, address: str, token: str | None, trust: Trust | None = None) -> None:
         """Nothing is sent yet."""
         if token is not None and not all("!" <= character <= "~" for character in token):
             raise CommandError("RUNWIRE_TOKEN may only hold visible ASCII characters and no spaces.")
@@ -112,7 +117,7 @@ class HttpReader:
             raise CommandError(f"{address} is no address of a consumer: set it to http://HOST:PORT.") from None
         self._address = address
         self._path = parts.path.rstrip("/")
-        self._connection = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._context = client_context(trust or Trust()) if parts.scheme == "https" else None
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
 
     @property
@@ -156,6 +161,15 @@ class HttpReader:
         done: dict[str, Any] = self._json(self._ask(f"/api/{path}", dict(asked), None))
         return done
 
+    def session(self) -> dict[str, Any]:
+        """Whose token this is: its name, scope and projects.
+
+        Raises:
+            CommandError: The consumer can't be reached, or refuses the token.
+        """
+        found: dict[str, Any] = self._json(self._ask("/api/session", None, method="GET"))
+        return found
+
     def close(self) -> None:
         """Nothing is open between two questions."""
 
@@ -166,10 +180,20 @@ class HttpReader:
             raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
 
     def _ask(
-        self, path: str, body: bytes | Mapping[str, Any], timeout_seconds: float | None = ANSWER_TIMEOUT_SECONDS
+        self,
+        path: str,
+        body: bytes | Mapping[str, Any] | None,
+        timeout_seconds: float | None = ANSWER_TIMEOUT_SECONDS,
+        *,
+        method: str = "POST",
     ) -> _Answer:
         try:
-            answer = self._exchange("POST", path, body, timeout_seconds)
+            answer = self._exchange(method, path, body, timeout_seconds)
+        except ssl.SSLCertVerificationError as error:
+            raise ServerUnreachable(
+                f"The certificate of {self._address} isn't trusted ({error.verify_message}): set RUNWIRE_CA to the "
+                "file of the authority that signed it, and address the consumer by a name that stands in it."
+            ) from None
         except _UNREACHED as error:
             raise ServerUnreachable(
                 f"The consumer at {self._address} can't be reached ({error}): start it with `runwire up` "
@@ -177,8 +201,8 @@ class HttpReader:
             ) from None
         if answer.status == _UNAUTHORIZED:
             raise ServerRefused(
-                f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN to the text of the file "
-                "'token' in its home."
+                f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN, or `runwire login "
+                f"{self._address}` keeps one; its owner makes them with `runwire token create`."
             )
         if answer.status >= _REFUSED:
             raise ServerRefused(_sentence(answer, self._address))
@@ -192,7 +216,11 @@ class HttpReader:
             headers["content-type"] = "application/json"
             body = json.dumps(body).encode()
         limits = [limit for limit in (CONNECT_TIMEOUT_SECONDS, timeout_seconds) if limit is not None]
-        connection = self._connection(*self._where, timeout=min(limits))
+        connection = (
+            http.client.HTTPConnection(*self._where, timeout=min(limits))
+            if self._context is None
+            else http.client.HTTPSConnection(*self._where, timeout=min(limits), context=self._context)
+        )
         try:
             connection.connect()
             connection.sock.settimeout(timeout_seconds)
@@ -245,17 +273,26 @@ class ServerFile:
     host: str
     port: int
     pid: int
+    certificate: str | None = None
 
     @property
     def address(self) -> str:
-        """http://HOST:PORT as a client of this machine reaches it."""
+        """http://HOST:PORT as a client of this machine reaches it; https:// where it has a certificate."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+
+    def reader(self, token: str | None) -> HttpReader:
+        """Asks it. Its certificate, known from the home, is trusted whatever name it bears."""
+        return HttpReader(self.address, token, trust=Trust(certificate=self.certificate))
 
     def write(self, home: Path) -> None:
         """Put it into the home, whole or not at all."""
         draft = home / f".{SERVER_FILE}.{os.getpid()}"
-        draft.write_text(json.dumps({"host": self.host, "port": self.port, "pid": self.pid}), encoding="utf-8")
+        told = {"host": self.host, "port": self.port, "pid": self.pid}
+        if self.certificate:
+            told["certificate"] = self.certificate
+        draft.write_text(json.dumps(told), encoding="utf-8")
         draft.replace(home / SERVER_FILE)
 
     @classmethod
@@ -263,8 +300,11 @@ class ServerFile:
         """What stands in the home; None when there is nothing readable."""
         try:
             found = json.loads((home / SERVER_FILE).read_text(encoding="utf-8"))
-            return cls(str(found["host"]), int(found["port"]), int(found["pid"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            certificate = found.get("certificate")
+            return cls(
+                str(found["host"]), int(found["port"]), int(found["pid"]), None if not certificate else str(certificate)
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def remove(self, home: Path) -> None:
@@ -319,8 +359,24 @@ def consumer_or(settings: CommandSettings, open_file: Callable[[float], _Opened]
 
 
 def named_consumer(settings: CommandSettings, address: str) -> HttpReader:
-    """The consumer at an address, asked with the token that is set, else with the home's."""
-    return HttpReader(address, settings.token or _home_token(settings))
+    """The consumer at an address, asked with the token that is set, else the one kept for it.
+
+    The home's own token, which may do everything, goes to this machine only, or where the home's consumer says it is.
+    """
+    local = ServerFile.read(settings.home.path)
+    is_own = local is not None and local.address == address
+    token = settings.token or (None if is_own else Credentials(settings.credentials).token(address))
+    if token is None and (is_own or is_loopback(address)):
+        token = _home_token(settings)
+    return consumer_at(settings, address, token)
+
+
+def consumer_at(settings: CommandSettings, address: str, token: str | None) -> HttpReader:
+    """The consumer at an address, asked with this token; the home's own is known by its certificate."""
+    local = ServerFile.read(settings.home.path)
+    if local is not None and local.address == address:
+        return local.reader(token)
+    return HttpReader(address, token, trust=Trust(settings.ca))
 
 
 def local_consumer(settings: CommandSettings) -> HttpReader | None:
@@ -328,7 +384,7 @@ def local_consumer(settings: CommandSettings) -> HttpReader | None:
     found = ServerFile.read(settings.home.path)
     if found is None:
         return None
-    reader = named_consumer(settings, found.address)
+    reader = found.reader(settings.token or _home_token(settings))
     if reader.answers():
         return reader
     reader.close()
