@@ -12,9 +12,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a scr
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana import live
+from grafana import compare, health, leaderboard, live, ranks
 
-DASHBOARDS = {"live.json": live.build}
+DASHBOARDS = {
+    "live.json": live.build,
+    "compare.json": compare.build,
+    "leaderboard.json": leaderboard.build,
+    "ranks.json": ranks.build,
+    "health.json": health.build,
+}
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 
 
