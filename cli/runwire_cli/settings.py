@@ -5,6 +5,8 @@ RUNWIRE_TOKEN    its bearer token (default: the file `token` in the home)
 RUNWIRE_HOST     address that `runwire up` listens on (default: 127.0.0.1)
 RUNWIRE_PORT     port that `runwire up` listens on (default: 8470)
 RUNWIRE_HOSTS    further names under which clients address it, separated by commas
+RUNWIRE_WEBHOOK  address that `runwire up` tells of runs that break, a secret (default: nobody is told)
+RUNWIRE_WEBHOOK_FILE    file that holds that address instead
 RUNWIRE_URL, RUNWIRE_HOME    as in the trainer
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from runwire._home import Home
 from runwire._settings import read_settings
@@ -35,6 +38,7 @@ class CommandSettings:
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     hosts: tuple[str, ...] = ()
+    webhook: str | None = field(default=None, repr=False)
 
 
 def read_command_settings(
@@ -49,7 +53,7 @@ def read_command_settings(
     """Settings from options and the environment; an empty variable is as good as absent.
 
     Raises:
-        CommandError: A port or server that can't be understood.
+        CommandError: A port or server that can't be understood, or a file that can't be read.
         SettingsError: A URL or home that can't be used.
     """
     variables = dict(os.environ if environ is None else environ)
@@ -62,6 +66,7 @@ def read_command_settings(
         host=host or variables.get("RUNWIRE_HOST") or DEFAULT_HOST,
         port=_port(variables.get("RUNWIRE_PORT")) if port is None else port,
         hosts=tuple(name.strip().lower() for name in variables.get("RUNWIRE_HOSTS", "").split(",") if name.strip()),
+        webhook=variables.get("RUNWIRE_WEBHOOK") or _secret_in(variables.get("RUNWIRE_WEBHOOK_FILE")),
     )
 
 
@@ -81,3 +86,13 @@ def _port(text: str | None) -> int:
     if not text.isdecimal() or int(text) > PORT_MAX:
         raise CommandError(f"RUNWIRE_PORT must be a number up to {PORT_MAX}, not {text!r}.")
     return int(text)
+
+
+def _secret_in(path: str | None) -> str | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CommandError(f"RUNWIRE_WEBHOOK_FILE, {path}, can't be read: {reason}.") from None

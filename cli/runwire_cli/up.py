@@ -32,14 +32,17 @@ from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, Order, build_app, serve
+from runwire_consumer.notifying import open_notifier
 from runwire_consumer.repair import Repair
 from runwire_consumer.replay import letter_orders
+from runwire_consumer.room import watch_room
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources.opening import open_source
 from runwire_consumer.store import Store
 from runwire_consumer.tokens import Token, ensure_token
+from runwire_consumer.webhook import Webhook
 from runwire_schemas.topics import mask
 
 RECOVERY_INTERVAL_SECONDS = 15.0
@@ -55,6 +58,7 @@ def serve_forever(settings: CommandSettings) -> int:
 
     Raises:
         StoreLocked: Another process holds the database.
+        SettingsError: The webhook's address can't be one.
         PortInUse: Another program listens on the port.
         ConsumerError: The consumer can't go on.
     """
@@ -62,9 +66,10 @@ def serve_forever(settings: CommandSettings) -> int:
     _log.setLevel(logging.INFO)
     home = settings.home.create()
     token = ensure_token(home.path, settings.token)
+    webhook = None if settings.webhook is None else Webhook(settings.webhook)
     store, repairs = open_home_store(settings, LOCK_WAIT_SECONDS, _log.warning)
     with condemning(home.database):
-        asyncio.run(_serve(settings, store, token, repairs))
+        asyncio.run(_serve(settings, store, token, repairs, webhook))
     return 0
 
 
@@ -127,10 +132,14 @@ def _missing_folder(settings: CommandSettings) -> Path | None:
     return folder if settings.destination.kind == "dir" and not folder.exists() else None
 
 
-async def _serve(settings: CommandSettings, store: Store, token: Token, repairs: Sequence[Repair]) -> None:
+async def _serve(
+    settings: CommandSettings, store: Store, token: Token, repairs: Sequence[Repair], webhook: Webhook | None
+) -> None:
     registry = make_registry(store.cursor)
+    watch_room(registry, settings.home.database)
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
+    notifier = open_notifier(webhook, store.cursor, service.unready, settings.home.path, registry)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
@@ -160,6 +169,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     keeping = asyncio.create_task(keeper.run())
+    notifier.start()
     running = asyncio.create_task(service.run(stop))
     told_to_end = asyncio.create_task(told.wait())
     try:
@@ -169,6 +179,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         recovering.cancel()
         told_to_end.cancel()
         # The database closes when the service ends: a query that would go on for long is told so before.
+        notifier.stop()
         face.sandbox.stop()
         examined.stop()
         face_stop.set()
