@@ -264,8 +264,8 @@ PIPELINE = (
         "info",
         "runwire_series_left_out > 0",
         "10m",
-        "The gauges leave out series: there are more than their budget.",
-        "Dashboards and alerts of Prometheus don't see the metrics that changed least lately. SQL has all of them.",
+        "The gauges leave out series of {{ .Labels.kind }}: there are more than their budget.",
+        "Dashboards and alerts of Prometheus don't see them. SQL has all of them.",
     ),
     Alert(
         "RunwireNoticesFailing",

@@ -104,10 +104,16 @@ def build() -> dashboard.Dashboard:
         )
         .with_panel(
             chart(
+                "Rows that wait in journals",
+                [promql("sum by (run) (runwire_journal_rows)", "{{run}}")],
+            ).description("What living processes hold that the log hasn't acknowledged, as their heartbeats say.")
+        )
+        .with_panel(
+            chart(
                 "Series in the gauges",
                 [
                     promql('count({__name__=~"runwire_metric|runwire_metric_rank", run_id=~".+"})', "shown"),
-                    promql("sum(runwire_series_left_out)", "left out for the budget", "B"),
+                    promql("sum by (kind) (runwire_series_left_out)", "left out for the budget: {{kind}}", "B"),
                 ],
             )
         )

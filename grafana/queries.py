@@ -15,7 +15,8 @@ from grafana_foundation_sdk.builders import prometheus
 from grafana_foundation_sdk.cog import builder, variants
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
 
-from runwire_consumer.gauges import LABEL_CHARACTERS_MAX
+LABEL_BYTES_MAX = 128
+"""Names up to here are whole in the gauges' labels."""
 
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="runwire-prometheus")
 SQL = DataSourceRef(type_val="yesoreyeram-infinity-datasource", uid="runwire-sql")
@@ -40,7 +41,7 @@ SHOWN_TIME_SQL = "epoch_ms(time) BETWEEN ${__from} AND ${__to}"
 
 def pickable_sql(name: str) -> str:
     """Return the condition under which a column's value can be picked: no quote breaks a query, no label cuts it."""
-    return rf"length({name}) <= {LABEL_CHARACTERS_MAX} AND NOT regexp_matches({name}, '[\x22\x27\\]')"
+    return rf"strlen({name}) <= {LABEL_BYTES_MAX} AND NOT regexp_matches({name}, '[\x22\x27\\]')"
 
 
 def promql(expression: str, legend: str, ref_id: str = "A") -> prometheus.Dataquery:

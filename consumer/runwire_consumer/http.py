@@ -26,7 +26,6 @@ from typing import Any, TypeVar
 
 import uvicorn
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -45,6 +44,7 @@ from runwire_consumer.errors import (
     RunAmbiguous,
     RunNotFound,
 )
+from runwire_consumer.exposition import Exposition
 from runwire_consumer.guard import Door, RequestRefused, answering, guarded, read_body
 from runwire_consumer.leaving import leaving_if_invalidated
 from runwire_consumer.results import Result
@@ -95,6 +95,7 @@ def build_app(face: Face, door: Door) -> ASGIApp:
 def _routes(face: Face) -> list[Route]:
     worker = _Worker("runwire-query", QUERIES_PARALLEL, QUERIES_WAITING_MAX, QUERIES_WAIT_SECONDS)
     scraper = _Worker("runwire-scrape", 1, SCRAPES_WAITING_MAX, SCRAPES_WAIT_SECONDS)
+    exposition = Exposition(face.registry)
 
     async def sql(request: Request) -> Response:
         text, params = _statement(request, await read_body(request))
@@ -109,9 +110,10 @@ def _routes(face: Face) -> list[Route]:
         wanted = request.path_params["wanted"]
         return await worker.run(lambda: _json(queries.show_run(face.ask, queries.find_run(face.ask, wanted))))
 
-    async def metrics(_: Request) -> Response:
-        body = await scraper.run(lambda: generate_latest(face.registry))
-        return Response(body, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+    async def metrics(request: Request) -> Response:
+        answer = await scraper.run(exposition.answer)
+        body, headers = answer.suiting(request.headers.get("accept-encoding", ""))
+        return Response(body, headers=headers)
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -169,10 +169,7 @@ def test_up_serves_and_ends_when_told(home: Path, consumer: Consumer) -> None:
     headers = {"authorization": f"Bearer {token}"}
     query = "SELECT points FROM runs WHERE name = 'live' AND state = 'finished'"
     wait_until(lambda: httpx.post(f"{address}/api/sql", content=query, headers=headers).json() == [{"points": 101}])
-    assert (
-        'runwire_metric{metric="val/acc",project="digits",reduce="mean",run="live"'
-        in httpx.get(f"{address}/metrics").text
-    )
+    assert 'run="live",metric="val/acc",reduce="mean"} ' in httpx.get(f"{address}/metrics").text
     assert rows(home, "verify", "live")["verdict"] == "complete"
     assert consumer.stop() == 0
     assert "Traceback" not in consumer.log.read_text()

@@ -261,8 +261,14 @@ CASES: tuple[Case, ...] = (
     ),
     Case("RunwireStoreRepaired", "once", (("runwire_store_repairs_total", "1x20"),), "2m", ({},)),
     Case("RunwireStoreRepaired", "never", (("runwire_store_repairs_total", "0x20"),), "2m"),
-    Case("RunwireSeriesLeftOut", "for twelve minutes", (("runwire_series_left_out", "3x90"),), "12m", ({},)),
-    Case("RunwireSeriesLeftOut", "none", (("runwire_series_left_out", "0x90"),), "12m"),
+    Case(
+        "RunwireSeriesLeftOut",
+        "for twelve minutes",
+        (('runwire_series_left_out{kind="ranks"}', "3x90"), ('runwire_series_left_out{kind="runs"}', "0x90")),
+        "12m",
+        ({"kind": "ranks"},),
+    ),
+    Case("RunwireSeriesLeftOut", "none", (('runwire_series_left_out{kind="runs"}', "0x90"),), "12m"),
     Case(
         "RunwireNoticesFailing",
         "try after try",
