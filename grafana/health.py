@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard, statetimeline
+from collections.abc import Sequence
+
+from grafana_foundation_sdk.builders import dashboard, statetimeline, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models.dashboard import ValueMap, ValueMappingResult
 
 from grafana.live import freshness
@@ -50,19 +54,19 @@ def build() -> dashboard.Dashboard:
         .with_panel(number("Newest snapshot's age", "min(runwire_snapshot_age_seconds)", "s", worry=172_800))
         .with_panel(_up())
         .with_panel(
-            chart("Lag", [promql("runwire_consumer_lag_messages", "{{source}} {{partition}}")]).description(
+            _third("Lag", [promql("runwire_consumer_lag_messages", "{{source}} {{partition}}")]).description(
                 "Messages that are not stored yet; of a folder bytes."
             )
         )
         .with_panel(
-            chart(
+            _third(
                 "Freshness: from the broker to SQL",
                 [promql(freshness(0.5), "p50"), promql(freshness(0.99), "p99", "B")],
                 "s",
             )
         )
         .with_panel(
-            chart(
+            _third(
                 "Stored a second",
                 [
                     promql("sum(rate(runwire_points_stored_total[$__rate_interval]))", "points"),
@@ -73,14 +77,14 @@ def build() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
+            _third(
                 "A transaction takes",
                 [promql(_transaction(0.5), "p50"), promql(_transaction(0.99), "p99", "B")],
                 "s",
             )
         )
         .with_panel(
-            chart(
+            _third(
                 "What wasn't plain",
                 [
                     promql("sum(increase(runwire_duplicate_rows_total[1m]))", "rows that came twice, a minute"),
@@ -92,7 +96,7 @@ def build() -> dashboard.Dashboard:
             ).description("Rows that come twice are stored once: they tell of resending, not of harm.")
         )
         .with_panel(
-            chart(
+            _third(
                 "Room on the store's disk",
                 [
                     promql("runwire_disk_free_bytes", "free"),
@@ -103,13 +107,13 @@ def build() -> dashboard.Dashboard:
             ).min(0)
         )
         .with_panel(
-            chart(
+            _third(
                 "Rows that wait in journals",
                 [promql("sum by (run) (runwire_journal_rows)", "{{run}}")],
             ).description("What living processes hold that the log hasn't acknowledged, as their heartbeats say.")
         )
         .with_panel(
-            chart(
+            _third(
                 "Series in the gauges",
                 [
                     promql('count({__name__=~"runwire_metric|runwire_metric_rank", run_id=~".+"})', "shown"),
@@ -118,7 +122,7 @@ def build() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
+            _third(
                 "Notices to the webhook",
                 [
                     promql("sum(increase(runwire_notices_total[5m])) by (outcome)", "{{outcome}}"),
@@ -150,6 +154,10 @@ def build() -> dashboard.Dashboard:
             .no_value("none")
         )
     )
+
+
+def _third(title: str, targets: Sequence[Builder[Dataquery]], unit: str = "short") -> timeseries.Panel:
+    return chart(title, targets, unit).span(WIDTH // 3)
 
 
 def _transaction(quantile: float) -> str:

@@ -112,7 +112,7 @@ def frame(target: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, list[Any]
         for name, kind in columns.items():
             value = row[name]
             assert value is None or (isinstance(value, _TYPES[kind]) and not isinstance(value, bool)), (name, value)
-            assert kind != "timestamp" or value is None or _TIMESTAMP.fullmatch(value), (name, value)
+            assert kind != "timestamp" or value is None or _TIMESTAMP.fullmatch(str(value)), (name, value)
     return {name: [row[name] for row in rows] for name in sorted(columns)}
 
 
