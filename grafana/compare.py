@@ -1,10 +1,10 @@
-"""Chosen runs side by side: their curves by step and by time, what they reached, and what was different."""
+"""Chosen runs side by side: their curves by step and by active time, what they reached, and what was different."""
 
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from grafana.curves import by_step, by_time
+from grafana.curves import by_active_time, by_step
 from grafana.live import UID as LIVE
 from grafana.panels import curves, linked, matrix, rows
 from grafana.picking import board, metric, project, run
@@ -82,9 +82,9 @@ def build() -> dashboard.Dashboard:
         .with_row(dashboard.Row("$metric").repeat("metric"))
         .with_panel(curves("$metric by step", by_step(), "step", "run"))
         .with_panel(
-            curves("$metric by time", by_time(), "seconds", "run")
-            .description("Seconds since each run's first value.")
-            .unit("short")
+            curves("$metric by active time", by_active_time(), "seconds", "run").description(
+                "Seconds in which the run trained: what lay between two attempts is left out."
+            )
         )
         .with_row(dashboard.Row("Numbers"))
         .with_panel(matrix("What they reached", _REACHED_SQL, "metric", "run").height(12))
