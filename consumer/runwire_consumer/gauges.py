@@ -81,16 +81,14 @@ class RunGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """All gauges, what was left out, and what had to leave."""
         with self._lock:
-            live = self._read()
-            page = Page(live or Live(), self._options, self._clock())
-            if live is not None:
-                for kind, count in page.evicted(self._shown).items():
-                    self._evicted[kind] += count
-                self._shown = page.shown
+            page = Page(self._read(), self._options, self._clock())
+            for kind, count in page.evicted(self._shown).items():
+                self._evicted[kind] += count
+            self._shown = page.shown
             told = self._tell(page)
         yield from told
 
-    def _read(self) -> Live | None:
+    def _read(self) -> Live:
         try:
             with leaving_if_invalidated():
                 live = read_live(self._cursors, self._options, int(self._clock() * 1e6))
@@ -99,7 +97,7 @@ class RunGauges(Collector):
             if not self._failing:
                 _log.warning("The live runs can't be read for /metrics: %s", str(error).splitlines()[0])
             self._failing = True
-            return None
+            return Live()
         self._failing = False
         return live
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -158,8 +159,7 @@ class GaugeOptions:
     lost_runs_kept_seconds: float = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class LiveRun:
+class LiveRun(NamedTuple):
     """A run that is shown; its fields are columns of a query.
 
     Attributes:
@@ -189,9 +189,8 @@ class LiveRun:
     step: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class LiveMetric:
-    """The last values of one metric of a run in its newest attempt.
+class LiveMetric(NamedTuple):
+    """The last values of one metric of a run in its newest attempt; its fields are columns of a query.
 
     Attributes:
         run_key: Its run.
@@ -258,7 +257,7 @@ def read_live(cursors: Callable[[], duckdb.DuckDBPyConnection], options: GaugeOp
             "shown", pa.table({"run_key": pa.array(keys[:shown]), "alive": alive[:shown], "run_place": places})
         )
         cursor.register("senders", cursor.execute(_SENDERS_SQL).to_arrow_table())
-        runs = tuple(LiveRun(*row) for row in cursor.execute(_FACTS_SQL).fetchall())
+        runs = tuple(map(LiveRun._make, cursor.execute(_FACTS_SQL).fetchall()))
         room = options.series_max - SERIES_A_RUN * shown
         bounds = {
             "silent_us": METRIC_SILENT_SECONDS * 1_000_000,
@@ -267,5 +266,5 @@ def read_live(cursors: Callable[[], duckdb.DuckDBPyConnection], options: GaugeOp
             "series_a_metric": SERIES_A_METRIC,
         }
         found = cursor.execute(_METRICS_SQL, bounds).fetchall()
-    metrics = tuple(LiveMetric(*row[:-1]) for row in found)
+    metrics = tuple(LiveMetric._make(row[:-1]) for row in found)
     return Live(frozenset(keys.tolist()), runs, metrics, found[0][-1] if found else 0)

@@ -100,6 +100,7 @@ class Fixed(Collector):
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=5))
+@example(["\n", "a\\nb", "\\", '"', '",two="x"} 1', "{", "}", "#", " "])
 def test_a_parser_reads_back_what_was_written(texts: list[str]) -> None:
     """Quotes, newlines, backslashes and braces included; help and type stand once, also beside the library's own."""
     registry = CollectorRegistry()

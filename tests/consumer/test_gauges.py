@@ -106,6 +106,9 @@ def test_the_budget_holds() -> None:
     ]
     assert page.left_out() == {"runs": 5 * 2, "metrics": 3 * 12, "ranks": 2 * 4}
     assert page.shown.metrics == {(0, number) for number in range(5)}
+    page = Page(live, GaugeOptions(bytes_max=5 * 100), 0.0)  # not even the run
+    assert page.left_out() == {"runs": 5 * 3, "metrics": 3 * 17, "ranks": 0}
+    assert not any(family.lines for family in page.families)
 
 
 @pytest.mark.parametrize("name", ["plain", '"' * 200, "\\\n" * 300, "é" * 500])
@@ -156,6 +159,24 @@ def test_evictions_are_counted_once_and_by_kind() -> None:
     for number in (3, 4, 5, 6):
         fleet.run(number)
     assert told() == [(10, 5), (0, 15), (0, 2)]  # the metrics of a run that isn't shown aren't counted
+    fleet.close()
+
+
+def test_what_leaves_by_itself_is_no_eviction() -> None:
+    """A run that ended some time ago or was deleted, and a rank that an attempt no longer has."""
+    fleet = Fleet()
+    gauges = gauges_of(fleet.database)
+    for number in (1, 2, 3):
+        fleet.run(number, ranks=2)
+        fleet.metrics(number, range(2), ranks=2)
+    before = scrape(gauges)
+    fleet.becomes(1, "finished")
+    fleet.cursor.execute("UPDATE store.run_states SET since = 0 WHERE run_key = 1")
+    fleet.cursor.execute("UPDATE store.runs SET deleted_at = 1 WHERE run_key = 2")
+    fleet.cursor.execute("UPDATE store.emitters SET attempt = 'next', restart_count = 1 WHERE emitter_key = 30000")
+    after = scrape(gauges)
+    assert [sum("runwire_metric_rank{" in key for key in shown) for shown in (before, after)] == [12, 0]
+    assert [value for key, value in after.items() if "runwire_series" in key] == [0] * 6
     fleet.close()
 
 

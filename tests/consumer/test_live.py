@@ -129,7 +129,7 @@ def test_the_step_is_the_newest_attempts() -> None:
 
 
 def test_ranks_of_an_earlier_attempt_count_no_more() -> None:
-    """A restart with fewer ranks is reduced over those; a metric that it hasn't logged yet is still the earlier one's."""
+    """A restart with fewer ranks is reduced over those; what it hasn't logged yet is still the earlier one's."""
     database = small_store()
     cursor = database.cursor()
     cursor.execute("UPDATE store.emitters SET rank = 2 WHERE emitter_key = 1")  # the first attempt's only process
@@ -140,6 +140,19 @@ def test_ranks_of_an_earlier_attempt_count_no_more() -> None:
         2: (2, [0, 1], 0.75),
         3: (1, None, 6.0),
     }
+    cursor.close()
+    database.close()
+
+
+def test_of_a_rank_that_was_restarted_alone_the_later_start_counts() -> None:
+    """Also where the earlier process of the same attempt and rank logged the greater value, and later."""
+    database = small_store()
+    cursor = database.cursor()
+    cursor.execute("UPDATE store.emitters SET attempt = 'second' WHERE emitter_key = 1")
+    cursor.execute("UPDATE store.series SET last_time = ? WHERE emitter_key = 1", [NOW_US])
+    metrics = read_live(database.cursor, GaugeOptions(), NOW_US).metrics
+    values = {(one.run_key, one.metric_key): repr(one.member_values) for one in metrics}
+    assert values[1, 1] == "[2.0, nan]"
     cursor.close()
     database.close()
 
@@ -223,20 +236,25 @@ def test_what_fell_silent_goes_first(fleet: Fleet) -> None:
 WRITES = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9), st.floats(0, METRIC_SILENT_SECONDS - 1)), max_size=12)
 
 
-@given(WRITES, st.integers(0, 160))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_writing_moves_nothing(writes: list[tuple[int, int, float]], series_max: int) -> None:
-    """Who logs what in which order and pace between two scrapes lets no series go for another."""
+@pytest.fixture(scope="module")
+def four_runs() -> Iterator[Fleet]:
     fleet = Fleet()
     for number in range(1, 5):
         fleet.run(number, ranks=number)
         fleet.metrics(number, range(10), ranks=number)
-    before = fleet.live(series_max)
-    for run, metric, ago in writes:
-        fleet.written(run, metric, ago)
-    after = fleet.live(series_max)
-    assert (after.runs, after.metrics) == (before.runs, before.metrics)
+    yield fleet
     fleet.close()
+
+
+@given(WRITES, st.integers(0, 160))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_writing_moves_nothing(four_runs: Fleet, writes: list[tuple[int, int, float]], series_max: int) -> None:
+    """Who logs what in which order and pace between two scrapes lets no series go for another."""
+    before = four_runs.live(series_max)
+    for run, metric, ago in writes:
+        four_runs.written(run, metric, ago)
+    after = four_runs.live(series_max)
+    assert (after.runs, after.metrics) == (before.runs, before.metrics)
 
 
 def test_ranks_get_what_is_left_the_smallest_groups_first(fleet: Fleet) -> None:

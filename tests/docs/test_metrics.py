@@ -57,14 +57,12 @@ def test_its_figures_are_those_of_the_code() -> None:
     """States, graces, budgets."""
     assert ", ".join(f"{code} {state}" for state, code in STATE_CODES.items()) in PAGE
     options = GaugeOptions()
-    assert (SERIES_A_RUN, SERIES_A_METRIC) == (5, 3)
-    for words, value in (
-        (f"{options.series_max:,} series", 10_000),
-        (f"{options.bytes_max / 1e6} MB", 3_900_000),
-        (f"{options.ended_runs_kept_seconds / 60:g} minutes after its end", 600),
-        (f"{options.lost_runs_kept_seconds / 3600:g} hours one that was lost", 86_400),
-        (f"up to {LABEL_BYTES_MAX} bytes", 256),
-        ("half an hour", METRIC_SILENT_SECONDS),
+    assert (SERIES_A_RUN, SERIES_A_METRIC, METRIC_SILENT_SECONDS) == (5, 3, 1_800)
+    for words in (
+        f"{options.series_max:,} series",
+        f"{options.bytes_max / 1e6} MB",
+        f"{options.ended_runs_kept_seconds / 60:g} minutes after its end",
+        f"{options.lost_runs_kept_seconds / 3600:g} hours one that was lost",
+        f"up to {LABEL_BYTES_MAX} bytes",
     ):
-        assert words in PAGE.replace("\n", " "), value
-    assert METRIC_SILENT_SECONDS == 1_800
+        assert words in PAGE.replace("\n", " ")

@@ -27,7 +27,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
     "psutil": ("producer/runwire/_system_host.py",),
     "pynvml": ("producer/runwire/_system_gpus.py",),
-    "prometheus_client": (f"{CONSUMER}gauges.py", f"{CONSUMER}http.py", f"{CONSUMER}self_metrics.py"),
+    "prometheus_client": (
+        f"{CONSUMER}exposition.py",
+        f"{CONSUMER}gauges.py",
+        f"{CONSUMER}http.py",
+        f"{CONSUMER}self_metrics.py",
+    ),
     "pyarrow": (CONSUMER,),
     "rich": (CLI,),
     "starlette": (f"{CONSUMER}guard.py", f"{CONSUMER}http.py"),
