@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -188,23 +189,34 @@ PICKS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def sandboxes() -> Iterator[tuple[Sandbox, Sandbox]]:
+    """What asks a store with odd runs, and what asks an empty one."""
+    with contextlib.closing(small_store()) as filled, contextlib.closing(Database.open(MEMORY)) as empty:
+        yield Sandbox(filled.cursor), Sandbox(empty.cursor)
+
+
 @pytest.mark.parametrize("name", UIDS)
-def test_every_query_in_sql_is_allowed_and_answers_what_it_declares(name: str) -> None:
+def test_every_query_in_sql_is_allowed_and_answers_what_it_declares(
+    name: str, sandboxes: tuple[Sandbox, Sandbox]
+) -> None:
     """The consumer runs each, whatever is picked, in an empty store and in a full one; it has the shape that works."""
     panels = {panel["title"]: panel for panel in BOARDS[name]["panels"]}
     targets = [(what, target) for what, target in asked_targets(BOARDS[name]) if "url_options" in target]
     assert targets
-    with contextlib.closing(small_store()) as filled, contextlib.closing(Database.open(MEMORY)) as empty:
-        for (what, target), picked, database in itertools.product(targets, PICKS, (filled, empty)):
-            check_target(target)
-            if name == "ranks.json" and not isinstance(picked.values["run"], str):
-                continue  # there one run is picked
-            result = Sandbox(database.cursor).run(picked.in_sql(target["url_options"]["data"]))
-            declared = [column["text"] for column in target["columns"]]
-            assert sorted(result.unique_columns) == sorted(declared), what
-            table = frame(target, list(result.objects()))
-            if what in panels:
-                transformed(panels[what], table)
+    filled, empty = sandboxes
+    for (what, target), (sandbox, picked) in itertools.product(
+        targets, [*((filled, picked) for picked in PICKS), (empty, PICKS[-1])]
+    ):
+        check_target(target)
+        if name == "ranks.json" and not isinstance(picked.values["run"], str):
+            continue  # there one run is picked
+        result = sandbox.run(picked.in_sql(target["url_options"]["data"]))
+        declared = [column["text"] for column in target["columns"]]
+        assert sorted(result.unique_columns) == sorted(declared), what
+        table = frame(target, list(result.objects()))
+        if what in panels:
+            transformed(panels[what], table)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +241,29 @@ def test_pickers_leave_out_what_would_break_a_query() -> None:
         rows = ", ".join("('" + name.replace("'", "''") + "')" for name in odd)
         sql = f"SELECT name FROM (VALUES {rows}) t(name) WHERE {queries.pickable_sql('name')}"  # noqa: S608 - ours
         assert [name for (name,) in database.cursor().execute(sql).fetchall()] == [odd[0], odd[1], odd[2], odd[6]]
+
+
+def test_compose_gives_grafana_and_prometheus_what_these_files_name() -> None:
+    """Mounted where the provider and the home dashboard look, at services that there are, with the variable's value."""
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
+    grafana = services["grafana"]
+    mounts = {there: here for here, there, *_ in (one.split(":") for one in grafana["volumes"])}
+    assert mounts["/etc/grafana/provisioning"] == "./grafana/provisioning"
+    (provider,) = _provisioned("dashboards/runwire.yaml")["providers"]
+    assert mounts[provider["options"]["path"]] == "./grafana/dashboards"
+    assert provider["allowUiUpdates"] is False
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{provider['options']['path']}/live.json"
+    assert "RUNWIRE_TOKEN" in grafana["environment"]
+    plugin, _, version = grafana["environment"]["GF_PLUGINS_PREINSTALL_SYNC"].partition("@")
+    assert (plugin, version[:2]) == (queries.SQL.type_val, "3.")
+    for source in _provisioned("datasources/runwire.yaml")["datasources"]:
+        service, _, port = source["url"].removeprefix("http://").partition(":")
+        assert f"127.0.0.1:{port}:{port}" in services[service]["ports"]
+    configuration = yaml.safe_load((REPOSITORY / "deploy/prometheus/prometheus.yml").read_text())
+    assert configuration["rule_files"] == ["rules/*.yml"]
+    assert configuration["scrape_configs"][0]["job_name"] == "runwire"
+    assert "./deploy/prometheus:/etc/runwire:ro" in services["prometheus"]["volumes"]
 
 
 def test_no_provisioning_file_holds_a_secret() -> None:
