@@ -123,7 +123,7 @@ def runs(
     home: HomeOption = None,
 ) -> None:
     """List the runs."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.runs(reader, output, project, limit))
 
@@ -131,7 +131,7 @@ def runs(
 @app.command(help=_help("show"))
 def show(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Show one run."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.show(reader, output, run))
 
@@ -145,7 +145,7 @@ def sql(
     home: HomeOption = None,
 ) -> None:
     """Answer a query."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     text = sys.stdin.read() if query == "-" else query
     _read(home, json, csv, lambda reader, output: reading.sql(reader, output, text))
@@ -154,7 +154,7 @@ def sql(
 @app.command(help=_help("verify"))
 def verify(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Print a receipt."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.verify(reader, output, run))
 
@@ -167,12 +167,12 @@ def snapshot(
     home: HomeOption = None,
 ) -> None:
     """Take a backup."""
-    from runwire_cli import backup  # noqa: PLC0415 - DuckDB
+    from runwire_cli import snapshots  # noqa: PLC0415 - rich
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 
     settings, output = read_command_settings(home=home), Output(Form.JSON if json else Form.TABLE)
-    raise typer.Exit(backup.show(settings, output) if listing else backup.take(settings, output))
+    raise typer.Exit(snapshots.show(settings, output) if listing else snapshots.take(settings, output))
 
 
 @app.command(help=_help("restore"))
@@ -201,7 +201,7 @@ def doctor(
     home: HomeOption = None,
 ) -> None:
     """Say what is wrong."""
-    from runwire_cli.doctor import doctor as look  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli.doctor import doctor as look  # noqa: PLC0415 - rich
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 

@@ -6,6 +6,7 @@ Which one a command gets: RUNWIRE_SERVER, else the consumer that runs in the hom
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -14,13 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from runwire_cli.errors import CommandError, ServerRefused, ServerUnreachable
 from runwire_cli.settings import CommandSettings
 
 if TYPE_CHECKING:
-    import httpx
-
     from runwire_consumer.database import Database
 
 Row = dict[str, Any]
@@ -40,7 +40,10 @@ HEALTH_TIMEOUT_SECONDS = 5.0
 FILE_QUERY_SECONDS_MAX = 3_600.0
 FILE_ROWS_MAX = 10_000_000
 
+_OK = 200
+_REFUSED = 400
 _UNAUTHORIZED = 401
+_UNREACHED = (OSError, http.client.HTTPException, UnicodeError)  # the last: a name that is no host's
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,15 @@ class Table:
 
     columns: tuple[str, ...]
     rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A consumer's: HTTP status, names of the columns as JSON where it gives them, the body."""
+
+    status: int
+    columns: str | None
+    content: bytes
 
 
 class Reader(Protocol):
@@ -79,25 +91,29 @@ def rows_of(reader: Reader) -> Callable[[str, Params], list[Row]]:
 
 
 class HttpReader:
-    """Asks a consumer.
+    """Asks a consumer; one connection a question, so that any thread may ask and none is found closed.
 
     Args:
-        address: http://HOST:PORT.
+        address: http://HOST:PORT or https://HOST:PORT.
         token: Bearer token; None asks without one.
-        transport: Another way to the server than a socket, for tests.
+
+    Raises:
+        CommandError: The address or the token can't be used.
     """
 
-    def __init__(self, address: str, token: str | None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, address: str, token: str | None) -> None:
         """Nothing is sent yet."""
-        import httpx  # noqa: PLC0415 - 100 ms that commands without a server don't spend
-
+        if token is not None and not all("!" <= character <= "~" for character in token):
+            raise CommandError("RUNWIRE_TOKEN may only hold visible ASCII characters and no spaces.")
+        try:
+            parts = urlsplit(address)
+            self._where = (parts.hostname or "", parts.port)
+        except ValueError:
+            raise CommandError(f"{address} is no address of a consumer: set it to http://HOST:PORT.") from None
         self._address = address
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        timeout = httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
-        self._client = httpx.Client(
-            base_url=address, headers=headers, timeout=timeout, transport=transport, trust_env=False
-        )
-        self._transport_error = httpx.TransportError
+        self._path = parts.path.rstrip("/")
+        self._connection = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
 
     @property
     def place(self) -> str:
@@ -107,25 +123,29 @@ class HttpReader:
     def answers(self) -> bool:
         """Whether a consumer is there."""
         try:
-            answer = self._client.get("/healthz", timeout=HEALTH_TIMEOUT_SECONDS)  # one that stands still never does
-            return bool(answer.status_code == 200)  # noqa: PLR2004 - OK
-        except self._transport_error:
+            # One that stands still never does.
+            return self._exchange("GET", "/healthz", None, HEALTH_TIMEOUT_SECONDS).status == _OK
+        except _UNREACHED:
             return False
+
+    def unready(self) -> str:
+        """Why the consumer doesn't read yet, "" when it does."""
+        try:
+            answer = self._exchange("GET", "/readyz", None, HEALTH_TIMEOUT_SECONDS)
+        except _UNREACHED:
+            return "it doesn't answer."
+        return "" if answer.status == _OK else _sentence(answer, self._address)
 
     def table(self, sql: str, params: Params = None) -> Table:
         """Run a SELECT there."""
-        answer = self._post("json", json={"sql": sql, "params": params})
-        try:
-            rows: list[Row] = answer.json()
-        except ValueError:
-            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
-        named = answer.headers.get("runwire-columns")
-        columns = json.loads(named) if named else list(rows[0]) if rows else []
+        answer = self._ask("/api/sql?format=json", {"sql": sql, "params": params})
+        rows: list[Row] = self._json(answer)
+        columns = json.loads(answer.columns) if answer.columns else list(rows[0]) if rows else []
         return Table(tuple(columns), rows)
 
     def fetch(self, sql: str, form: str) -> bytes:
         """Run a SELECT there; its answer unchanged."""
-        return self._post(form, content=sql.encode("utf-8", "replace")).content
+        return self._ask(f"/api/sql?format={form}", sql.encode("utf-8", "replace")).content
 
     def order(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Have the consumer change its store: POST /api/`path`; returns what it did.
@@ -133,35 +153,54 @@ class HttpReader:
         Raises:
             CommandError: It can't be reached, or refuses.
         """
-        try:
-            done: dict[str, Any] = self._send(f"/api/{path}", json=dict(asked), timeout=None).json()
-        except ValueError:
-            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
+        done: dict[str, Any] = self._json(self._ask(f"/api/{path}", dict(asked), None))
         return done
 
     def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+        """Nothing is open between two questions."""
 
-    def _post(self, form: str, **body: Any) -> httpx.Response:
-        return self._send("/api/sql", params={"format": form}, **body)
-
-    def _send(self, path: str, **request: Any) -> httpx.Response:
+    def _json(self, answer: _Answer) -> Any:
         try:
-            answer = self._client.post(path, **request)
-        except self._transport_error as error:
+            return json.loads(answer.content)
+        except ValueError:
+            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
+
+    def _ask(
+        self, path: str, body: bytes | Mapping[str, Any], timeout_seconds: float | None = ANSWER_TIMEOUT_SECONDS
+    ) -> _Answer:
+        try:
+            answer = self._exchange("POST", path, body, timeout_seconds)
+        except _UNREACHED as error:
             raise ServerUnreachable(
                 f"The consumer at {self._address} can't be reached ({error}): start it with `runwire up` "
                 "or correct RUNWIRE_SERVER."
             ) from None
-        if answer.status_code == _UNAUTHORIZED:
+        if answer.status == _UNAUTHORIZED:
             raise ServerRefused(
                 f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN to the text of the file "
                 "'token' in its home."
             )
-        if answer.is_error:
+        if answer.status >= _REFUSED:
             raise ServerRefused(_sentence(answer, self._address))
         return answer
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | Mapping[str, Any] | None, timeout_seconds: float | None
+    ) -> _Answer:
+        headers = dict(self._headers)
+        if isinstance(body, Mapping):
+            headers["content-type"] = "application/json"
+            body = json.dumps(body).encode()
+        limits = [limit for limit in (CONNECT_TIMEOUT_SECONDS, timeout_seconds) if limit is not None]
+        connection = self._connection(*self._where, timeout=min(limits))
+        try:
+            connection.connect()
+            connection.sock.settimeout(timeout_seconds)
+            connection.request(method, self._path + path, body, headers)
+            answer = connection.getresponse()
+            return _Answer(answer.status, answer.headers.get("runwire-columns"), answer.read())
+        finally:
+            connection.close()
 
 
 class FileReader:
@@ -303,8 +342,8 @@ def _home_token(settings: CommandSettings) -> str | None:
     return None if token is None else token.text
 
 
-def _sentence(answer: httpx.Response, address: str) -> str:
+def _sentence(answer: _Answer, address: str) -> str:
     try:
-        return str(answer.json()["error"])
+        return str(json.loads(answer.content)["error"])
     except (ValueError, KeyError, TypeError):
-        return f"{address} answers with HTTP status {answer.status_code}: is it a Runwire consumer?"
+        return f"{address} answers with HTTP status {answer.status}: is it a Runwire consumer?"

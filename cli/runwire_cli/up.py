@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from runwire._recovery import Outcome, recover
 from runwire._version import __version__
 from runwire_cli.backup import condemning, open_home_store, open_keeper
@@ -33,7 +31,7 @@ from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.notifying import open_notifier
-from runwire_consumer.repair import Repair
+from runwire_consumer.plans import Repair
 from runwire_consumer.replay import letter_orders
 from runwire_consumer.room import watch_room
 from runwire_consumer.sandbox import Sandbox
@@ -170,7 +168,7 @@ async def _serve(
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     keeping = asyncio.create_task(keeper.run())
     notifier.start()
-    running = asyncio.create_task(service.run(stop))
+    running = asyncio.create_task(service.run(stop, closing=keeper.close))
     told_to_end = asyncio.create_task(told.wait())
     try:
         await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
@@ -178,16 +176,16 @@ async def _serve(
         address.remove(settings.home.path)
         recovering.cancel()
         told_to_end.cancel()
-        # The database closes when the service ends: a query that would go on for long is told so before.
+        # The database closes when the service ends: what would go on or wait for long is told so before.
         notifier.stop()
         face.sandbox.stop()
         examined.stop()
+        keeping.cancel()
+        refusing = asyncio.create_task(keeper.close())
         face_stop.set()
         await asyncio.wait([serving])
-        keeping.cancel()
-        await keeper.close()
         stop.set()
-        await asyncio.wait([running, recovering, keeping])
+        await asyncio.wait([running, recovering, keeping, refusing])
     for task in (running, serving):
         task.result()
 
@@ -206,6 +204,14 @@ async def _once(settings: CommandSettings, service: Service, output: Output) -> 
 async def _show_progress(service: Service, output: Output) -> None:
     """A bar on a terminal, from the second second on."""
     await asyncio.sleep(PROGRESS_DELAY_SECONDS)
+    from rich.progress import (  # noqa: PLC0415 - a start without a backlog shows none
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (TextColumn("Reading the log"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[points]} points"), console=output.errors, transient=True) as bar:
         task = bar.add_task("", total=None, points="0")

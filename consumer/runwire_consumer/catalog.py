@@ -86,6 +86,7 @@ class Emitter:
             how=self.how,
             ended_at=self.ended_at,
             error=self.error,
+            world_size=self.world_size,
         )
 
 

@@ -10,6 +10,7 @@ ConsumerError
 │   ├── StoreFull            there is no room now: when there is, it goes on by itself
 │   │   └── StoreCramped         no memory is left beside queries: it goes on when they have ended
 │   ├── SnapshotFailed       no snapshot was taken or restored; the store is as it was
+│   ├── StoreEnding          the consumer is ending: ask again when it runs
 │   ├── Fenced               somebody else moved our offsets: stop, we are not the writer any more
 │   └── StoreInvalidated     the engine gave up: the process must exit at once, without closing the file
 ├── SourceError
@@ -69,6 +70,10 @@ class SnapshotFailed(StoreError):
     """A snapshot can't be taken, opened or restored; the store is as it was."""
 
 
+class StoreEnding(StoreError):
+    """The consumer is ending, and does nothing new with its store."""
+
+
 class Fenced(StoreError):
     """An offset was not where this writer had left it; nothing of the transaction was kept."""
 
@@ -123,3 +128,8 @@ class RunNotFound(QueryError):
 
 class RunAmbiguous(QueryError):
     """Several runs have this name or begin of an id; the caller has to name one by its id."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, for a sentence; the name of its class where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -37,7 +37,6 @@ BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 1.0, 300.0
 WAITING_MAX = 1_000
 KEYS_MAX = 20_000
 UNREADY_SECONDS = 60.0
-STOP_SECONDS = 1.0
 KEYS_FILE = "notices.json"
 
 _log = logging.getLogger("runwire")
@@ -155,12 +154,10 @@ class Notifier:
         self._thread.start()
 
     def stop(self) -> None:
-        """No look begins any more, so the database may be closed; a message under way is not waited for long."""
+        """No look begins any more, so the database may be closed; a message under way is not waited for."""
         self._ended.set()
         with self._looking:
             pass
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
 
     def step(self) -> None:
         """Look for news; send what waits if it may be sent now. Never raises."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry
 
 from runwire_consumer.database import Database
 from runwire_consumer.guard import Door
-from runwire_consumer.http import Face, build_app, serve
+from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.tokens import Token
 
@@ -19,7 +19,7 @@ TOKEN = "t" * 24
 
 
 @contextmanager
-def served(database: Database, token: str = TOKEN) -> Iterator[int]:
+def served(database: Database, token: str = TOKEN, orders: Mapping[str, Order] | None = None) -> Iterator[int]:
     """The port of 127.0.0.1 that answers."""
     bound = threading.Event()
     port = 0
@@ -31,7 +31,8 @@ def served(database: Database, token: str = TOKEN) -> Iterator[int]:
         port = number
         bound.set()
 
-    app = build_app(Face(Sandbox(database.cursor), CollectorRegistry()), Door(Token(token), "127.0.0.1"))
+    face = Face(Sandbox(database.cursor), CollectorRegistry(), orders=orders or {})
+    app = build_app(face, Door(Token(token), "127.0.0.1"))
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve(app, "127.0.0.1", 0, on_bound, stop)))
     thread.start()
     try:

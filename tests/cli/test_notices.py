@@ -13,7 +13,7 @@ import pytest
 
 from runwire_cli.errors import CommandError
 from runwire_cli.settings import read_command_settings
-from tests.cli.test_entry import RUNWIRE, call, clean_environment
+from tests.cli.commands import RUNWIRE, call, clean_environment
 from tests.consumer.endpoint import SECRET, Endpoint
 from tests.services.process import wait_until
 

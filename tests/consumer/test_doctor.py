@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 
 from runwire_consumer.doctor import Finding, Severity, error, exit_code, note, ok, probed, warning
-from runwire_consumer.doctor.broker import BrokerFacts, PartitionFacts
 from runwire_consumer.doctor.home import (
     DiskFacts,
     JournalFacts,
@@ -51,6 +50,7 @@ from runwire_consumer.doctor.store import (
     check_store,
     check_version,
 )
+from runwire_consumer.doctor.topic import BrokerFacts, PartitionFacts
 from tests.repo.files import REPOSITORY
 
 NOW = 1_800_000_000_000_000

@@ -367,6 +367,7 @@ def test_the_thread_tells_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         notifier.stop()
         database.close()
         assert isinstance(notifier, Notifier)
+        notifier._thread.join(30)
         assert not notifier._thread.is_alive()
         assert [text.count("failed") for text in endpoint.texts] == [1]
     silence = open_notifier(None, database.cursor, lambda: None, tmp_path, CollectorRegistry())

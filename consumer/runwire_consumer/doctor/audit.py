@@ -16,7 +16,8 @@ from typing import Any, Self
 import duckdb
 
 from runwire_consumer.doctor.store import LAWS, SHOWN_MAX, Anomaly, StoreFacts
-from runwire_consumer.repair import repairs_of
+from runwire_consumer.errors import first_line
+from runwire_consumer.plans import repairs_of
 
 QUICK_SECONDS_MAX = 30.0
 DEEP_SECONDS_MAX = 3_600.0
@@ -268,7 +269,7 @@ class _Audit:
         try:
             return tuple((one.stamp, one.reason, one.snapshot) for one in repairs_of(self._cursor))
         except (duckdb.Error, ValueError, TypeError) as error:
-            self._unchecked.append(f"repairs: {str(error).splitlines()[0]}")
+            self._unchecked.append(f"repairs: {first_line(error)}")
             return ()
 
     def _number(self, what: str, sql: str) -> int:
@@ -285,7 +286,7 @@ class _Audit:
             raise
         except duckdb.Error as error:
             late = self._deadline.passed()
-            self._unchecked.append(f"{what}: {'out of time' if late else str(error).splitlines()[0]}")
+            self._unchecked.append(f"{what}: {'out of time' if late else first_line(error)}")
             return []
 
 

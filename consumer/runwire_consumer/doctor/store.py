@@ -8,7 +8,7 @@ from typing import Any
 
 from runwire_consumer.doctor import Finding, error, note, ok, warning
 from runwire_consumer.doctor.home import many
-from runwire_consumer.snapshots import micros_of, spoken
+from runwire_consumer.snapshot_files import micros_of, spoken
 
 SHOWN_MAX = 3
 
