@@ -8,6 +8,8 @@ RUNWIRE_PORT     port that `runwire up` listens on (default: 8470)
 RUNWIRE_HOSTS    further names under which clients address it, separated by commas
 RUNWIRE_TLS_CERT, RUNWIRE_TLS_KEY    certificate and key in PEM form: `runwire up` speaks TLS (default: it doesn't)
 RUNWIRE_METRICS  `token`: /metrics wants a token on loopback too (default: `open` there)
+RUNWIRE_WEBHOOK  address that `runwire up` tells of runs that break, a secret (default: nobody is told)
+RUNWIRE_WEBHOOK_FILE    file that holds that address instead
 RUNWIRE_URL, RUNWIRE_HOME    as in the trainer
 """
 
@@ -44,6 +46,7 @@ class CommandSettings:
     key: Path | None = None
     metrics_open: bool = True
     credentials: Path = field(default_factory=lambda: credentials_path({}))
+    webhook: str | None = field(default=None, repr=False)
 
 
 def read_command_settings(
@@ -60,7 +63,7 @@ def read_command_settings(
     """Settings from options and the environment; an empty variable is as good as absent.
 
     Raises:
-        CommandError: A port or server that can't be understood.
+        CommandError: A port or server that can't be understood, or a file that can't be read.
         SettingsError: A URL or home that can't be used.
     """
     variables = dict(os.environ if environ is None else environ)
@@ -79,6 +82,7 @@ def read_command_settings(
         key=tls[1],
         metrics_open=_metrics_open(variables.get("RUNWIRE_METRICS")),
         credentials=credentials_path(variables),
+        webhook=variables.get("RUNWIRE_WEBHOOK") or _secret_in(variables.get("RUNWIRE_WEBHOOK_FILE")),
     )
 
 
@@ -131,3 +135,13 @@ def _port(text: str | None) -> int:
     if not text.isdecimal() or int(text) > PORT_MAX:
         raise CommandError(f"RUNWIRE_PORT must be a number up to {PORT_MAX}, not {text!r}.")
     return int(text)
+
+
+def _secret_in(path: str | None) -> str | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CommandError(f"RUNWIRE_WEBHOOK_FILE, {path}, can't be read: {reason}.") from None

@@ -14,6 +14,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door, is_loopback
 from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.issued import IssuedTokens
+from runwire_consumer.notifying import open_notifier
 from runwire_consumer.plans import Repair
 from runwire_consumer.replay import letter_orders
+from runwire_consumer.room import watch_room
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
@@ -42,6 +45,7 @@ from runwire_consumer.store import Store
 from runwire_consumer.tls import Certificate, own_certificate, server_context
 from runwire_consumer.token_orders import token_orders
 from runwire_consumer.tokens import ensure_token
+from runwire_consumer.webhook import Webhook
 from runwire_schemas.topics import mask
 
 RECOVERY_INTERVAL_SECONDS = 15.0
@@ -57,24 +61,24 @@ def serve_forever(settings: CommandSettings) -> int:
 
     Raises:
         StoreLocked: Another process holds the database.
+        SettingsError: The webhook's address can't be one.
         PortInUse: Another program listens on the port.
         ConsumerError: The consumer can't go on.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _log.setLevel(logging.INFO)
     home = settings.home.create()
-    token, tls = ensure_token(home.path, settings.token), _tls(settings)
+    token = ensure_token(home.path, settings.token)
+    issued = IssuedTokens(home.path)
+    contact = _Contact(
+        Door(token, settings.host, frozenset(settings.hosts), issued, settings.metrics_open),
+        issued,
+        _tls(settings),
+        None if settings.webhook is None else Webhook(settings.webhook),
+    )
     store, repairs = open_home_store(settings, LOCK_WAIT_SECONDS, _log.warning)
     with condemning(home.database):
-        asyncio.run(
-            _serve(
-                settings,
-                store,
-                Door(token, settings.host, frozenset(settings.hosts), IssuedTokens(home.path), settings.metrics_open),
-                repairs,
-                tls,
-            )
-        )
+        asyncio.run(_serve(settings, store, contact, repairs))
     return 0
 
 
@@ -137,6 +141,23 @@ def _missing_folder(settings: CommandSettings) -> Path | None:
     return folder if settings.destination.kind == "dir" and not folder.exists() else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Contact:
+    """How the service meets the world, made of the settings before anything is opened: what is wrong is said at once.
+
+    Attributes:
+        door: Who may ask.
+        issued: The tokens that were made for others.
+        tls: What the face speaks; None: it speaks plainly.
+        webhook: Who is told what happened; None: nobody.
+    """
+
+    door: Door
+    issued: IssuedTokens
+    tls: ssl.SSLContext | None
+    webhook: Webhook | None
+
+
 def _tls(settings: CommandSettings) -> ssl.SSLContext | None:
     """What the face speaks TLS with; None where it doesn't, which is said aloud where others can listen."""
     if settings.certificate is not None and settings.key is not None:
@@ -150,35 +171,25 @@ def _tls(settings: CommandSettings) -> ssl.SSLContext | None:
     return None
 
 
-async def _serve(
-    settings: CommandSettings, store: Store, door: Door, repairs: Sequence[Repair], tls: ssl.SSLContext | None
-) -> None:
+async def _serve(settings: CommandSettings, store: Store, contact: _Contact, repairs: Sequence[Repair]) -> None:
     registry = make_registry(store.cursor)
+    watch_room(registry, settings.home.database)
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
+    notifier = open_notifier(contact.webhook, store.cursor, service.unready, settings.home.path, registry)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
-    orders |= token_orders(IssuedTokens(settings.home.path))
+    orders |= token_orders(contact.issued)
     face = Face(Sandbox(store.cursor), registry, service.unready, orders)
-    app = build_app(face, door)
 
     told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    bound: asyncio.Future[int] = loop.create_future()
-    serving = asyncio.create_task(serve(app, settings.host, settings.port, bound.set_result, face_stop, tls=tls))
-    waiting: set[asyncio.Future[Any]] = {serving, bound}
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if not bound.done():
-        store.close()
-        try:
-            await serving  # raises what kept the port from being bound
-        except PortInUse as error:
-            raise PortInUse(f"{str(error).rstrip('.')} with --port or RUNWIRE_PORT.") from None
+    serving, port = await _listen(settings, face, contact, face_stop, store)
     certificate = None if settings.certificate is None else own_certificate(settings.certificate)
-    address = ServerFile(settings.host, bound.result(), os.getpid(), certificate)
+    address = ServerFile(settings.host, port, os.getpid(), certificate)
     address.write(settings.home.path)
     _log.info(
         "Reading %s into %s; answering at %s.", mask(str(settings.destination)), store.database.path, address.address
@@ -187,6 +198,7 @@ async def _serve(
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     keeping = asyncio.create_task(keeper.run())
+    notifier.start()
     running = asyncio.create_task(service.run(stop, closing=keeper.close))
     told_to_end = asyncio.create_task(told.wait())
     try:
@@ -196,6 +208,7 @@ async def _serve(
         recovering.cancel()
         told_to_end.cancel()
         # The database closes when the service ends: what would go on or wait for long is told so before.
+        notifier.stop()
         face.sandbox.stop()
         examined.stop()
         keeping.cancel()
@@ -206,6 +219,24 @@ async def _serve(
         await asyncio.wait([running, recovering, keeping, refusing])
     for task in (running, serving):
         task.result()
+
+
+async def _listen(
+    settings: CommandSettings, face: Face, contact: _Contact, stop: asyncio.Event, store: Store
+) -> tuple[asyncio.Task[None], int]:
+    """The task that serves until `stop` is set, once clients can connect, and the port; else the store is closed."""
+    bound: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    app = build_app(face, contact.door)
+    serving = asyncio.create_task(serve(app, settings.host, settings.port, bound.set_result, stop, tls=contact.tls))
+    waiting: set[asyncio.Future[Any]] = {serving, bound}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if not bound.done():
+        store.close()
+        try:
+            await serving  # raises what kept the port from being bound
+        except PortInUse as error:
+            raise PortInUse(f"{str(error).rstrip('.')} with --port or RUNWIRE_PORT.") from None
+    return serving, bound.result()
 
 
 async def _once(settings: CommandSettings, service: Service, output: Output) -> None:

@@ -30,6 +30,8 @@ HOMES: dict[str, tuple[str, ...]] = {
         f"{CONSUMER}exposition.py",
         f"{CONSUMER}gauges.py",
         f"{CONSUMER}http.py",
+        f"{CONSUMER}notifying.py",
+        f"{CONSUMER}room.py",
         f"{CONSUMER}self_metrics.py",
     ),
     "pyarrow": (CONSUMER,),
