@@ -128,21 +128,25 @@ class Compaction:
     """Belongs to the thread that writes; knows how many points of which run are where."""
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, places: Places, limits: Limits | None = None) -> None:
-        """Read what is left to do."""
+        """Nothing is read before the first look: a store opens without reading its points."""
         self._cursor = cursor
         self._places = places
         self.limits = limits or Limits()
-        self._hot: dict[int, int] = dict(cursor.execute(_HOT).fetchall())
-        self._loose = {key: _Loose(points, pieces) for key, points, pieces in cursor.execute(_LOOSE).fetchall()}
+        self._is_loaded = False
+        self._hot: dict[int, int] = {}
+        self._loose: dict[int, _Loose] = {}
         self._refused: set[int] = set()
 
     @property
     def hot_points(self) -> int:
         """Points in arrival order."""
+        self._load()
         return sum(self._hot.values())
 
     def arrived(self, change: Change) -> None:
         """These rows are committed."""
+        if not self._is_loaded:
+            return
         runs = {emitter.emitter_key: emitter.run_key for emitter in change.emitters.values()}
         for piece in change.pieces:
             key = runs[piece.emitter_key]
@@ -154,6 +158,7 @@ class Compaction:
         Raises:
             StoreError: Nothing of it was kept.
         """
+        self._load()
         limits, hot, loose = self.limits, self._hot, self._loose
         with translated():
             ended = self._ended()
@@ -169,6 +174,7 @@ class Compaction:
 
     def unsettled(self) -> list[int]:
         """Runs that need nothing but their summary, some of them; from now on it is noted whether they are touched."""
+        self._load()
         with translated():
             ended = self._ended()
         open_ones = {*self._hot, *self._loose}
@@ -208,6 +214,15 @@ class Compaction:
         want(self._cursor, keys)
         states = self._cursor.execute(_ENDED).fetchall()
         return {key for key, state in states if state == "deleted" or state in SETTLED}
+
+    def _load(self) -> None:
+        """Read what is left to do."""
+        if not self._is_loaded:
+            with translated():
+                self._hot = dict(self._cursor.execute(_HOT).fetchall())
+                found = self._cursor.execute(_LOOSE).fetchall()
+            self._loose = {key: _Loose(points, pieces) for key, points, pieces in found}
+            self._is_loaded = True
 
     def _trusted(self, run_keys: Iterable[int]) -> list[int]:
         return [key for key in run_keys if key not in self._refused]

@@ -71,6 +71,7 @@ def test_what_is_left_to_do_is_in_the_tables(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(6):
         history.play(12)
         anew = Compaction(store.cursor(), store.places, TINY)
+        assert anew.hot_points == store.compaction.hot_points
         assert anew._hot == store.compaction._hot
         assert anew._loose == store.compaction._loose
         assert type(store.places)(store.cursor())._restarted == store.places._restarted
