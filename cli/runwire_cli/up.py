@@ -26,6 +26,7 @@ from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import clean
+from runwire_consumer.compacting import Compactor
 from runwire_consumer.database import Database
 from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.errors import PortInUse, SourceUnreachable
@@ -196,27 +197,31 @@ async def _serve(settings: CommandSettings, store: Store, contact: _Contact, rep
     )
     if (folder := _missing_folder(settings)) is not None:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
-    recovering = asyncio.create_task(_recover_again_and_again(settings))
-    keeping = asyncio.create_task(keeper.run())
+    compactor = Compactor(service, store)
+
+    async def close() -> None:
+        await asyncio.gather(keeper.close(), compactor.close())
+
+    tending = [asyncio.create_task(one) for one in (_recover_again_and_again(settings), keeper.run(), compactor.run())]
     notifier.start()
-    running = asyncio.create_task(service.run(stop, closing=keeper.close))
+    running = asyncio.create_task(service.run(stop, closing=close))
     told_to_end = asyncio.create_task(told.wait())
     try:
         await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
     finally:
         address.remove(settings.home.path)
-        recovering.cancel()
         told_to_end.cancel()
         # The database closes when the service ends: what would go on or wait for long is told so before.
         notifier.stop()
         face.sandbox.stop()
         examined.stop()
-        keeping.cancel()
-        refusing = asyncio.create_task(keeper.close())
+        for task in tending:
+            task.cancel()
+        refusing = asyncio.create_task(close())
         face_stop.set()
         await asyncio.wait([serving])
         stop.set()
-        await asyncio.wait([running, recovering, keeping, refusing])
+        await asyncio.wait([running, refusing, *tending])
     for task in (running, serving):
         task.result()
 
