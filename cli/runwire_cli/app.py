@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runwire_cli.commands import COMMANDS
+from runwire_cli.data_app import add_data_commands
 from runwire_cli.letters_app import letters_app
 
 if TYPE_CHECKING:
@@ -89,13 +90,21 @@ def up(
         int | None,
         typer.Option(min=0, max=65_535, help="Listen here (RUNWIRE_PORT; 8470); 0 takes any.", show_default=False),
     ] = None,
+    retention: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROJECT=DAYSd",
+            help="Keep full resolution of ended runs so long, as digits=30d or *=90d (RUNWIRE_RETENTION).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Read the log into the database."""
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - --help needs none of it
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
     from runwire_cli.up import serve_forever, serve_once  # noqa: PLC0415 - as above
 
-    settings = read_command_settings(url=url, home=home, host=host, port=port)
+    settings = read_command_settings(url=url, home=home, host=host, port=port, retention=retention or ())
     raise typer.Exit(serve_once(settings, Output(Form.TABLE)) if once else serve_forever(settings))
 
 
@@ -256,4 +265,5 @@ def _read(
     raise typer.Exit(code)
 
 
+add_data_commands(app, _read)
 app.add_typer(letters_app(_read), name="dead-letters", help=_help("dead-letters"))

@@ -5,13 +5,14 @@ RUNWIRE_TOKEN    its bearer token (default: the file `token` in the home)
 RUNWIRE_HOST     address that `runwire up` listens on (default: 127.0.0.1)
 RUNWIRE_PORT     port that `runwire up` listens on (default: 8470)
 RUNWIRE_HOSTS    further names under which clients address it, separated by commas
+RUNWIRE_RETENTION  how long `runwire up` keeps full resolution of ended runs: PROJECT=30d,*=90d (default: for ever)
 RUNWIRE_URL, RUNWIRE_HOME    as in the trainer
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runwire._home import Home
@@ -26,15 +27,22 @@ PORT_MAX = 65_535
 
 @dataclass(frozen=True, slots=True)
 class CommandSettings:
-    """Where events come from, where the store is, and who is asked."""
+    """Where events come from, where the store is, and who is asked.
+
+    Attributes:
+        has_url: Somebody said where the log is; else it is the home's own folder.
+        retention: Rules of how long projects keep full resolution, as they were given; later ones count.
+    """
 
     home: Home
     destination: Destination
+    has_url: bool = False
     server: str | None = None
     token: str | None = field(default=None, repr=False)
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     hosts: tuple[str, ...] = ()
+    retention: tuple[str, ...] = ()
 
 
 def read_command_settings(
@@ -44,6 +52,7 @@ def read_command_settings(
     server: str | None = None,
     host: str | None = None,
     port: int | None = None,
+    retention: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> CommandSettings:
     """Settings from options and the environment; an empty variable is as good as absent.
@@ -57,11 +66,13 @@ def read_command_settings(
     return CommandSettings(
         home=shared.home,
         destination=shared.destination,
+        has_url=bool(url or variables.get("RUNWIRE_URL")),
         server=_server(server or variables.get("RUNWIRE_SERVER") or None),
         token=variables.get("RUNWIRE_TOKEN") or None,
         host=host or variables.get("RUNWIRE_HOST") or DEFAULT_HOST,
         port=_port(variables.get("RUNWIRE_PORT")) if port is None else port,
         hosts=tuple(name.strip().lower() for name in variables.get("RUNWIRE_HOSTS", "").split(",") if name.strip()),
+        retention=tuple(filter(None, (variables.get("RUNWIRE_RETENTION"), *retention))),
     )
 
 

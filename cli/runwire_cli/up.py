@@ -32,6 +32,7 @@ from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, Order, build_app, serve
+from runwire_consumer.reduction import Retention
 from runwire_consumer.repair import Repair
 from runwire_consumer.replay import letter_orders
 from runwire_consumer.sandbox import Sandbox
@@ -39,6 +40,7 @@ from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources.opening import open_source
 from runwire_consumer.store import Store
+from runwire_consumer.sweeping import Sweeper
 from runwire_consumer.tokens import Token, ensure_token
 from runwire_schemas.topics import mask
 
@@ -54,17 +56,19 @@ def serve_forever(settings: CommandSettings) -> int:
     """Run until SIGTERM or Ctrl-C; returns the exit code.
 
     Raises:
+        SettingsError: A rule of retention can't be understood.
         StoreLocked: Another process holds the database.
         PortInUse: Another program listens on the port.
         ConsumerError: The consumer can't go on.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _log.setLevel(logging.INFO)
+    retention = Retention.of(settings.retention)
     home = settings.home.create()
     token = ensure_token(home.path, settings.token)
     store, repairs = open_home_store(settings, LOCK_WAIT_SECONDS, _log.warning)
     with condemning(home.database):
-        asyncio.run(_serve(settings, store, token, repairs))
+        asyncio.run(_serve(settings, store, token, repairs, retention))
     return 0
 
 
@@ -125,11 +129,14 @@ def _missing_folder(settings: CommandSettings) -> Path | None:
     return folder if settings.destination.kind == "dir" and not folder.exists() else None
 
 
-async def _serve(settings: CommandSettings, store: Store, token: Token, repairs: Sequence[Repair]) -> None:
+async def _serve(
+    settings: CommandSettings, store: Store, token: Token, repairs: Sequence[Repair], retention: Retention
+) -> None:
     registry = make_registry(store.cursor)
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
+    sweeper = Sweeper(service, store, retention)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
     face = Face(Sandbox(store.cursor), registry, service.unready, orders)
@@ -158,6 +165,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     keeping = asyncio.create_task(keeper.run())
+    sweeping = asyncio.create_task(sweeper.run())
     running = asyncio.create_task(service.run(stop))
     told_to_end = asyncio.create_task(told.wait())
     try:
@@ -172,9 +180,10 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         face_stop.set()
         await asyncio.wait([serving])
         keeping.cancel()
+        sweeping.cancel()
         await keeper.close()
         stop.set()
-        await asyncio.wait([running, recovering, keeping])
+        await asyncio.wait([running, recovering, keeping, sweeping])
     for task in (running, serving):
         task.result()
 

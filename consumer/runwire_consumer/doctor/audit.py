@@ -24,7 +24,8 @@ SLICE_POINTS_MAX = 5_000_000
 EMITTER_SLICES_MAX = 200  # also where numbers are nonsense
 _WATCH_INTERVAL_SECONDS = 0.05
 
-# Each gives a line a broken thing, its name first. Lifecycle records take sequence numbers too.
+# Each gives a line a broken thing, its name first. Lifecycle records take sequence numbers too. What was let go of on
+# purpose (`purging.py`, `reduction.py`) is not counted.
 _QUICK = {
     "ranges": """
         SELECT emitter_key || ' at ' || first_seq FROM (
@@ -47,6 +48,7 @@ _QUICK = {
         SELECT e.emitter_id FROM counted FULL JOIN told USING (emitter_key)
         LEFT JOIN store.emitters e USING (emitter_key)
         WHERE coalesce(counted.n, 0) <> coalesce(told.n, 0)
+            AND emitter_key NOT IN (FROM store.let_go)
     """,
     "rows_inside": """
         WITH counted AS (
@@ -67,6 +69,7 @@ _QUICK = {
         SELECT e.emitter_id FROM counted FULL JOIN told USING (emitter_key)
         LEFT JOIN store.emitters e USING (emitter_key)
         WHERE coalesce(counted.n, 0) <> coalesce(told.n, 0)
+            AND emitter_key NOT IN (FROM store.let_go)
     """,
     "keys_once": """
         SELECT 'emitter ' || emitter_id FROM store.emitters GROUP BY emitter_id HAVING count(*) > 1
@@ -137,7 +140,7 @@ _WHOLE = {
             GROUP BY ALL
         )
         SELECT emitter_key || ' at ' || first_seq FROM stored LEFT JOIN found USING (emitter_key, first_seq)
-        WHERE coalesce(found.n, 0) <> end_seq - first_seq
+        WHERE coalesce(found.n, 0) <> end_seq - first_seq AND emitter_key NOT IN (FROM store.let_go)
     """,
     "series_true": """
         WITH found AS (
@@ -150,6 +153,7 @@ _WHOLE = {
         USING (emitter_key, metric_key)
         WHERE (f.points, f.nonfinite, f.first_seq, f.last_seq, f.last_value)
             IS DISTINCT FROM (s.points, s.nonfinite, s.first_seq, s.last_seq, s.last_value)
+            AND emitter_key NOT IN (FROM store.let_go)
     """,
 }
 _SLICES = """
