@@ -176,33 +176,33 @@ class Digest:
     def __init__(self, schema: pa.Schema) -> None:
         """Nothing was added yet."""
         self.rows = 0
-        self._hashes = {name: (hashlib.sha256(), hashlib.sha256()) for name in schema.names}
+        self._hashes = {name: tuple(hashlib.sha256() for _ in range(3)) for name in schema.names}
 
     def add(self, page: pa.Table | pa.RecordBatch) -> None:
         """The next rows."""
         self.rows += page.num_rows
-        for name, (shape, data) in self._hashes.items():
+        for name, (there, lengths, data) in self._hashes.items():
             column = page.column(name)
             for array in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-                _add(array, shape, data)
+                _add(array, there, lengths, data)
 
     def hexdigest(self) -> str:
         """Of all that was added."""
         whole = hashlib.sha256()
-        for pair in self._hashes.values():
-            for one in pair:
+        for of_column in self._hashes.values():
+            for one in of_column:
                 whole.update(one.digest())
         return whole.hexdigest()
 
 
-def _add(array: pa.Array, shape: Any, data: Any) -> None:
-    """Which values are there and how long they are goes into `shape`, what they are into `data`."""
-    shape.update(pc.is_valid(array).to_numpy(zero_copy_only=False).tobytes())
+def _add(array: pa.Array, there: Any, lengths: Any, data: Any) -> None:
+    """Which values are there, how long they are, and what they are: apart, or the cuts between pages would show."""
+    there.update(pc.is_valid(array).to_numpy(zero_copy_only=False).tobytes())
     if pa.types.is_list(array.type):
-        data.update(json.dumps(array.to_pylist()).encode())
+        data.update("".join(f"{json.dumps(value)}\n" for value in array.to_pylist()).encode())
     elif pa.types.is_string(array.type):
         texts = array.fill_null("")
-        shape.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).astype("int64").tobytes())
+        lengths.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).astype("int64").tobytes())
         data.update("".join(texts.to_pylist()).encode())
     else:
         plain = array.cast(pa.int64()) if pa.types.is_timestamp(array.type) else array

@@ -256,8 +256,8 @@ def appearing(path: Path, *, folder: bool = False) -> Iterator[Path]:
 def path_part(text: str) -> str:
     """A name that any file system takes, of any text: percent-encoded; a long one is cut, and ends with a hash."""
     signs = [quote(sign, safe="") for sign in text]
-    if not text.strip("."):  # a folder's own name, or its parent's
-        signs = ["%2E"] * len(text)
+    if text[:1] in {".", "_"}:  # names that begin so are hidden from many readers, and .. is another folder
+        signs[0] = f"%{ord(text[0]):02X}"
     if sum(map(len, signs)) <= PART_CHARACTERS_MAX:
         return "".join(signs)
     kept = ""

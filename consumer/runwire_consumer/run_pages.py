@@ -106,7 +106,7 @@ def lines(columns: Columns, run_id: str) -> list[Line]:
     return [Line(**row) for row in columns(_LINES, {"run_id": run_id}).to_pylist()]
 
 
-def pages(run_id: str, found: Sequence[Line], points_max: int = PAGE_POINTS_MAX) -> Iterator[Page]:
+def pages(run_id: str, found: Sequence[Line], points_max: int) -> Iterator[Page]:
     """The queries that give all of these lines, in their order."""
     together: list[Line] = []
     for of_metric in _by_metric(found):
@@ -132,7 +132,7 @@ def points(columns: Columns, run_id: str, found: Sequence[Line] | None = None) -
     """
     found = lines(columns, run_id) if found is None else found
     missing = sum(line.points for line in found)
-    for page in pages(run_id, found):
+    for page in pages(run_id, found, PAGE_POINTS_MAX):
         table = columns(page.sql, page.params).cast(POINTS)
         missing -= table.num_rows
         yield table
