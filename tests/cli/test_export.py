@@ -122,7 +122,9 @@ def test_each_form_holds_all(ask: Asking, tmp_path: Path, run_id: str) -> None:
 
     assert ask("export", run_id, "--format", "csv", "-o", "as-csv")[0] == 0
     assert comparable(read_csv(tmp_path / "as-csv" / "points.csv")) == points
-    again = duckdb.sql(f"FROM read_csv('{tmp_path / 'as-csv' / 'points.csv'}', types = {TYPES}, force_not_null = [metric])")
+    again = duckdb.sql(
+        f"FROM read_csv('{tmp_path / 'as-csv' / 'points.csv'}', types = {TYPES}, force_not_null = [metric])"
+    )
     assert comparable(again.to_arrow_table().to_pylist()) == points
     assert read_csv(tmp_path / "as-csv" / "run.csv")[0]["name"] == shown["name"]
 
@@ -214,7 +216,9 @@ def test_a_run_that_loses_points_meanwhile_is_not_written(
 
 LINES = st.lists(
     st.builds(
-        lambda metric, emitter, points, first, spread: Line(metric, emitter, 0, points, first, first + points * spread - 1),
+        lambda metric, emitter, points, first, spread: Line(
+            metric, emitter, 0, points, first, first + points * spread - 1
+        ),
         st.sampled_from("abc"), st.sampled_from("xyz"), st.integers(1, 50), st.integers(0, 9), st.integers(1, 3),
     ),
     max_size=8, unique_by=lambda line: (line.metric, line.emitter_id),
