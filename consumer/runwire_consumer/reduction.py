@@ -28,6 +28,8 @@ DAY_MICROS = 86_400_000_000
 
 _RULE = re.compile(r"\s*(.+?)=\s*(\d{1,6})\s*d\s*(?:,|$)", re.DOTALL)
 
+_MISPRINT = re.compile(r"=\s*\d+\s*d\b")  # another rule inside of a project's name
+
 _DUE = """
 WITH ended AS (
     SELECT r.run_key, r.project, max(e.seen_at) AS heard_at
@@ -109,7 +111,9 @@ class Retention:
         days: dict[str, int] = {}
         for text in texts:
             rules = _RULE.findall(text)
-            wrong = _RULE.sub("", text) or not all(1 <= int(count) <= DAYS_MAX for _, count in rules)
+            wrong = _RULE.sub("", text) or any(
+                _MISPRINT.search(project) or not 1 <= int(count) <= DAYS_MAX for project, count in rules
+            )
             if wrong:
                 raise SettingsError(
                     f"{text[:80]!r} is no rule of retention: write PROJECT=30d, or *=30d for every other project, with "
