@@ -34,7 +34,7 @@ from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.reduction import Retention
 from runwire_consumer.repair import Repair
-from runwire_consumer.replay import letter_orders
+from runwire_consumer.replay import Directly, letter_orders
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
@@ -42,6 +42,7 @@ from runwire_consumer.sources.opening import open_source
 from runwire_consumer.store import Store
 from runwire_consumer.sweeping import Sweeper
 from runwire_consumer.tokens import Token, ensure_token
+from runwire_consumer.writing import Writer
 from runwire_schemas.topics import mask
 
 RECOVERY_INTERVAL_SECONDS = 15.0
@@ -73,18 +74,22 @@ def serve_forever(settings: CommandSettings) -> int:
 
 
 def serve_once(settings: CommandSettings, output: Output) -> int:
-    """Store what waits, say how much it was; returns the exit code.
+    """Store what waits, let go of what is deleted, say how much came; returns the exit code.
 
     Raises:
+        SettingsError: A rule of retention can't be understood.
         StoreLocked: Another process holds the database.
         SourceUnreachable: The log couldn't be reached.
         CommandError: The log is a folder that doesn't exist.
         ConsumerError: The consumer can't go on.
     """
+    retention = Retention.of(settings.retention)
     home = settings.home.create()
-    service = _open_service(settings, output, LOCK_WAIT_SECONDS, ServiceLimits())
+    service, store = _open_service(settings, output, LOCK_WAIT_SECONDS, ServiceLimits())
     with condemning(home.database):
         asyncio.run(_once(settings, service, output))
+        if store.catalog.deleted_runs or retention:
+            _sweep_once(settings, output, retention)
     if (folder := _missing_folder(settings)) is not None:
         raise CommandError(
             f"There is no folder {folder}: nobody has sent there, or the URL (--url, RUNWIRE_URL) is wrong."
@@ -106,7 +111,7 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
     """
     home = settings.home.create()
     limits = ServiceLimits(once_timeout_seconds=READER_TIMEOUT_SECONDS)
-    service = _open_service(settings, output, lock_wait_seconds, limits)
+    service, _ = _open_service(settings, output, lock_wait_seconds, limits)
     try:
         with condemning(home.database):
             asyncio.run(_once(settings, service, output))
@@ -117,10 +122,19 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
 
 def _open_service(
     settings: CommandSettings, output: Output, lock_wait_seconds: float, limits: ServiceLimits
-) -> Service:
+) -> tuple[Service, Store]:
     source = open_source(settings.destination)
     store, _ = open_home_store(settings, lock_wait_seconds, output.say)
-    return Service(store, [source], limits=limits)
+    return Service(store, [source], limits=limits), store
+
+
+def _sweep_once(settings: CommandSettings, output: Output, retention: Retention) -> None:
+    store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
+    writer = Writer(store)
+    try:
+        asyncio.run(Sweeper(Directly(writer), store, retention).sweep())
+    finally:
+        writer.close()
 
 
 def _missing_folder(settings: CommandSettings) -> Path | None:
@@ -136,7 +150,7 @@ async def _serve(
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
-    sweeper = Sweeper(service, store, retention)
+    sweeper = Sweeper(service.do, store, retention)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
     face = Face(Sandbox(store.cursor), registry, service.unready, orders)

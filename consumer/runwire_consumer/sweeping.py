@@ -1,4 +1,4 @@
-"""Sweeping: what is let go of on purpose leaves a running consumer's store, slice by slice, between two batches.
+"""Sweeping: what is let go of on purpose leaves the store, slice by slice, in a running consumer between two batches.
 
 A look comes every `look_seconds`: deleted runs are purged at once (`purging.py`), settled runs whose full resolution
 nobody wants any more are reduced every `reduce_seconds` (`reduction.py`). Each slice is one transaction on the writer's
@@ -20,7 +20,7 @@ from runwire_consumer.database import MEMORY
 from runwire_consumer.errors import StoreError
 from runwire_consumer.floor import check_floor
 from runwire_consumer.reduction import DropPoints, Due, Retention
-from runwire_consumer.service import Service
+from runwire_consumer.replay import Do
 from runwire_consumer.store import Store
 
 LOOK_SECONDS = 5.0
@@ -42,11 +42,11 @@ class SweepingLimits:
 
 
 class Sweeper:
-    """Sweeps the store that a service writes.
+    """Sweeps a store.
 
     Args:
-        service: Writes the store.
-        store: Its store.
+        do: Runs work with its writer: `Service.do`, or `replay.Directly`.
+        store: The store.
         retention: For how long projects keep full resolution.
         drop_points: What the store deletes then.
         limits: When things are done.
@@ -55,7 +55,7 @@ class Sweeper:
 
     def __init__(
         self,
-        service: Service,
+        do: Do,
         store: Store,
         retention: Retention | None = None,
         drop_points: DropPoints = lambda _store, _run_key: 0,
@@ -64,7 +64,7 @@ class Sweeper:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
         """Nothing runs yet."""
-        self._service = service
+        self._do = do
         self._store = store
         self._retention = retention or Retention()
         self._drop_points = drop_points
@@ -78,16 +78,24 @@ class Sweeper:
         """Look again and again, until cancelled: that leaves whole slices done."""
         while True:
             try:
-                await self.purge()
-                if self._retention and time.monotonic() >= self._next_reduction:
-                    self._next_reduction = time.monotonic() + self._limits.reduce_seconds
-                    await self.reduce()
+                await self.sweep()
                 self._told = ""
             except StoreError as error:
                 if str(error) != self._told:
                     self._told = str(error)
                     _log.warning("What is deleted could not leave the database: %s It is tried again.", error)
             await asyncio.sleep(self._limits.look_seconds)
+
+    async def sweep(self) -> None:
+        """Purge, and reduce when it is time.
+
+        Raises:
+            StoreError: The rest is still to be done.
+        """
+        await self.purge()
+        if self._retention and time.monotonic() >= self._next_reduction:
+            self._next_reduction = time.monotonic() + self._limits.reduce_seconds
+            await self.reduce()
 
     async def purge(self) -> int:
         """Purge every deleted run; returns how many points went.
@@ -99,10 +107,10 @@ class Sweeper:
         if deleted <= self._purged:
             return 0
         points = 0
-        for run_key in await self._service.do(lambda writer: purging.waiting(writer.store)):
+        for run_key in await self._do(lambda writer: purging.waiting(writer.store)):
             points += await self._purge(run_key)
         if points:
-            await self._service.do(lambda writer: writer.store.database.checkpoint())  # what went makes room by it
+            await self._do(lambda writer: writer.store.database.checkpoint())  # what went makes room by it
         self._purged = deleted
         return points
 
@@ -113,14 +121,14 @@ class Sweeper:
             StoreError: The rest is still to be done.
         """
         now = self._clock()
-        found = await self._service.do(lambda writer: reduction.due(writer.store, self._retention, now))
+        found = await self._do(lambda writer: reduction.due(writer.store, self._retention, now))
         for one in found:
             while await self._slice(lambda store, one=one: self._reduce(store, one, now)):  # type: ignore[misc]
                 pass
         return len(found)
 
     async def _purge(self, run_key: int) -> int:
-        purge = await self._service.do(lambda writer: purging.plan(writer.store, run_key))
+        purge = await self._do(lambda writer: purging.plan(writer.store, run_key))
         for part in purge.slices:
             await self._slice(lambda store, part=part: purging.drop(store, part))  # type: ignore[misc]
         await self._slice(lambda store: purging.finish(store, purge, self._clock()))
@@ -138,7 +146,7 @@ class Sweeper:
 
     async def _slice(self, work: Callable[[Store], _Made]) -> _Made:
         """One transaction, and a pause for others."""
-        made = await self._service.do(lambda writer: _with_room(writer.store, work))
+        made = await self._do(lambda writer: _with_room(writer.store, work))
         await asyncio.sleep(self._limits.pause_seconds)
         return made
 

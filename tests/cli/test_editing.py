@@ -13,7 +13,6 @@ from runwire import _orders
 from runwire._errors import TransportError
 from runwire._memory import FAULTS, TOPICS, Fault
 from runwire._orders import Order, messages_of, send_orders
-from runwire_cli import editing
 from runwire_cli.editing import changed_tags
 from runwire_cli.entry import run
 from runwire_cli.errors import CommandError
@@ -106,7 +105,7 @@ def test_the_question(ask: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(text)
         return len(asked) > 1
 
-    monkeypatch.setattr(editing.typer, "confirm", confirm)
+    monkeypatch.setattr("typer.confirm", confirm)
     code, _, err = ask("delete", "brave-fox-2", "whole")
     assert (code, "Nothing was deleted." in err, "running, and goes on" in err, "15" in err) == (1, True, True, True)
     assert ask("delete", "whole")[0] == 0

@@ -153,7 +153,7 @@ def test_any_history(steps: list[tuple[str, str]]) -> None:
             fresh = [runs[letter].logs({rows[letter]: {"loss": 1.0}})]
             rows[letter] += 1
         elif step == "again":
-            fresh = [one for one in log if one.headers[3] == ("emitter_id", (letter * 32).encode())][-1:]
+            fresh = [one for one in log if ("emitter_id", (letter * 32).encode()) in [*one.headers]][-1:]
         elif step == "deletes":
             deleted.add(letter)
             fresh = [deletion(letter * 16, chr(ord("c") + len(log) % 20))]
@@ -202,7 +202,7 @@ def test_a_running_consumer_purges(
     """Its gauges lose the run at once, its file what it had; a full disk is said, and waited for."""
     log, store = MemoryLog(), Store.open(tmp_path / "runwire.duckdb")
     service = Service(store, [MemorySource(log)], limits=ServiceLimits(batch_seconds=0.0, poll_seconds=0.002))
-    sweeper = Sweeper(service, store, limits=SweepingLimits(look_seconds=0.005, pause_seconds=0.0))
+    sweeper = Sweeper(service.do, store, limits=SweepingLimits(look_seconds=0.005, pause_seconds=0.0))
     run = Emitter("a")
 
     def full(*_: object) -> None:

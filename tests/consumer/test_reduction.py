@@ -15,6 +15,7 @@ from runwire_consumer.decode import decode
 from runwire_consumer.doctor.audit import audit
 from runwire_consumer.errors import SettingsError
 from runwire_consumer.reduction import DAY_MICROS, Due, Retention
+from runwire_consumer.replay import Directly
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
@@ -132,16 +133,6 @@ def test_who_is_reduced(
     store.close()
 
 
-class Doing:
-    """A service that does at once what it is asked."""
-
-    def __init__(self, store: Store) -> None:
-        self._writer = Writer(store)
-
-    async def do(self, work: Callable[[Writer], Any]) -> Any:
-        return work(self._writer)
-
-
 def test_a_run_is_reduced_once_and_again_when_it_went_on() -> None:
     """In slices; the record says when, how much and by which rule, the receipt stays as it was."""
     run = Emitter("a")
@@ -154,7 +145,7 @@ def test_a_run_is_reduced_once_and_again_when_it_went_on() -> None:
         return 1 if len(calls) % 3 else 0
 
     limits = SweepingLimits(pause_seconds=0.0)
-    sweeper = Sweeper(Doing(store), store, RULES, drop, limits=limits, clock=lambda: now)  # type: ignore[arg-type]
+    sweeper = Sweeper(Directly(Writer(store)), store, RULES, drop, limits=limits, clock=lambda: now)
     assert asyncio.run(sweeper.reduce()) == 1
     assert asyncio.run(sweeper.reduce()) == 0
     assert calls == [0, 0, 0]
@@ -168,7 +159,7 @@ def test_a_run_is_reduced_once_and_again_when_it_went_on() -> None:
     items = finished(again, restart_count=1)
     later = now + 40 * DAY_MICROS
     store.write(store.admit([decode(one) for one in in_log(items, 4)], later, at_tail=False))
-    sweeper = Sweeper(Doing(store), store, RULES, drop, limits=limits, clock=lambda: later)  # type: ignore[arg-type]
+    sweeper = Sweeper(Directly(Writer(store)), store, RULES, drop, limits=limits, clock=lambda: later)
     assert asyncio.run(sweeper.reduce()) == 1
     assert store.cursor().execute("SELECT count(*) FROM removals").fetchall() == [(2,)]
     store.close()
@@ -183,7 +174,7 @@ def test_a_run_that_goes_on_between_two_slices_is_left_alone() -> None:
         return 1
 
     limits = SweepingLimits(pause_seconds=0.0)
-    sweeper = Sweeper(Doing(store), store, RULES, drop, limits=limits, clock=lambda: DAY_30 + 60 * SECOND)  # type: ignore[arg-type]
+    sweeper = Sweeper(Directly(Writer(store)), store, RULES, drop, limits=limits, clock=lambda: DAY_30 + 60 * SECOND)
     asyncio.run(sweeper.reduce())
     assert store.cursor().execute("SELECT count(*) FROM removals").fetchall() == [(0,)]
     store.close()

@@ -19,7 +19,7 @@ BLOCKS = [
     ("Export a run", ["15 points written: calm-river", "│ loss", "│ acc"]),
     ("Archive", ["calm-river-1 (whole): 15 points", '"run_id": "died"', "│ whole"]),
     ("Delete", ["late-owl-3 (died) is deleted", "died   ", "deleted"]),
-    ("Full resolution for some days", ["17 points stored"]),
+    ("Full resolution for some days", ["21 points stored"]),
 ]
 
 
