@@ -10,7 +10,7 @@ COMMANDS = {
     "edit": "change a run's name, group, tags or note",
     "delete": "delete runs: their data goes for good, their late rows too",
     "export": "write a run into Parquet, CSV or JSON files",
-    "archive": "write runs into checked Parquet files; --delete: then delete them",
+    "archive": "write runs into checked Parquet files, then delete them",
     "snapshot": "take a backup of the database; --list shows them",
     "restore": "put a backup in the place of the database",
     "doctor": "check home, store and log; say what is wrong and what to do",

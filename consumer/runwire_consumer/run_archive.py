@@ -50,6 +50,7 @@ Plain Parquet (zstd); nothing of Runwire is needed to read it.
 | `params/…/params.parquet` | parameters: key, value as text, number, type |
 | `events/…/events.parquet` | what happened: type, time, body as JSON text |
 | `runs/ID.parquet` | a row a run: project, name, tags, state, times; params, last, best, receipt as JSON text |
+| `buckets/…/buckets.parquet` | curves in buckets, of runs whose full resolution was given up before |
 | `manifests/ID.json` | rows, bytes and SHA-256 of the run's files, and its receipt |
 
 `superseded` points were hidden by a later attempt: leave them out for a curve without zig-zag. P and ID in paths are

@@ -6,7 +6,8 @@
 Points are in the long form, a line a point there ever was: run_id, metric, rank, step, time, value, attempt,
 superseded, role, emitter_id, seq. Values keep every bit in Parquet, and their shortest exact digits in CSV (nan, inf,
 -inf) and JSON ("NaN", "Infinity", "-Infinity"); times are UTC, in microseconds. Texts are verbatim, in CSV too: a
-spreadsheet may take one that begins with = for a formula. What is nested (tags apart) is JSON text.
+spreadsheet may take one that begins with = for a formula. What is nested (tags apart) is JSON text. Of a run whose full
+resolution is gone there are `buckets` too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from runwire_consumer import queries, run_pages
-from runwire_consumer.run_pages import EVENTS, PARAMS, POINTS, Columns
+from runwire_consumer.run_pages import BUCKETS, EVENTS, PARAMS, POINTS, Columns
 from runwire_consumer.values import plain
 
 FORMAT = "runwire-run/1"
@@ -119,6 +120,8 @@ def tables(source: RunSource, about: Description) -> Iterator[tuple[str, pa.Sche
     yield "params", PARAMS, [run_pages.params(source.columns, run_id)]
     yield "events", EVENTS, run_pages.events(source.columns, run_id)
     yield "run", RUN, [about.table()]
+    if about.run.get("full_resolution") is False:
+        yield "buckets", BUCKETS, run_pages.buckets(source.columns, run_id)
 
 
 class Sink(Protocol):

@@ -60,6 +60,24 @@ EVENTS = pa.schema(
     ]
 )
 
+# Of a run whose full resolution is gone: its curves, reduced over ranks, as `curve` gives them.
+BUCKETS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("metric", pa.string()),
+        ("first_step", pa.int64()),
+        ("last_step", pa.int64()),
+        ("first_time", pa.timestamp("us")),
+        ("last_time", pa.timestamp("us")),
+        ("value", pa.float64()),
+        ("min", pa.float64()),
+        ("max", pa.float64()),
+        ("points", pa.int64()),
+        ("nan", pa.int64()),
+        ("infinite", pa.int64()),
+    ]
+)
+
 _LINES = """
 SELECT metric, emitter_id, min("rank") AS "rank", count(*) AS points, min(seq) AS first_seq, max(seq) AS last_seq
 FROM metrics WHERE run_id = $run_id GROUP BY metric, emitter_id ORDER BY metric, "rank", emitter_id
@@ -74,6 +92,12 @@ _ROWS = (
     "AND seq BETWEEN $first_seq AND $last_seq ORDER BY seq"
 )
 _PARAMS = "SELECT run_id, key, value, number, type, time FROM params WHERE run_id = $run_id ORDER BY key"
+_NAMES = "SELECT DISTINCT metric FROM latest WHERE run_id = $run_id ORDER BY metric"
+_BUCKETS = """
+SELECT $run_id AS run_id, $metric AS metric, first_step, last_step, first_time, last_time, value, min, max, points, nan,
+       infinite
+FROM curve($run_id, $metric, 100000) ORDER BY first_step
+"""
 _EVENTS = """
 SELECT run_id, time, "rank", attempt, type, body::VARCHAR AS body, emitter_id, seq FROM events
 WHERE run_id = $run_id AND (emitter_id > $emitter_id OR (emitter_id = $emitter_id AND seq > $seq))
@@ -155,6 +179,12 @@ def events(columns: Columns, run_id: str) -> Iterator[pa.Table]:
         if table.num_rows < PAGE_EVENTS_MAX:
             return
         after = {name: table.column(name)[-1].as_py() for name in after}
+
+
+def buckets(columns: Columns, run_id: str) -> Iterator[pa.Table]:
+    """The curves of a run whose full resolution is gone, a page a metric."""
+    for name in columns(_NAMES, {"run_id": run_id}).column("metric").to_pylist():
+        yield columns(_BUCKETS, {"run_id": run_id, "metric": name}).cast(BUCKETS)
 
 
 def _by_metric(found: Sequence[Line]) -> Iterator[list[Line]]:

@@ -25,7 +25,7 @@ EMITTER_SLICES_MAX = 200  # also where numbers are nonsense
 _WATCH_INTERVAL_SECONDS = 0.05
 
 # Each gives a line a broken thing, its name first. Lifecycle records take sequence numbers too. What was let go of on
-# purpose (`purging.py`, `reduction.py`) is not counted.
+# purpose (`purging.py`) is not counted.
 _QUICK = {
     "ranges": """
         SELECT emitter_key || ' at ' || first_seq FROM (
@@ -48,7 +48,9 @@ _QUICK = {
         SELECT e.emitter_id FROM counted FULL JOIN told USING (emitter_key)
         LEFT JOIN store.emitters e USING (emitter_key)
         WHERE coalesce(counted.n, 0) <> coalesce(told.n, 0)
-            AND emitter_key NOT IN (FROM store.let_go)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "rows_inside": """
         WITH counted AS (
@@ -69,7 +71,9 @@ _QUICK = {
         SELECT e.emitter_id FROM counted FULL JOIN told USING (emitter_key)
         LEFT JOIN store.emitters e USING (emitter_key)
         WHERE coalesce(counted.n, 0) <> coalesce(told.n, 0)
-            AND emitter_key NOT IN (FROM store.let_go)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "keys_once": """
         SELECT 'emitter ' || emitter_id FROM store.emitters GROUP BY emitter_id HAVING count(*) > 1
@@ -140,7 +144,9 @@ _WHOLE = {
             GROUP BY ALL
         )
         SELECT emitter_key || ' at ' || first_seq FROM stored LEFT JOIN found USING (emitter_key, first_seq)
-        WHERE coalesce(found.n, 0) <> end_seq - first_seq AND emitter_key NOT IN (FROM store.let_go)
+        WHERE coalesce(found.n, 0) <> end_seq - first_seq AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "series_true": """
         WITH found AS (
@@ -153,7 +159,9 @@ _WHOLE = {
         USING (emitter_key, metric_key)
         WHERE (f.points, f.nonfinite, f.first_seq, f.last_seq, f.last_value)
             IS DISTINCT FROM (s.points, s.nonfinite, s.first_seq, s.last_seq, s.last_value)
-            AND emitter_key NOT IN (FROM store.let_go)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
 }
 _SLICES = """

@@ -10,11 +10,6 @@ CREATE TABLE store.removals (
     reason  VARCHAR               -- the order's, or the rule's
 );
 
--- Emitters whose rows and points are not all here though their ledger says stored; for whoever counts.
-CREATE VIEW store.let_go AS
-SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key)
-WHERE deleted_at IS NOT NULL OR run_key IN (SELECT run_key FROM store.removals);
-
 -- One row a deletion or a reduction; time is NULL while the rows and points of a deleted run have not all gone.
 CREATE VIEW main.removals AS
 SELECT
