@@ -35,6 +35,7 @@ from runwire_consumer.values import plain
 FORMAT = "runwire-run/1"
 PARQUET, CSV, JSON = "parquet", "csv", "json"
 FORMS = (PARQUET, CSV, JSON)
+JSON_ROWS_MAX = 10_000  # made into text at a time
 PART_CHARACTERS_MAX = 160  # file systems take 255 bytes, of which "project=" and others need some
 
 _TIME = pa.timestamp("us")
@@ -216,20 +217,30 @@ def write_json(target: IO[bytes], source: RunSource, about: Description) -> int:
             continue
         target.write(f', "{name}": ['.encode())
         counts[name] = 0
-        for page in pages:
-            for row in page.to_pylist():
-                target.write(b",\n" if counts[name] else b"\n")
-                target.write(json.dumps(_values(row), allow_nan=False).encode())
-                counts[name] += 1
+        for batch in (batch for page in pages for batch in page.to_batches(JSON_ROWS_MAX) if batch.num_rows):
+            lines = ",\n".join(_json_rows(batch))
+            target.write(f"{',' * bool(counts[name])}\n{lines}".encode())
+            counts[name] += batch.num_rows
         target.write(b"]")
     target.write(b"}\n")
     return counts["points"]
 
 
-def _values(row: dict[str, Any]) -> dict[str, Any]:
-    if "body" in row:
-        row["body"] = json.loads(row["body"])
-    return {name: plain(value) for name, value in row.items()}
+def _json_rows(batch: pa.RecordBatch) -> Iterator[str]:
+    """Each row as an object."""
+    names = batch.schema.names
+    columns = [_json_values(name, column) for name, column in zip(names, batch.columns, strict=True)]
+    return (json.dumps(dict(zip(names, row, strict=True)), allow_nan=False) for row in zip(*columns, strict=True))
+
+
+def _json_values(name: str, column: pa.Array) -> list[Any]:
+    """A column as what JSON has."""
+    values: list[Any] = column.to_pylist()
+    if name == "body":
+        return [json.loads(text) for text in values]
+    if pa.types.is_floating(column.type) or pa.types.is_timestamp(column.type):
+        return [plain(value) for value in values]
+    return values
 
 
 @contextlib.contextmanager

@@ -301,6 +301,17 @@ def test_what_is_archived_already_stays_and_what_is_damaged_is_written_again(ask
     assert points == {name: content for name, content in before.items() if name.startswith("points")}
 
 
+def test_a_run_that_changed_is_archived_again(ask: Asking, tmp_path: Path) -> None:
+    """An event more is enough; the manifest is the new one's."""
+    own = tmp_path / "home"
+    small_home(own)
+    assert ask("archive", "whole", "--to", "kept", of=own)[0] == 0
+    assert ask("edit", "whole", "--name", "renamed", of=own)[0] == 0
+    assert b"renamed (whole)" in ask("archive", "whole", "--to", "kept", of=own)[1]
+    (row,) = pq.read_table(tmp_path / "kept" / "runs" / "whole.parquet").to_pylist()
+    assert row["name"] == "renamed"
+
+
 def test_a_disk_that_lies_is_found_out(ask: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read back is compared with what came from the store, not with what was meant to be written."""
     real = run_files.write_table
