@@ -16,6 +16,7 @@ from runwire._orders import Order, messages_of, send_orders
 from runwire_cli.editing import changed_tags
 from runwire_cli.entry import run
 from runwire_cli.errors import CommandError
+from runwire_schemas import events
 from runwire_schemas.codec import decode
 from runwire_schemas.events import EmitterEnded, RunDeleted, RunEdited
 from runwire_schemas.topics import message_key, parse_url
@@ -56,6 +57,15 @@ def test_edits_without_a_consumer(ask: Asking) -> None:
     code, out, _ = ask("edit", "whole", "--note", "", "--group", "", "--tag", "", "--json")
     assert json.loads(out) == {"run_id": "whole", "notes": "", "group": "", "tags": [], "applied": False}
     assert described(ask, "whole") == ["new name", "", [], ""]
+
+
+def test_a_clock_that_is_behind_loses_to_no_earlier_edit(ask: Asking, tmp_path: Path) -> None:
+    """Somebody's clock was years ahead."""
+    ahead = Emitter("7", "whole", attempt="edit", started=10**9)
+    send(tmp_path / "home", [ahead.says(events.RunEdited, name="ahead")])
+    assert described(ask, "whole")[0] == "ahead"
+    assert ask("edit", "whole", "--name", "now")[0] == 0
+    assert described(ask, "whole")[0] == "now"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def with_a_hole(run: Emitter) -> list[Message]:
 
 def with_a_dead_row(run: Emitter) -> list[Message]:
     """It may be replayed after an upgrade."""
-    return [run.starts(), replace(run.logs({0: {"loss": 1.0}}), payload=b"\0"), *finished(run)[1:]]
+    start, row = run.starts(), run.logs({0: {"loss": 1.0}})
+    dead = replace(run.logs({1: {"loss": 1.0}}), payload=b"\0")
+    end = run.says(events.RunEnded, status="finished")
+    return [start, row, dead, end, run.signals(events.EmitterEnded, next_seq=run.seq, how="finished")]
 
 
 def renamed(run: Emitter) -> list[Message]:
