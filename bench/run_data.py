@@ -114,8 +114,8 @@ def fill(store: Store, run_id: str, points: int) -> None:
     )
     tell(store, started)
     for first in range(0, rows, BATCH_ROWS):
-        steps = np.arange(first, min(first + BATCH_ROWS, rows))
-        values = random.normal(size=len(steps) * len(METRICS))
+        steps: Any = np.arange(first, min(first + BATCH_ROWS, rows))
+        values: Any = random.normal(size=len(steps) * len(METRICS))
         block: Any = events.Block(METRICS, steps, TIME + steps * 1_000, values)
         tell(store, events.MetricBatch(run_id, emitter, 0, first + 1, (block,)))
 
