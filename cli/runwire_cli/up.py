@@ -26,6 +26,7 @@ from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import clean
+from runwire_consumer.compacting import Compactor
 from runwire_consumer.database import Database, EngineOptions
 from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.errors import PortInUse, SourceUnreachable
@@ -158,6 +159,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     keeping = asyncio.create_task(keeper.run())
+    compacting = asyncio.create_task(Compactor(service).run())
     running = asyncio.create_task(service.run(stop))
     told_to_end = asyncio.create_task(told.wait())
     try:
@@ -172,9 +174,10 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         face_stop.set()
         await asyncio.wait([serving])
         keeping.cancel()
+        compacting.cancel()
         await keeper.close()
         stop.set()
-        await asyncio.wait([running, recovering, keeping])
+        await asyncio.wait([running, recovering, keeping, compacting])
     for task in (running, serving):
         task.result()
 
