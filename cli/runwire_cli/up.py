@@ -159,7 +159,8 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
     keeping = asyncio.create_task(keeper.run())
-    compacting = asyncio.create_task(Compactor(service).run())
+    compactor = Compactor(service, store)
+    compacting = asyncio.create_task(compactor.run())
     running = asyncio.create_task(service.run(stop))
     told_to_end = asyncio.create_task(told.wait())
     try:
@@ -176,6 +177,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
         keeping.cancel()
         compacting.cancel()
         await keeper.close()
+        await compactor.close()
         stop.set()
         await asyncio.wait([running, recovering, keeping, compacting])
     for task in (running, serving):

@@ -8,19 +8,27 @@ order are HOT_POINTS_BACKLOG: they cost readers time, and the backlog costs more
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from runwire_consumer.compaction import Slice
+import duckdb
+import pyarrow as pa
+
+from runwire_consumer.compaction import Slice, describe
 from runwire_consumer.errors import StoreError, StoreFull
+from runwire_consumer.leaving import leaving_if_invalidated
 from runwire_consumer.service import Service
+from runwire_consumer.store import Store
 from runwire_consumer.writing import Writer
 
 PAUSE_FACTOR = 3.0
 LOOK_SECONDS = 2.0
 RETRY_SECONDS = 60.0
 HOT_POINTS_BACKLOG = 20_000_000
+_INTERRUPT_SECONDS = 0.05
 
 _log = logging.getLogger("runwire")
 
@@ -38,38 +46,66 @@ class CompactingLimits:
 class Compactor:
     """Compacts the store that a service writes."""
 
-    def __init__(self, service: Service, limits: CompactingLimits | None = None) -> None:
+    def __init__(self, service: Service, store: Store, limits: CompactingLimits | None = None) -> None:
         """Nothing runs yet."""
         self._service = service
+        self._store = store
         self._limits = limits or CompactingLimits()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="runwire-compactor")
+        self._cursor: duckdb.DuckDBPyConnection | None = None
+        self._ended = False
         self._told = ""
 
     async def run(self) -> None:
-        """Look again and again, until cancelled or the service ends."""
+        """Look again and again, until cancelled; `close` must follow before the store closes."""
         stats, limits = self._service.stats, self._limits
         messages = -1
-        while True:
+        while not self._ended:
             came, messages = stats.messages != messages, stats.messages
             try:
-                done, took_seconds = await self._service.do(self._step)
+                pause_seconds = await self._slice(pauses=came)
                 self._told = ""
             except StoreError as error:
-                if self._service.unready() == "The consumer is ending.":
-                    return
-                if str(error) != self._told and not isinstance(error, StoreFull):
+                if str(error) != self._told and not (isinstance(error, StoreFull) or self._ended):
                     self._told = str(error)
                     _log.warning("%s Compaction is tried again every %d s.", error, limits.retry_seconds)
-                await asyncio.sleep(limits.retry_seconds)
-                continue
-            if done is None:
-                await asyncio.sleep(limits.look_seconds)
-                continue
-            await asyncio.sleep(took_seconds * limits.pause_factor if came else 0.0)
+                pause_seconds = limits.retry_seconds
+            await asyncio.sleep(pause_seconds)
+
+    async def close(self) -> None:
+        """Stop what runs; afterwards no cursor of ours is open."""
+        self._ended = True
+        idle = asyncio.get_running_loop().run_in_executor(self._thread, bool)
+        while not idle.done():
+            if (cursor := self._cursor) is not None:
+                with contextlib.suppress(duckdb.Error):
+                    cursor.interrupt()
+            await asyncio.sleep(_INTERRUPT_SECONDS)  # an interrupt between two statements hits nothing
+        self._thread.shutdown()
+
+    async def _slice(self, *, pauses: bool) -> float:
+        """One slice, or else summaries; returns how long to wait for the next look."""
+        done, took_seconds = await self._service.do(self._step)
+        if done is not None:
+            return took_seconds * self._limits.pause_factor if pauses else 0.0
+        while keys := await self._service.do(lambda writer: writer.store.compaction.unsettled()):
+            with leaving_if_invalidated():
+                table = await asyncio.get_running_loop().run_in_executor(self._thread, self._describe, keys)
+            await self._service.do(lambda writer, found=table: writer.store.compaction.settle(found))
+        return self._limits.look_seconds
 
     def _step(self, writer: Writer) -> tuple[Slice | None, float]:
         """On the store's thread."""
-        compaction = writer.store.compaction
-        if self._service.stats.behind and compaction.hot_points < self._limits.hot_points_backlog:
+        if self._service.stats.behind and writer.store.compaction.hot_points < self._limits.hot_points_backlog:
             return None, 0.0
         began = time.perf_counter()
         return writer.compact(), time.perf_counter() - began
+
+    def _describe(self, run_keys: list[int]) -> pa.Table:
+        """On our own thread, beside the writer."""
+        self._cursor = self._store.cursor()
+        try:
+            return describe(self._cursor, run_keys)
+        finally:
+            self._cursor.close()
+            self._cursor = None

@@ -15,7 +15,9 @@ What holds, after every transaction and whatever kills the process in between:
 5. What is left to do follows from the tables alone: `store.points`, `store.layout`, `store.run_states`,
    `store.unsettled`. Memory only repeats it.
 
-The order of preference: what can be rolled up at once, loose points that are due, hot above HOT_POINTS_MAX, summaries.
+The order of preference: what can be rolled up at once, loose points that are due, hot above HOT_POINTS_MAX, and then
+summaries. Those are worked out beside the writer, since some read millions of points; a run that was touched meanwhile
+is left for the next time.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ from runwire_consumer.database import translated
 from runwire_consumer.errors import StoreError
 from runwire_consumer.placing import Places
 from runwire_consumer.rollups import LOOSE, Sorted, roll
+from runwire_consumer.runstate import SETTLED
 from runwire_consumer.wanted import want
-from runwire_consumer.watch import SETTLED
 
 SLICE_POINTS_MAX = 245_760  # two row groups of the engine: some 0.15 s of CPU
 PIECE_POINTS_MIN = 122_880
@@ -68,10 +70,10 @@ WHEN MATCHED THEN UPDATE SET
 WHEN NOT MATCHED THEN INSERT (run_key, loose_points, loose_pieces, full_resolution)
     VALUES (n.run_key, n.points, n.pieces, true)
 """
+_CHOOSE = "UPDATE store.unsettled SET chosen = true WHERE run_key IN (FROM wanted)"
 _SETTLE = (
-    "UPDATE store.unsettled SET chosen = true WHERE run_key IN (FROM wanted)",
-    "INSERT INTO store.summaries BY NAME FROM store.describe_runs(true)",
-    "DELETE FROM store.unsettled WHERE chosen",
+    "INSERT INTO store.summaries BY NAME SELECT * FROM incoming WHERE run_key IN (FROM wanted)",
+    "DELETE FROM store.unsettled WHERE run_key IN (FROM wanted)",
 )
 
 
@@ -88,10 +90,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one transaction did."""
+    """What one transaction moved."""
 
-    points: int = 0
-    summaries: int = 0
+    points: int
 
 
 @dataclass(slots=True)
@@ -155,8 +156,7 @@ class Compaction:
         """
         limits, hot, loose = self.limits, self._hot, self._loose
         with translated():
-            want(self._cursor, sorted(SETTLED))
-            ended = {key for (key,) in self._cursor.execute(_ENDED).fetchall()}
+            ended = self._ended()
             ready = [key for key, points in hot.items() if points >= limits.piece_points_min or key in ended]
             if ready := self._trusted(ready):
                 return self._move(_FROM_HOT, ready, hot, rolled=True)
@@ -165,8 +165,44 @@ class Compaction:
                 return self._move(_FROM_LOOSE, due, {key: loose[key].points for key in due}, rolled=True)
             if self.hot_points > limits.hot_points_max and (many := self._trusted(hot)):
                 return self._move(_FROM_HOT, sorted(many, key=hot.__getitem__, reverse=True), hot, rolled=False)
-            done = [key for key in self._places.unsettled if key in ended and key not in hot and key not in loose]
-            return self._settle(sorted(done)[: limits.summaries_max]) if done else None
+        return None
+
+    def unsettled(self) -> list[int]:
+        """Runs that need nothing but their summary, some of them; from now on it is noted whether they are touched."""
+        with translated():
+            ended = self._ended()
+        open_ones = {*self._hot, *self._loose}
+        done = sorted(key for key in self._places.unsettled if key in ended and key not in open_ones)
+        self._places.describing(done[: self.limits.summaries_max])
+        return done[: self.limits.summaries_max]
+
+    def settle(self, described: pa.Table) -> int:
+        """Keep the summaries of those that were not touched meanwhile; returns how many."""
+        keys = self._places.untouched
+        if not keys:
+            return 0
+
+        def work() -> None:
+            want(self._cursor, keys)
+            self._cursor.register("incoming", described)
+            for statement in _SETTLE:
+                self._cursor.execute(statement)
+
+        with translated():
+            self._transaction(work)
+        self._places.settled(keys)
+        return len(keys)
+
+    def finish(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Do all that is left to do at once, with this connection for reading."""
+        while self.step() is not None:
+            pass
+        while keys := self.unsettled():
+            self.settle(describe(cursor, keys))
+
+    def _ended(self) -> set[int]:
+        want(self._cursor, sorted(SETTLED))
+        return {key for (key,) in self._cursor.execute(_ENDED).fetchall()}
 
     def _trusted(self, run_keys: Iterable[int]) -> list[int]:
         return [key for key in run_keys if key not in self._refused]
@@ -185,7 +221,7 @@ class Compaction:
         except _Differs as error:
             self._refused |= {*taken.runs}
             _log.warning("%s They stay where they are; `runwire doctor --deep` looks further.", error)
-            return Slice()
+            return Slice(0)
         self._remember(source, taken, moved, rolled=rolled)
         return Slice(points=sum(moved.values()))
 
@@ -309,16 +345,6 @@ class Compaction:
         self._cursor.register("incoming", pa.table(news))
         self._cursor.execute(_NOTE)
 
-    def _settle(self, run_keys: Collection[int]) -> Slice:
-        def work() -> None:
-            want(self._cursor, run_keys)
-            for statement in _SETTLE:
-                self._cursor.execute(statement)
-
-        self._transaction(work)
-        self._places.settled(run_keys)
-        return Slice(summaries=len(run_keys))
-
     def _transaction(self, work: Callable[[], None]) -> None:
         self._cursor.execute("BEGIN")
         try:
@@ -332,6 +358,23 @@ class Compaction:
     def _count(self, statement: str) -> int:
         row = self._cursor.execute(statement).fetchone()
         return int(row[0]) if row else 0
+
+
+def describe(cursor: duckdb.DuckDBPyConnection, run_keys: Collection[int]) -> pa.Table:
+    """Rows of `runs` of unsettled runs, with their keys; on any thread, with a connection of its own.
+
+    Raises:
+        StoreError: They can't be read.
+    """
+    with translated():
+        want(cursor, run_keys)
+        cursor.execute("BEGIN")
+        try:
+            cursor.execute(_CHOOSE)
+            return cursor.execute("FROM store.describe_runs(true)").to_arrow_table()
+        finally:
+            with contextlib.suppress(duckdb.Error):
+                cursor.execute("ROLLBACK")  # the choice is nobody else's
 
 
 class _Differs(StoreError):

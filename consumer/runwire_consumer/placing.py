@@ -122,6 +122,8 @@ class Places:
         self._moved: set[int] = set()
         self._restarted_now: set[int] = set()
         self._touched: set[int] = set()
+        self._unsettled_now: set[int] = set()
+        self._described: set[int] = set()
         self._begins_anew = False
 
     def look(self, cursor: duckdb.DuckDBPyConnection, change: Change) -> None:
@@ -155,16 +157,18 @@ class Places:
         if hiding:
             want(cursor, hiding)
             cursor.execute(_HIDE)
-        self._touched = ({*runs.values()} | {*judged} | {*change.deleted}) - self._unsettled
-        if self._touched:
-            want(cursor, self._touched)
+        self._touched = {*runs.values()} | {*judged} | {*change.deleted}
+        self._unsettled_now = self._touched - self._unsettled
+        if self._unsettled_now:
+            want(cursor, self._unsettled_now)
             cursor.execute(_DELETE_SUMMARIES)
             cursor.execute(_UNSETTLE)
 
     def commit(self) -> None:
         """The transaction is in the store."""
         self._restarted = (self._restarted - self._moved) | self._restarted_now
-        self._unsettled |= self._touched
+        self._unsettled |= self._unsettled_now
+        self._described -= self._touched
         self._begins_anew = False
 
     @property
@@ -172,10 +176,15 @@ class Places:
         """Runs without a summary."""
         return frozenset(self._unsettled)
 
+    def describing(self, run_keys: Collection[int]) -> None:
+        """From now on it is noted which of these are touched."""
+        self._described = {*run_keys}
+
+    @property
+    def untouched(self) -> frozenset[int]:
+        """Those that were not."""
+        return frozenset(self._described)
+
     def settled(self, run_keys: Collection[int]) -> None:
         """These have summaries now, in the store."""
         self._unsettled -= {*run_keys}
-
-    def unsettle(self, run_keys: Collection[int]) -> None:
-        """These have none any more, in the store."""
-        self._unsettled |= {*run_keys}

@@ -63,7 +63,7 @@ def roll(piece: Sorted) -> tuple[Longs, pa.Table]:
     # min and max are NULL where every value is NaN.
     masks = {name: np.isnan(both[name]) for name in ("min", "max")}
     columns = {name: pa.array(column, mask=masks.get(name)) for name, column in both.items()}
-    return blocks, pa.table({"level": levels, **columns})
+    return blocks, pa.table({"level": levels, "kept": np.ones(len(levels), np.bool_), **columns})
 
 
 def _aggregate(piece: Sorted, long: _Bools, at: Longs, begins: Longs) -> dict[str, NDArray[np.generic]]:

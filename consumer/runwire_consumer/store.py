@@ -129,6 +129,11 @@ class Store:
         """A connection for reading beside the writer; one a thread, the caller closes it."""
         return self.database.cursor()
 
+    @property
+    def writer(self) -> duckdb.DuckDBPyConnection:
+        """The connection that writes; for the thread that does."""
+        return self._writer
+
     def positions(self, source: str) -> dict[str, Position]:
         """Where a source goes on, by partition."""
         # The writer's thread adds to them meanwhile: a list of them is made at once, a loop would meet the change.

@@ -90,7 +90,8 @@ CREATE TABLE store.rollups (
     max         DOUBLE,
     sum         DOUBLE  NOT NULL,  -- of the finite values
     nan         BIGINT  NOT NULL,
-    infinite    BIGINT  NOT NULL
+    infinite    BIGINT  NOT NULL,
+    kept        BOOLEAN NOT NULL   -- of level 1: its points are there; else it alone is left (thinning.py)
 );
 
 -- What compaction knows of a run; it has no row before a point of it was moved.
@@ -206,12 +207,12 @@ GROUP BY run_key, run_id, metric, best;
 
 DROP VIEW store.best_values;
 
--- The least and the greatest value of each reduced curve of a run whose points are no longer kept in full.
+-- The best values of a run whose points are no longer kept in full.
 CREATE TABLE store.extremes (
     run_key    INTEGER NOT NULL,
     metric_key INTEGER NOT NULL,
-    least      DOUBLE  NOT NULL,
-    greatest   DOUBLE  NOT NULL
+    best       VARCHAR NOT NULL,
+    value      DOUBLE  NOT NULL
 );
 
 -- Rows of `runs`, worked out: of all unsettled runs, or of those that are being settled.
@@ -311,16 +312,37 @@ defined AS (
     FROM store.definitions d JOIN members t USING (emitter_key)
     GROUP BY t.run_key, d.metric_key
 ),
+wanted AS MATERIALIZED (
+    SELECT
+        l.emitter_key, l.metric_key, l.run_key, l."rank", l.standing, l.hidden_from, d.best,
+        l.increasing AND count(*) OVER (PARTITION BY l.run_key, l.metric_key) = 1 AS sole
+    FROM lines l JOIN defined d ON d.run_key = l.run_key AND d.metric_key = l.metric_key
+    WHERE d.best IS NOT NULL
+),
+-- The curve of a metric that one process alone logged is what it logged: rollups tell, and points without any.
+sole_values AS (
+    SELECT w.run_key, w.metric_key, w.best, CASE w.best WHEN 'min' THEN r.min ELSE r.max END AS value
+    FROM store.rollups r JOIN wanted w ON w.emitter_key = r.emitter_key AND w.metric_key = r.metric_key
+    WHERE r.level = 2 AND w.sole
+    UNION ALL
+    SELECT w.run_key, w.metric_key, w.best, p.value
+    FROM (
+        SELECT emitter_key, metric_key, value FROM store.cold_points WHERE block < 0
+        UNION ALL
+        SELECT emitter_key, metric_key, value FROM store.points
+    ) AS p
+    JOIN wanted w ON w.emitter_key = p.emitter_key AND w.metric_key = p.metric_key
+    WHERE w.sole
+),
 by_rank AS (
     SELECT
-        l.run_key, l.metric_key, d.best, w.step, l."rank",
+        l.run_key, l.metric_key, l.best, w.step, l."rank",
         arg_max(p.value, l.standing::HUGEINT * 4611686018427387904 + p.seq) AS value
     FROM store.all_points p
-    JOIN lines l ON l.emitter_key = p.emitter_key AND l.metric_key = p.metric_key
-    JOIN defined d ON d.run_key = l.run_key AND d.metric_key = l.metric_key AND d.best IS NOT NULL
+    JOIN wanted l ON l.emitter_key = p.emitter_key AND l.metric_key = p.metric_key
     JOIN store.all_rows w ON w.emitter_key = p.emitter_key AND w.seq = p.seq
-    WHERE l.hidden_from IS NULL OR w.step < l.hidden_from
-    GROUP BY l.run_key, l.metric_key, d.best, w.step, l."rank"
+    WHERE NOT l.sole AND (l.hidden_from IS NULL OR w.step < l.hidden_from)
+    GROUP BY l.run_key, l.metric_key, l.best, w.step, l."rank"
 ),
 best_values AS (
     SELECT run_key, metric_key, best, value
@@ -329,8 +351,10 @@ best_values AS (
     )
     WHERE NOT isnan(value)
     UNION ALL
-    SELECT x.run_key, x.metric_key, d.best, CASE d.best WHEN 'min' THEN x.least ELSE x.greatest END AS value
-    FROM store.extremes x JOIN defined d USING (run_key, metric_key) WHERE d.best IS NOT NULL
+    SELECT run_key, metric_key, best, value FROM sole_values WHERE NOT isnan(value)
+    UNION ALL
+    SELECT x.run_key, x.metric_key, x.best, x.value
+    FROM store.extremes x JOIN defined d ON d.run_key = x.run_key AND d.metric_key = x.metric_key AND d.best = x.best
 ),
 best_maps AS (
     SELECT run_key, map(list(metric ORDER BY metric), list(value ORDER BY metric)) AS best
@@ -399,7 +423,7 @@ WITH meant AS (
 -- What is visible of each series, and what of it shares its steps with no other series of the rank.
 visible AS (
     SELECT
-        t."rank", t.standing, s.emitter_key, s.metric_key, s.increasing, s.dropped > 0 AS dropped, s.points,
+        t."rank", t.standing, s.emitter_key, s.metric_key, s.increasing, s.dropped, s.points,
         s.min_step AS low, least(s.max_step, s.hidden_from - 1) AS high, s.max_step
     FROM store.senders t
     JOIN meant x ON x.run_id = t.run_id
@@ -425,14 +449,14 @@ zoomed AS (
 ),
 lines AS MATERIALIZED (
     SELECT
-        l."rank", l.standing, l.emitter_key, l.metric_key, l.dropped, l.zoom_from, l.zoom_to, l.asked_from, l.asked_to,
+        l."rank", l.standing, l.emitter_key, l.metric_key, l.zoom_from, l.zoom_to, l.asked_from, l.asked_to,
         greatest(l.low, l.behind_others) AS clear_from,
         CASE WHEN l.increasing THEN least(l.high, l.before_others) ELSE l.low - 1 END AS clear_to,
         min(l.asked_from) OVER () AS origin,
         max(l.asked_to) OVER ()::HUGEINT - min(l.asked_from) OVER () + 1 AS width,
         max(l.points * (l.asked_to - l.asked_from + 1.0) / (l.max_step - l.low + 1.0)) OVER ()
             / (512 * least(greatest(buckets, 1), 100000)) AS plenty,  -- fine blocks for half a bucket
-        bool_or(l.dropped) OVER () AS thinned
+        sum(l.dropped) OVER () > 0 AS thinned
     FROM zoomed l WHERE l.asked_from <= l.asked_to
 ),
 blocks AS MATERIALIZED (
@@ -441,7 +465,7 @@ blocks AS MATERIALIZED (
         l.plenty >= 16 AND r.outer_first >= l.clear_from AND r.outer_last <= l.clear_to
             AND r.outer_first >= l.zoom_from AND r.outer_last <= l.zoom_to AS outer_counts,
         (l.plenty >= 1 OR l.thinned) AND r.first_step >= l.clear_from AND r.last_step <= l.clear_to
-            AND (l.dropped OR (r.first_step >= l.zoom_from AND r.last_step <= l.zoom_to)) AS counts
+            AND (NOT r.kept OR (r.first_step >= l.zoom_from AND r.last_step <= l.zoom_to)) AS counts
     FROM store.rollups r
     JOIN lines l ON l.emitter_key = r.emitter_key AND l.metric_key = r.metric_key
     WHERE r.first_step <= l.asked_to AND r.last_step >= l.asked_from AND (r.level = 1 OR l.plenty >= 16)
