@@ -64,16 +64,19 @@ class History:
             else:
                 self._tell([self._next() for _ in range(self._chance.randint(1, 3))])
 
-    def settle(self, *, late: bool = True) -> None:
+    def settle(self) -> None:
         """Everything arrives, every run ends, everything is compacted."""
-        if late:
-            self._tell(self._late)
-            self._late = []
-        runs = self.store.catalog.run_keys
-        self._tell([], {key: RunState("finished", 5, "It ended.") for key in runs.values()})
+        self._tell(self._late)
+        self._late = []
+        self.end_all()
         while (done := self.store.compaction.step()) is not None:
             self.moved += done.points
         self.store.compaction.finish(self.store.cursor())
+
+    def end_all(self) -> None:
+        """Every run ends."""
+        runs = self.store.catalog.run_keys
+        self._tell([], {key: RunState("finished", 5, "It ended.") for key in runs.values()})
 
     def _summarize(self) -> None:
         """Runs may be touched while their summaries are worked out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from typing import Any
@@ -9,12 +10,20 @@ from typing import Any
 import duckdb
 import pytest
 
+from runwire_consumer.compacting import CompactingLimits, Compactor
 from runwire_consumer.database import MEMORY
 from runwire_consumer.doctor.audit import audit
+from runwire_consumer.runstate import RunState
+from runwire_consumer.service import Service
+from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
+from runwire_consumer.thinning import drop_full_resolution
+from runwire_schemas import events
 from tests.consumer.layouts import METRICS, RUN_IDS, History, everything, make_blocks_small, plain
+from tests.consumer.telling import Emitter, play, store_all
+from tests.consumer.test_relations import rows_scanned
 
-SEEDS = range(8)
+SEEDS = range(5)
 TURNS = 90
 
 
@@ -123,3 +132,113 @@ def least(values: list[float]) -> str:
 def most(values: list[float]) -> str:
     """The greatest that is no NaN."""
     return repr(max((value for value in values if not math.isnan(value)), default=math.nan) + 0.0)
+
+
+def compacted_run(store: Store) -> Emitter:
+    """One run of 40 steps, compacted and settled."""
+    run = Emitter("a", RUN_IDS[1])
+    store_all(store, [run.starts(), run.says(events.MetricDefined, metric="loss", best="min")])
+    for first in range(0, 40, 10):
+        store_all(store, [run.logs({step: {"loss": 100.0 - step} for step in range(first, first + 10)})])
+    end(store)
+    return run
+
+
+def end(store: Store) -> None:
+    """Every run has finished and is compacted."""
+    store_all(store, [], {key: RunState("finished", 5, "It ended.") for key in store.catalog.run_keys.values()})
+    store.compaction.finish(store.cursor())
+
+
+def test_rollups_answer_when_the_points_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`curve` and `best` say the same of a run that was thinned; `full_resolution` says what it is, the audit agrees."""
+    store = Store.open(MEMORY)
+    cursor = store.cursor()
+    make_blocks_small(cursor, monkeypatch)
+    run = compacted_run(store)
+    curve = f"FROM curve('{run.run_id}', 'loss', 4)"
+    before = cursor.execute(curve).fetchall()
+    assert [row[-3:] for row in before] == [(12, 0, 0), (8, 0, 0), (12, 0, 0), (8, 0, 0)]
+    gone = [drop_full_resolution(store, 0, points_max=30) for _ in range(3)]
+    assert gone == [28, 12, 0]
+    assert cursor.execute(curve).fetchall() == before
+    assert cursor.execute("SELECT best['loss'], full_resolution, points FROM runs").fetchall() == [(61.0, False, 40)]
+    assert cursor.execute("SELECT count(*) FROM metrics").fetchall() == [(0,)]
+    assert audit(cursor, deep=True).anomalies == ()
+    # It is described anew when it is touched, and more may come.
+    store_all(store, [run.says(events.RunEdited, name="renamed"), run.logs({40: {"loss": 60.0}, 41: {"loss": 62.0}})])
+    assert cursor.execute("SELECT name, best['loss'], points FROM runs").fetchall() == [("renamed", 60.0, 42)]
+    assert drop_full_resolution(store, 0) == 0
+    end(store)
+    assert cursor.execute("SELECT sum(points), max(max), min(min) FROM curve('renamed', 'loss', 4)").fetchall() == [
+        (42, 100.0, 60.0)
+    ]
+    assert cursor.execute("SELECT step FROM metrics ORDER BY 1").fetchall() == [(40,), (41,)]
+
+
+def test_a_run_that_goes_on_keeps_its_points() -> None:
+    """Only of a settled run anything is dropped."""
+    store = Store.open(MEMORY)
+    store_all(store, [Emitter("a").logs({step: {"loss": 1.0} for step in range(100)})])
+    assert drop_full_resolution(store, 0) == 0
+
+
+def test_filters_reach_the_pieces() -> None:
+    """Of 40 compacted series, a query for one reads its points only, through the union of hot and cold."""
+    store = Store.open(MEMORY)
+    for number in range(4):
+        run = Emitter("abcd"[number], run_id="abcd"[number] * 16, attempt=str(number))
+        store_all(store, [run.logs({step: {f"m{k}": 1.0 for k in range(10)} for step in range(500)})])
+    end(store)
+    cursor = store.cursor()
+    assert cursor.execute("SELECT count(*) FROM store.cold_points WHERE block >= 0").fetchall() == [(20_000,)]
+    for relation in ("curves", "curves_by_rank", "metrics"):
+        asked = f"SELECT * FROM {relation} WHERE run_id = repeat('b', 16) AND metric = 'm3'"  # noqa: S608 - ours
+        assert len(cursor.execute(asked).fetchall()) == 500
+        assert 500 <= rows_scanned(cursor, asked, "cold_points") <= 2_000
+        assert 500 <= rows_scanned(cursor, asked, "cold_rows") <= 2_000
+
+
+def test_curve_names_a_run_by_id_or_by_its_only_name() -> None:
+    """Whoever asks for what isn't there, or is there twice, is told so."""
+    store = Store.open(MEMORY)
+    for letter in "abc":
+        run = Emitter(letter, letter * 16, attempt=letter)
+        store_all(store, [run.starts(name="calm" if letter == "c" else "rough"), run.logs({1: {"loss": 2.0}})])
+    ask = store.cursor().execute
+    for run_name in ("c" * 16, "calm", "a" * 16):
+        assert ask("SELECT first_step, value, points FROM curve(?, 'loss', 9)", [run_name]).fetchall() == [(1, 2.0, 1)]
+    assert ask("FROM curve(NULL, 'loss', 9)").fetchall() == []
+    assert ask("FROM curve('calm', 'nothing', 9)").fetchall() == []
+    for run_name, words in (("nobody", "There is no run nobody"), ("rough", "2 runs are called rough")):
+        with pytest.raises(duckdb.InvalidInputException, match=words):
+            ask("FROM curve(?, 'loss', 9)", [run_name])
+
+
+def test_the_service_compacts_what_has_ended() -> None:
+    """Beside ingest, until nothing is left to do."""
+    store, log = Store.open(MEMORY), MemoryLog()
+    service = Service(store, [MemorySource(log, 50)])
+    compactor = Compactor(service, store, CompactingLimits(look_seconds=0.02))
+    reader = store.cursor()
+    run = Emitter("a")
+    for message in (
+        run.starts(),
+        run.logs({step: {"loss": float(step)} for step in range(200)}),
+        run.says(events.RunEnded, status="finished"),
+        run.signals(events.EmitterEnded, next_seq=run.seq, how="finished"),
+    ):
+        log.append(message.headers, message.payload, appended_at=message.appended_at)  # type: ignore[arg-type]
+
+    async def story() -> None:
+        compacting = asyncio.create_task(compactor.run())
+        async with asyncio.timeout(30):
+            while reader.execute("SELECT count(*) FROM store.summaries").fetchall() != [(1,)]:
+                await asyncio.sleep(0.02)
+        assert reader.execute("SELECT count(*) FROM store.cold_points").fetchall() == [(200,)]
+        assert reader.execute("SELECT count(*) FROM store.points").fetchall() == [(0,)]
+        compacting.cancel()
+        await compactor.close()
+
+    play(service, story)
+    reader.close()

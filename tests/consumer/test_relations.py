@@ -338,11 +338,11 @@ def test_filters_reach_the_points() -> None:
     for relation in ("curves", "curves_by_rank", "metrics"):
         asked = f"SELECT * FROM {relation} WHERE run_id = repeat('b', 16) AND metric = 'm3'"  # noqa: S608 - ours
         assert len(rows(cursor, asked)) == 500
-        assert 500 <= _rows_scanned(cursor, asked, "points") <= 2_000
-        assert 500 <= _rows_scanned(cursor, asked, "rows") <= 2_000
+        assert 500 <= rows_scanned(cursor, asked, "points") <= 2_000
+        assert 500 <= rows_scanned(cursor, asked, "rows") <= 2_000
 
 
-def _rows_scanned(cursor: duckdb.DuckDBPyConnection, sql: str, table: str) -> int:
+def rows_scanned(cursor: duckdb.DuckDBPyConnection, sql: str, table: str) -> int:
     """Rows that left the scans of a store table."""
     plan = json.loads(rows(cursor, f"EXPLAIN (ANALYZE, FORMAT json) {sql}")[0][1])
 

@@ -452,8 +452,6 @@ lines AS MATERIALIZED (
         l."rank", l.standing, l.emitter_key, l.metric_key, l.zoom_from, l.zoom_to, l.asked_from, l.asked_to,
         greatest(l.low, l.behind_others) AS clear_from,
         CASE WHEN l.increasing THEN least(l.high, l.before_others) ELSE l.low - 1 END AS clear_to,
-        min(l.asked_from) OVER () AS origin,
-        max(l.asked_to) OVER ()::HUGEINT - min(l.asked_from) OVER () + 1 AS width,
         max(l.points * (l.asked_to - l.asked_from + 1.0) / (l.max_step - l.low + 1.0)) OVER ()
             / (512 * least(greatest(buckets, 1), 100000)) AS plenty,  -- fine blocks for half a bucket
         sum(l.dropped) OVER () > 0 AS thinned
@@ -461,7 +459,7 @@ lines AS MATERIALIZED (
 ),
 blocks AS MATERIALIZED (
     SELECT
-        r.*, l."rank", l.standing, l.asked_from, l.asked_to, l.origin, l.width,
+        r.*, l."rank", l.standing, l.asked_from, l.asked_to,
         l.plenty >= 16 AND r.outer_first >= l.clear_from AND r.outer_last <= l.clear_to
             AND r.outer_first >= l.zoom_from AND r.outer_last <= l.zoom_to AS outer_counts,
         (l.plenty >= 1 OR l.thinned) AND r.first_step >= l.clear_from AND r.last_step <= l.clear_to
@@ -472,7 +470,7 @@ blocks AS MATERIALIZED (
 ),
 loose AS (
     SELECT
-        p.emitter_key, p.seq, p.value, l."rank", l.standing, l.asked_from, l.asked_to, l.origin, l.width
+        p.emitter_key, p.seq, p.value, l."rank", l.standing, l.asked_from, l.asked_to
     FROM (
         SELECT emitter_key, metric_key, seq, value FROM store.cold_points WHERE block < 0
         UNION ALL
@@ -481,14 +479,14 @@ loose AS (
     JOIN lines l ON l.emitter_key = p.emitter_key AND l.metric_key = p.metric_key
     UNION ALL
     SELECT
-        p.emitter_key, p.seq, p.value, b."rank", b.standing, b.asked_from, b.asked_to, b.origin, b.width
+        p.emitter_key, p.seq, p.value, b."rank", b.standing, b.asked_from, b.asked_to
     FROM store.cold_points p
     JOIN blocks b ON b.emitter_key = p.emitter_key AND b.metric_key = p.metric_key AND b.first_seq = p.block
     WHERE b.level = 1 AND NOT b.counts
 ),
-single AS (
+single AS MATERIALIZED (
     SELECT
-        w.step, any_value(o.origin) AS origin, any_value(o.width) AS width,
+        w.step,
         arg_max(w.time, o.standing::HUGEINT * 4611686018427387904 + o.seq) AS time,
         arg_max(o.value, o.standing::HUGEINT * 4611686018427387904 + o.seq) AS value
     FROM loose o JOIN store.all_rows w ON w.emitter_key = o.emitter_key AND w.seq = o.seq
@@ -497,33 +495,23 @@ single AS (
 ),
 parts AS (
     SELECT
-        b.origin, b.width, b.first_step, b.last_step, b.first_time, b.last_time, b.min, b.max, b.sum, b.points, b.nan,
-        b.infinite
+        b.first_step, b.last_step, b.first_time, b.last_time, b.min, b.max, b.sum, b.points, b.nan, b.infinite
     FROM blocks b
     WHERE (b.level = 2 AND b.outer_counts) OR (b.level = 1 AND b.counts AND NOT b.outer_counts)
     UNION ALL
     SELECT
-        g.origin, g.width, g.step, g.step, g.time, g.time, CASE WHEN isnan(g.value) THEN NULL ELSE g.value END,
+        g.step, g.step, g.time, g.time, CASE WHEN isnan(g.value) THEN NULL ELSE g.value END,
         CASE WHEN isnan(g.value) THEN NULL ELSE g.value END, CASE WHEN isfinite(g.value) THEN g.value ELSE 0 END,
         1, isnan(g.value)::BIGINT, isinf(g.value)::BIGINT
     FROM single g
 ),
-steps AS (
+frame AS (
     SELECT
-        q.first_step, any_value(q.origin) AS origin, any_value(q.width) AS width, max(q.last_step) AS last_step,
-        min(q.first_time) AS first_time, max(q.last_time) AS last_time, min(q.min) AS min, max(q.max) AS max,
-        sum(q.sum) AS sum, sum(q.points) AS points, sum(q.nan) AS nan, sum(q.infinite) AS infinite
-    FROM parts q GROUP BY q.first_step
-),
--- As many steps as buckets, or fewer: each is a bucket of its own.
-filled AS (
-    SELECT
-        *,
-        CASE
-            WHEN count(*) OVER () <= least(greatest(buckets, 1), 100000) THEN z.first_step
-            ELSE (greatest(z.first_step::HUGEINT - z.origin, 0) * least(greatest(buckets, 1), 100000)::BIGINT // z.width)::BIGINT
-        END AS bucket
-    FROM steps z
+        min(l.asked_from)::DOUBLE AS low, max(l.asked_to)::DOUBLE - min(l.asked_from)::DOUBLE + 1 AS width,
+        least(greatest(buckets, 1), 100000)::DOUBLE AS bucket_count,
+        bool_and(l.plenty < 1) AND (SELECT count(DISTINCT g.step) FROM single g) <= least(greatest(buckets, 1), 100000)
+            AND NOT bool_or(l.thinned) AS apiece  -- as many steps as buckets, or fewer: each is a bucket of its own
+    FROM lines l
 )
 SELECT
     min(b.first_step) AS first_step, max(b.last_step) AS last_step,
@@ -532,6 +520,10 @@ SELECT
     coalesce(min(b.min), 'nan'::DOUBLE) AS min,
     coalesce(max(b.max), 'nan'::DOUBLE) AS max,
     sum(b.points)::BIGINT AS points, sum(b.nan)::BIGINT AS nan, sum(b.infinite)::BIGINT AS infinite
-FROM filled b
-GROUP BY b.bucket
+FROM parts b CROSS JOIN frame f
+GROUP BY
+    CASE
+        WHEN f.apiece THEN b.first_step
+        ELSE greatest(least(floor((b.first_step - f.low) * f.bucket_count / f.width), f.bucket_count - 1), 0)::BIGINT
+    END
 ORDER BY 1;
