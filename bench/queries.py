@@ -1,4 +1,4 @@
-"""What looking costs at 100 million points: 1,000 runs, 100 metrics, 1,000 steps; and a curve of 10 million beside them.
+"""What looking costs at 100 million points, 1,000 runs of 100 metrics and 1,000 steps, and at a curve of 10 million.
 
 The store is filled by the consumer's own transactions and compacted by its compaction meanwhile, once; it is kept in
 `.cache/bench`. Queries go the way of users' SQL, through the sandbox. Beside it: plain DuckDB with the same points in
@@ -14,8 +14,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import numpy as np
@@ -71,7 +72,8 @@ def main() -> None:
         print(json.dumps({**figures, "plain_duckdb": beside}))
     else:
         flat = ({name: value for name, value in one.items() if name != "cpu_ms"} for one in (figures, beside))
-        show(f"{options.runs * METRICS * STEPS:,} points", dict(zip(("runwire", "plain DuckDB"), flat, strict=True)), as_json=False)
+        columns = dict(zip(("runwire", "plain DuckDB"), flat, strict=True))
+        show(f"{options.runs * METRICS * STEPS:,} points", columns, as_json=False)
 
 
 def build(folder: Path, runs: int, long_points: int) -> tuple[Store, dict[str, Any]]:
@@ -161,60 +163,65 @@ def batch(emitter: Emitter, names: tuple[str, ...], step: int, rows: int, genera
     steps = np.arange(step, step + rows)
     times = emitter.now + steps * 50_000 + generator.integers(0, 4_000, rows)
     values = generator.normal(1.0, 0.1, rows * len(names)) * np.exp(-np.tile(steps, len(names)) / 1_000)
-    event = events.MetricBatch(
-        emitter.run_id, emitter.emitter_id, emitter.rank, emitter.seq,
-        (events.Block(names, steps, np.sort(times), values),),
-    )  # fmt: skip
+    block = events.Block(names, cast("Any", steps), cast("Any", np.sort(times)), cast("Any", values))
+    event = events.MetricBatch(emitter.run_id, emitter.emitter_id, emitter.rank, emitter.seq, (block,))
     emitter.seq += rows
     message = emitter.signals(events.Heartbeat, next_seq=emitter.seq, next_in_seconds=2.0)
     return Decoded(message, Envelope.of(event, emitter.project, emitter.attempt), event)
 
 
-def questions(
-    runs: int, long_points: int, curve: str, leaderboard: str, last: str, long_curve: str
-) -> dict[str, tuple[str, int]]:
-    """SQL and how many rows it has to give, by figure; `curve` has a place for the runs and one for more."""
-    one, twenty = f"'{runs // 2:016x}'", ", ".join(f"'{number * (runs // 20):016x}'" for number in range(20))
-    middle = f"AND step BETWEEN {long_points // 3} AND {long_points // 3 + ZOOM_STEPS - 1}"
-    return {
-        "one_curve_ms": (curve.format(runs=one, more=""), STEPS),
-        "twenty_curves_ms": (curve.format(runs=twenty, more=""), 20 * STEPS),
-        "leaderboard_ms": (leaderboard, runs),
-        "last_values_ms": (last, runs * METRICS),
-        "long_curve_buckets_ms": (long_curve, BUCKETS),
-        "zoom_ms": (curve.format(runs=f"'{LONG_RUN}'", more=middle), ZOOM_STEPS),
-    }
+@dataclass(frozen=True)
+class Questions:
+    """SQL with holes, by figure."""
+
+    curve: str
+    leaderboard: str
+    last: str
+    buckets: str
+
+    def filled(self, runs: int, long_points: int) -> dict[str, tuple[str, int]]:
+        """SQL, and how many rows it has to give."""
+        one, twenty = f"'{runs // 2:016x}'", ", ".join(f"'{number * (runs // 20):016x}'" for number in range(20))
+        middle = f"AND step BETWEEN {long_points // 3} AND {long_points // 3 + ZOOM_STEPS - 1}"
+        return {
+            "one_curve_ms": (self.curve.format(runs=one, more=""), STEPS),
+            "twenty_curves_ms": (self.curve.format(runs=twenty, more=""), 20 * STEPS),
+            "leaderboard_ms": (self.leaderboard, runs),
+            "last_values_ms": (self.last, runs * METRICS),
+            "long_curve_buckets_ms": (self.buckets.format(points=long_points, buckets=BUCKETS), BUCKETS),
+            "zoom_ms": (self.curve.format(runs=f"'{LONG_RUN}'", more=middle), ZOOM_STEPS),
+        }
+
+
+# The first metric, the second one, and the long run, by their names.
+OURS = Questions(
+    "SELECT run, step, value FROM curves WHERE metric = 'train/metric-00' AND run_id IN ({runs}) {more} ORDER BY 1, 2",
+    "SELECT name, params['lr'] AS lr, params['layers'] AS layers, best['train/metric-01'] AS best FROM runs "
+    "WHERE run_id <> 'ffffffffffffffff' ORDER BY best DESC",
+    "SELECT run_id, run, metric, step, value FROM latest WHERE run_id <> 'ffffffffffffffff'",
+    "SELECT * FROM curve('ffffffffffffffff', 'train/metric-00', {buckets})",
+)
+PLAIN = Questions(
+    "SELECT run, step, value FROM points WHERE metric = 'train/metric-00' AND run IN ({runs}) {more} ORDER BY 1, 2",
+    "SELECT run, lr, best FROM params JOIN (SELECT run, max(value) AS best FROM points "
+    "WHERE metric = 'train/metric-01' GROUP BY run) USING (run) ORDER BY best DESC",
+    "SELECT run, metric, arg_max(step, time), arg_max(value, time) FROM points "
+    "WHERE run <> 'ffffffffffffffff' GROUP BY ALL",
+    "SELECT step * {buckets} // {points} AS b, min(step), max(step), min(value), max(value), avg(value), count(*) "
+    "FROM points WHERE metric = 'train/metric-00' AND run = 'ffffffffffffffff' GROUP BY b ORDER BY b",
+)
 
 
 def ask_ours(store: Store, runs: int, long_points: int) -> dict[str, Any]:
     """Medians, through the sandbox."""
     sandbox = Sandbox(store.cursor, Limits(seconds_max=120))
-    asked = questions(
-        runs,
-        long_points,
-        f"SELECT run, step, value FROM curves WHERE metric = '{NAMES[0]}' AND run_id IN ({{runs}}) {{more}} ORDER BY 1, 2",
-        f"SELECT name, params['lr'] AS lr, params['layers'] AS layers, best['{NAMES[1]}'] AS best FROM runs "
-        f"WHERE run_id <> '{LONG_RUN}' ORDER BY best DESC",
-        f"SELECT run_id, run, metric, step, value FROM latest WHERE run_id <> '{LONG_RUN}'",
-        f"SELECT * FROM curve('{LONG_RUN}', '{NAMES[0]}', {BUCKETS})",
-    )
-    return measure(asked, lambda sql: sum(one.num_rows for one in sandbox.run(sql).batches))
+    return measure(OURS.filled(runs, long_points), lambda sql: sum(one.num_rows for one in sandbox.run(sql).batches))
 
 
 def ask_plain(path: Path, runs: int, long_points: int) -> dict[str, Any]:
     """The same of one big table."""
     connection = duckdb.connect(str(path), read_only=True)
-    asked = questions(
-        runs,
-        long_points,
-        f"SELECT run, step, value FROM points WHERE metric = '{NAMES[0]}' AND run IN ({{runs}}) {{more}} ORDER BY 1, 2",
-        f"SELECT run, lr, best FROM params JOIN (SELECT run, max(value) AS best FROM points WHERE metric = '{NAMES[1]}' "
-        "GROUP BY run) USING (run) ORDER BY best DESC",
-        f"SELECT run, metric, arg_max(step, time), arg_max(value, time) FROM points WHERE run <> '{LONG_RUN}' GROUP BY ALL",
-        f"SELECT step * {BUCKETS} // {long_points} AS b, min(step), max(step), min(value), max(value), avg(value), count(*) "
-        f"FROM points WHERE metric = '{NAMES[0]}' AND run = '{LONG_RUN}' GROUP BY b ORDER BY b",
-    )
-    found = measure(asked, lambda sql: connection.execute(sql).to_arrow_table().num_rows)
+    found = measure(PLAIN.filled(runs, long_points), lambda sql: connection.execute(sql).to_arrow_table().num_rows)
     ((points,),) = connection.execute("SELECT count(*) FROM points").fetchall()
     connection.close()
     return {**found, "bytes_per_point": rounded(path.stat().st_size / points)}
@@ -267,7 +274,9 @@ def build_plain(folder: Path, store: Store) -> Path:
         partial = path.with_suffix(".partial")
         partial.unlink(missing_ok=True)
         with duckdb.connect(str(partial)) as connection:
-            connection.execute("CREATE TABLE points (run VARCHAR, metric VARCHAR, step BIGINT, time TIMESTAMP, value DOUBLE)")
+            connection.execute(
+                "CREATE TABLE points (run VARCHAR, metric VARCHAR, step BIGINT, time TIMESTAMP, value DOUBLE)"
+            )
             connection.execute("CREATE TABLE params (run VARCHAR, lr DOUBLE)")
             cursor = store.cursor()
             keys = cursor.execute("SELECT DISTINCT run_key FROM store.senders ORDER BY 1").fetchall()
@@ -282,8 +291,9 @@ def build_plain(folder: Path, store: Store) -> Path:
                 ).to_arrow_table()
                 connection.register("incoming", reader)
                 connection.execute("INSERT INTO points SELECT * FROM incoming")
-            connection.register("incoming", cursor.execute("SELECT run_id AS run, number AS lr FROM params WHERE key = 'lr'").to_arrow_table())
-            connection.execute(f"INSERT INTO params SELECT * FROM incoming WHERE run <> '{LONG_RUN}'")
+            rates = cursor.execute("SELECT run_id, number FROM params WHERE key = 'lr' AND run_id <> ?", [LONG_RUN])
+            connection.register("incoming", rates.to_arrow_table())
+            connection.execute("INSERT INTO params SELECT * FROM incoming")
             cursor.close()
         partial.rename(path)
     return path

@@ -13,6 +13,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import duckdb
 import pyarrow as pa
@@ -91,7 +92,7 @@ class Compactor:
         while keys := await self._service.do(lambda writer: writer.store.compaction.unsettled()):
             with leaving_if_invalidated():
                 table = await asyncio.get_running_loop().run_in_executor(self._thread, self._describe, keys)
-            await self._service.do(lambda writer, found=table: writer.store.compaction.settle(found))
+            await self._service.do(partial(_settle, table))
         return self._limits.look_seconds
 
     def _step(self, writer: Writer) -> tuple[Slice | None, float]:
@@ -109,3 +110,7 @@ class Compactor:
         finally:
             self._cursor.close()
             self._cursor = None
+
+
+def _settle(described: pa.Table, writer: Writer) -> int:
+    return writer.store.compaction.settle(described)

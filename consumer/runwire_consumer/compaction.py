@@ -270,7 +270,8 @@ class Compaction:
                 chosen.append((emitter, run_key, _EVERY_SEQ))
                 room -= count
             elif not chosen:
-                return _Taken(_table_of([(emitter, run_key, self._bound(source, emitter, first, end))]), (run_key,), frozenset())
+                below = self._bound(source, emitter, first, end)
+                return _Taken(_table_of([(emitter, run_key, below)]), (run_key,), frozenset())
             else:
                 break
         return _Taken(_table_of(chosen), (run_key,), frozenset())

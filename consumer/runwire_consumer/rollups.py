@@ -51,7 +51,8 @@ def roll(piece: Sorted) -> tuple[Longs, pa.Table]:
     ends = np.minimum(begins + BLOCK_POINTS, np.repeat(series_begins + lengths, lengths)[begins])
     blocks = np.full(count, SHORT, np.int64)
     blocks[long] = np.repeat(piece.seqs[begins], ends - begins)
-    fine = _aggregate(piece, long, np.cumsum(ends - begins) - (ends - begins), begins)
+    at = np.append(0, np.cumsum(ends - begins)[:-1]).astype(np.int64)
+    fine = _aggregate(piece, long, at, begins)
     heads = np.flatnonzero(places[begins] % (BLOCK_POINTS * LEVEL_BLOCKS) == 0)
     coarse = {name: _REDUCTIONS[name].reduceat(column, heads) for name, column in fine.items() if name in _REDUCTIONS}
     coarse |= {name: column[heads] for name, column in fine.items() if name not in _REDUCTIONS}

@@ -3,7 +3,8 @@
 The order of effects, never another:
 
 1. BEGIN. 2. Offsets are compared with what this writer committed last, and set; a difference means that somebody
-else writes: `Fenced`. 3. Keys, rows, points, ledger, lifecycle, dead letters, states, and what follows from them (placing.py). 4. COMMIT: durable.
+else writes: `Fenced`. 3. Keys, rows, points, ledger, lifecycle, dead letters,
+states, and what follows from all of it (placing.py). 4. COMMIT: durable.
 5. Only now what is in memory changes (`Change.apply`). Any error before 5 leaves file and memory as they were.
 """
 

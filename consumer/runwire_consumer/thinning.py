@@ -8,15 +8,12 @@ too. What became of a run is in `runs.full_resolution`, and of a series in `stor
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import duckdb
 
 from runwire_consumer.compaction import SLICE_POINTS_MAX
 from runwire_consumer.database import translated
-
-if TYPE_CHECKING:
-    from runwire_consumer.store import Store
+from runwire_consumer.store import Store
 
 _IS_SETTLED = "SELECT full_resolution FROM store.summaries WHERE run_key = $run_key"
 _REMEMBER_BEST = """

@@ -83,7 +83,7 @@ _WRONG = (
     ),
     (
         "a row with another step",
-        "SELECT * FROM stored s LEFT JOIN store.all_rows r USING (emitter_key, seq) WHERE r.step IS DISTINCT FROM s.row",
+        "FROM stored s LEFT JOIN store.all_rows r USING (emitter_key, seq) WHERE r.step IS DISTINCT FROM s.row",
     ),
     (
         "a row whose points aren't there",

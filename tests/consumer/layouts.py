@@ -1,4 +1,4 @@
-"""Histories for the layout: runs that restart, ranks that restart alone, late rows, odd values, and what is plainly true.
+"""Histories for the layout: runs and ranks that restart, late rows, odd values; and what is plainly true of them.
 
 The plain definitions are the relations as version 6 had them, over one table of points and one of rows.
 """
@@ -27,7 +27,9 @@ METRICS = ("loss", "acc", "val/acc")
 # Sums of these are exact in every order.
 VALUES = (0.5, 1.0, -2.25, 3.0, -0.0, 8.0, math.nan, math.inf, -math.inf)
 TINY = Limits(slice_points_max=60, piece_points_min=25, loose_pieces_max=3, hot_points_max=20, summaries_max=2)
-RELATIONS = ("runs", "params", "curves", "curves_by_rank", "metrics", "latest", "attempts", "emitters", "events", "gaps")
+RELATIONS = (
+    "runs", "params", "curves", "curves_by_rank", "metrics", "latest", "attempts", "emitters", "events", "gaps",
+)  # fmt: skip
 _TABLES = (
     "runs", "emitters", "starts", "costs", "metrics", "ledger", "lifecycle", "params", "definitions", "edits",
     "losses", "run_states", "dead_letters",
@@ -56,7 +58,7 @@ class History:
     def play(self, turns: int) -> None:
         """So many transactions and slices."""
         for _ in range(turns):
-            if self._chance.random() < 0.45:  # noqa: PLR2004 - nearly as many slices as transactions
+            if self._chance.random() < 0.45:
                 done = self.store.compaction.step()
                 self.moved += done.points if done is not None else 0
                 if done is None:
@@ -82,7 +84,7 @@ class History:
         """Runs may be touched while their summaries are worked out."""
         keys = self.store.compaction.unsettled()
         table = describe(self.store.cursor(), keys)
-        if self._chance.random() < 0.3:  # noqa: PLR2004 - seldom
+        if self._chance.random() < 0.3:
             self._tell([self._next()])
         self.store.compaction.settle(table)
 
@@ -98,29 +100,33 @@ class History:
 
     def _next(self) -> Message:
         chance = self._chance
-        if self._late and chance.random() < 0.15:  # noqa: PLR2004 - seldom
+        if self._late and chance.random() < 0.15:
             return self._late.pop(chance.randrange(len(self._late)))
-        if not self._emitters or (len(self._emitters) < 14 and chance.random() < 0.2):  # noqa: PLR2004 - a dozen
+        if not self._emitters or (len(self._emitters) < 14 and chance.random() < 0.2):
             return self._new_emitter()
         living = [one for one in range(len(self._emitters)) if one not in self._ended]
         if not living:
             return self._new_emitter()
         number = chance.choice(living)
+        if chance.random() < 0.2:
+            return self._record(number)
         emitter = self._emitters[number]
+        message = emitter.logs(dict(self._rows(number)))
+        if chance.random() < 0.1:
+            self._late.append(message)
+            return emitter.signals(events.Heartbeat, next_seq=emitter.seq, next_in_seconds=2.0)
+        return message
+
+    def _record(self, number: int) -> Message:
+        chance, emitter = self._chance, self._emitters[number]
         what = chance.random()
-        if what < 0.8:  # noqa: PLR2004 - mostly rows
-            message = emitter.logs(dict(self._rows(number)))
-            if chance.random() < 0.1:  # noqa: PLR2004 - seldom
-                self._late.append(message)
-                return emitter.signals(events.Heartbeat, next_seq=emitter.seq, next_in_seconds=2.0)
-            return message
-        if what < 0.86:  # noqa: PLR2004 - the rest in equal parts
+        if what < 0.3:
             return emitter.says(events.MetricDefined, metric=chance.choice(METRICS), best=chance.choice(("min", "max")))
-        if what < 0.92:  # noqa: PLR2004
+        if what < 0.6:
             return emitter.says(events.ParamsLogged, params={"lr": chance.choice((0.1, 1, True, "x"))})
-        if what < 0.97:  # noqa: PLR2004
+        if what < 0.85:
             return emitter.says(events.RunEdited, name=chance.choice(("calm", "rough", None)), notes="n")
-        if what < 0.98 and emitter.run_id == RUN_IDS[0]:  # noqa: PLR2004
+        if what < 0.9 and emitter.run_id == RUN_IDS[0]:
             return emitter.says(events.RunDeleted)
         self._ended.add(number)
         return emitter.signals(events.EmitterEnded, next_seq=emitter.seq, how="finished")
@@ -134,7 +140,7 @@ class History:
         )
         self._emitters.append(emitter)
         self._steps[len(self._emitters) - 1] = chance.choice((0, 0, 5, 20))
-        if chance.random() < 0.2:  # noqa: PLR2004 - RunStarted comes late, or never
+        if chance.random() < 0.2:
             return emitter.logs(dict(self._rows(len(self._emitters) - 1)))
         return emitter.starts(
             name=chance.choice(("calm", "rough", "wild")),
@@ -148,7 +154,7 @@ class History:
         jumps = chance.choice(((1,), (1,), (1,), (1,), (2, 3), (0, 1), (1, -7)))
         for _ in range(chance.randint(1, 12)):
             self._steps[number] += chance.choice(jumps)
-            names = METRICS if chance.random() < 0.7 else METRICS[:1]  # noqa: PLR2004 - mostly all
+            names = METRICS if chance.random() < 0.7 else METRICS[:1]
             yield self._steps[number], {name: chance.choice(VALUES) for name in names}
 
 

@@ -1,10 +1,11 @@
-"""Compaction: whatever was moved when, every relation says what the plain definitions say, and nothing is lost or twice."""
+"""Compaction: whatever was moved when, relations say what the plain definitions say, and nothing is lost or twice."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import random
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -99,7 +100,7 @@ def assert_buckets(rows: list[tuple[Any, ...]], points: list[tuple[Any, ...]]) -
         least([point[2] for point in points]),
         most([point[2] for point in points]),
     )
-    alone = all(row[1] < following[0] for row, following in zip(rows, rows[1:], strict=False))
+    alone = all(row[1] < following[0] for row, following in pairwise(rows))
     for first, last, first_time, last_time, value, low, high, count, nan, infinite in rows:
         inside = [point for point in points if first <= point[0] <= last]
         assert inside
@@ -151,7 +152,7 @@ def end(store: Store) -> None:
 
 
 def test_rollups_answer_when_the_points_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`curve` and `best` say the same of a run that was thinned; `full_resolution` says what it is, the audit agrees."""
+    """`curve` and `best` say the same of a thinned run; `full_resolution` says that it is one, the audit agrees."""
     store = Store.open(MEMORY)
     cursor = store.cursor()
     make_blocks_small(cursor, monkeypatch)
@@ -233,7 +234,7 @@ def test_the_service_compacts_what_has_ended() -> None:
     async def story() -> None:
         compacting = asyncio.create_task(compactor.run())
         async with asyncio.timeout(30):
-            while reader.execute("SELECT count(*) FROM store.summaries").fetchall() != [(1,)]:
+            while reader.execute("SELECT count(*) FROM store.summaries").fetchall() != [(1,)]:  # noqa: ASYNC110 - polled
                 await asyncio.sleep(0.02)
         assert reader.execute("SELECT count(*) FROM store.cold_points").fetchall() == [(200,)]
         assert reader.execute("SELECT count(*) FROM store.points").fetchall() == [(0,)]

@@ -362,9 +362,7 @@ def test_a_step_at_the_end_of_int64_breaks_no_relation() -> None:
     assert size_of(cursor, "curves") == 1
 
 
-@pytest.mark.parametrize(
-    "relation", ["store.lines", "runs", "curves", "emitters", "attempts", "latest", "params"]
-)
+@pytest.mark.parametrize("relation", ["store.lines", "runs", "curves", "emitters", "attempts", "latest", "params"])
 def test_no_relation_compares_everything_with_everything(relation: str) -> None:
     """A join on more than columns made 100,000 runs cost minutes: no plan holds one of these joins."""
     cursor = told(Emitter("a").starts())
