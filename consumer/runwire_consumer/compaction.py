@@ -50,8 +50,8 @@ _CUTS_MAX = 20
 _log = logging.getLogger("runwire")
 
 _ENDED = """
-SELECT run_key FROM store.run_states WHERE state IN (FROM wanted)
-UNION SELECT run_key FROM store.runs WHERE deleted_at IS NOT NULL
+SELECT run_key, state FROM store.run_states WHERE run_key IN (FROM wanted)
+UNION ALL SELECT run_key, 'deleted' FROM store.runs WHERE deleted_at IS NOT NULL AND run_key IN (FROM wanted)
 """
 _HOT = """
 SELECT e.run_key, coalesce(sum(p.points), 0)::BIGINT
@@ -201,8 +201,13 @@ class Compaction:
             self.settle(describe(cursor, keys))
 
     def _ended(self) -> set[int]:
-        want(self._cursor, sorted(SETTLED))
-        return {key for (key,) in self._cursor.execute(_ENDED).fetchall()}
+        """Of the runs that something is left to do for, those that have ended or are deleted."""
+        keys = {*self._hot, *self._loose, *self._places.unsettled}
+        if not keys:
+            return set()
+        want(self._cursor, keys)
+        states = self._cursor.execute(_ENDED).fetchall()
+        return {key for key, state in states if state == "deleted" or state in SETTLED}
 
     def _trusted(self, run_keys: Iterable[int]) -> list[int]:
         return [key for key in run_keys if key not in self._refused]
