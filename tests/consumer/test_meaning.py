@@ -484,7 +484,7 @@ def tell_run(stage: Stage, processes: list[Any], params: dict[str, int]) -> tupl
     return run_id, lives
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(
     processes=PROCESSES,
     weight=st.floats(0.01, 0.99),
@@ -550,7 +550,7 @@ def _check_smoothing(stage: Stage, run_id: str, weight: float, axis: str) -> Non
     assert all(is_same(row[4], each, scale=1e3) for row, each in zip(found, expected, strict=True))
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(
     told_runs=st.lists(st.tuples(PROCESSES, PARAMS), min_size=1, max_size=3),
     until_step=st.one_of(st.none(), st.integers(-5, 60)),
@@ -571,7 +571,7 @@ def test_comparing_runs(stage: Stage, told_runs: list[Any], until_step: int | No
         assert all(is_same(*pair) for pair in zip(found[run], expected, strict=True)), (run, curve)
 
 
-@settings(max_examples=6)
+@settings(max_examples=6, deadline=None)
 @given(st.data())
 def test_smoothing_of_long_curves(stage: Stage, data: st.DataObject) -> None:
     """Thousands of points, weights from almost nothing to almost one, gaps of any size: many blocks of the sum."""
