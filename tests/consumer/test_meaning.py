@@ -438,8 +438,8 @@ def test_macros_read_one_curve() -> None:
     for call in ("smoothed('run-1', 'm3')", "rank_spread('run-1', 'm3')", "stragglers('run-1', metric := 'm3')",
                  "compare(['run-1'], 'm3')"):  # fmt: skip
         plan = json.loads(rows(cursor, f"EXPLAIN (ANALYZE, FORMAT json) SELECT * FROM {call}")[0][1])
-        assert 500 <= scanned(plan, "points") <= 2_000
-        assert 500 <= scanned(plan, "rows") <= 2_000
+        assert 500 <= scanned(plan, "points") <= 1_000
+        assert 500 <= scanned(plan, "rows") <= 1_000
 
 
 def scanned(node: dict[str, Any], table: str) -> int:
