@@ -27,7 +27,7 @@ _BLOCK = re.compile(r"^```sql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = _BLOCK.findall(TEXT)
 # In a healthy store nothing is found by these: rows that are missing, letters that could not be stored; nor files,
 # which trainers can't log yet.
-QUIET = ("FROM artifacts", "FROM gaps", "FROM dead_letters", "NOT complete", "state NOT IN")
+QUIET = ("FROM artifacts", "FROM gaps", "FROM dead_letters", "FROM removals", "NOT complete", "state NOT IN")
 
 
 def train(run: runwire.Run, steps: range, rate: float, *, rank: int = 0) -> None:
