@@ -111,7 +111,7 @@ LATEST_BY_VIEWS = """
 SELECT run_id, metric, list("rank" ORDER BY "rank"), list(value ORDER BY "rank")
 FROM (
     SELECT *, coalesce(attempt, 0) AS number, max(coalesce(attempt, 0)) OVER (PARTITION BY run_id, metric) AS newest
-    FROM store.latest
+    FROM main.latest
 )
 WHERE number = newest GROUP BY run_id, metric
 """
@@ -167,7 +167,7 @@ def test_a_million_metrics_stay_within_the_budget() -> None:
     cursor = database.cursor()
     cursor.execute("INSERT INTO store.metrics SELECT 10 + i, 'key' || i FROM range(1000000) t(i)")
     cursor.execute(
-        "INSERT INTO store.series SELECT 2, 10 + i, 1, 0, 0, 0, 1, 1, ?::BIGINT - i, 1.0 FROM range(1000000) t(i)",
+        "INSERT INTO store.series SELECT 2, 10 + i, 1, 0, 0, 0, 1, 1, ?::BIGINT - i, 1.0, 0, 1, true, NULL, 0 FROM range(1000000) t(i)",
         [NOW_US],
     )
     registry = CollectorRegistry()
