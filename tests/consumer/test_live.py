@@ -50,7 +50,7 @@ SELECT run_id, metric, avg(value), coalesce(min(value) FILTER (NOT isnan(value))
        list(value ORDER BY "rank")
 FROM (
     SELECT *, coalesce(attempt, 0) AS number, max(coalesce(attempt, 0)) OVER (PARTITION BY run_id, metric) AS newest
-    FROM store.latest
+    FROM main.latest
 )
 WHERE number = newest GROUP BY run_id, metric
 """
