@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -66,8 +66,12 @@ class Reader(Protocol):
             QueryError: The query is refused or went over a limit.
         """
 
-    def fetch(self, sql: str, form: str) -> bytes:
-        """Run a SELECT; the answer as the bytes of `form`: json or csv."""
+    def fetch(self, sql: str, form: str) -> Iterator[bytes]:
+        """Run a SELECT; the answer in chunks of `form` (json or csv) as it comes.
+
+        Raises:
+            CommandError: Also where it breaks off: what came before isn't the whole result.
+        """
 
     def close(self) -> None:
         """Let go of connection, file and lock."""
@@ -114,18 +118,20 @@ class HttpReader:
 
     def table(self, sql: str, params: Params = None) -> Table:
         """Run a SELECT there."""
-        answer = self._post("json", json={"sql": sql, "params": params})
+        with self._answering("json", json={"sql": sql, "params": params}) as answer:
+            body = answer.read()
         try:
-            rows: list[Row] = answer.json()
+            rows: list[Row] = json.loads(body)
         except ValueError:
             raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
         named = answer.headers.get("runwire-columns")
         columns = json.loads(named) if named else list(rows[0]) if rows else []
         return Table(tuple(columns), rows)
 
-    def fetch(self, sql: str, form: str) -> bytes:
+    def fetch(self, sql: str, form: str) -> Iterator[bytes]:
         """Run a SELECT there; its answer unchanged."""
-        return self._post(form, content=sql.encode("utf-8", "replace")).content
+        with self._answering(form, content=sql.encode("utf-8", "replace")) as answer:
+            yield from answer.iter_raw()
 
     def order(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Have the consumer change its store: POST /api/`path`; returns what it did.
@@ -143,17 +149,42 @@ class HttpReader:
         """Close the connection."""
         self._client.close()
 
-    def _post(self, form: str, **body: Any) -> httpx.Response:
-        return self._send("/api/sql", params={"format": form}, **body)
+    @contextmanager
+    def _answering(self, form: str, **body: Any) -> Iterator[httpx.Response]:
+        """The answer to a query, whose body may still come."""
+        with ExitStack() as stack:
+            with self._unreached():
+                answer = stack.enter_context(
+                    self._client.stream("POST", "/api/sql", params={"format": form}, **body)
+                )
+                if answer.is_error:
+                    answer.read()
+            self._refuse(answer)
+            try:
+                yield answer
+            except self._transport_error:
+                raise ServerUnreachable(
+                    f"The answer of {self._address} broke off: what came isn't the whole result. The query failed or "
+                    "was stopped behind its first rows: ask for less, or try again."
+                ) from None
 
     def _send(self, path: str, **request: Any) -> httpx.Response:
-        try:
+        with self._unreached():
             answer = self._client.post(path, **request)
+        self._refuse(answer)
+        return answer
+
+    @contextmanager
+    def _unreached(self) -> Iterator[None]:
+        try:
+            yield
         except self._transport_error as error:
             raise ServerUnreachable(
                 f"The consumer at {self._address} can't be reached ({error}): start it with `runwire up` "
                 "or correct RUNWIRE_SERVER."
             ) from None
+
+    def _refuse(self, answer: httpx.Response) -> None:
         if answer.status_code == _UNAUTHORIZED:
             raise ServerRefused(
                 f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN to the text of the file "
@@ -161,7 +192,6 @@ class HttpReader:
             )
         if answer.is_error:
             raise ServerRefused(_sentence(answer, self._address))
-        return answer
 
 
 class FileReader:
@@ -173,7 +203,8 @@ class FileReader:
 
     def __init__(self, database: Database) -> None:
         """Take over the database."""
-        from runwire_consumer.sandbox import Limits, Sandbox  # noqa: PLC0415 - DuckDB and Arrow, 200 ms
+        from runwire_consumer.limits import Limits  # noqa: PLC0415 - as below
+        from runwire_consumer.sandbox import Sandbox  # noqa: PLC0415 - DuckDB and Arrow, 200 ms
 
         limits = Limits(seconds_max=FILE_QUERY_SECONDS_MAX, rows_max=FILE_ROWS_MAX)
         self._database = database
@@ -189,10 +220,12 @@ class FileReader:
         result = self._sandbox.run(sql, params)
         return Table(result.unique_columns, list(result.objects()))
 
-    def fetch(self, sql: str, form: str) -> bytes:
+    def fetch(self, sql: str, form: str) -> Iterator[bytes]:
         """Run a SELECT on the file."""
-        result = self._sandbox.run(sql)
-        return result.to_csv() if form == "csv" else result.to_json()
+        from runwire_consumer.forms import FORMS  # noqa: PLC0415 - Arrow, as above
+
+        with self._sandbox.reading(sql) as reading:
+            yield from FORMS[form].encode(reading.schema, reading.batches, nonfinite_null=False)
 
     def close(self) -> None:
         """Close the file, give the lock back."""

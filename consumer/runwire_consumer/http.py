@@ -1,6 +1,7 @@
 """The HTTP face: SQL, runs, metrics and health, each in one route.
 
-    POST /api/sql?format=json|csv|arrow    body: the SELECT as text, or JSON {"sql": ..., "params": {...} or [...]}
+    POST /api/sql?format=json|csv|arrow|parquet[&nan=null|string]
+                                           body: the SELECT as text, or JSON {"sql": ..., "params": {...} or [...]}
     GET  /api/runs[?project=NAME]          the runs, newest first
     GET  /api/runs/{id or name}            everything about one run
     POST /api/{order}                      what changes the store, one route an order; JSON object in and out
@@ -20,7 +21,7 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from runwire_consumer import queries
+from runwire_consumer.answers import answer, read_asked
 from runwire_consumer.errors import (
     ConsumerError,
     FaceError,
@@ -47,8 +49,7 @@ from runwire_consumer.errors import (
 )
 from runwire_consumer.guard import Door, RequestRefused, answering, guarded, read_body
 from runwire_consumer.leaving import leaving_if_invalidated
-from runwire_consumer.results import Result
-from runwire_consumer.sandbox import Params, Sandbox
+from runwire_consumer.sandbox import Sandbox
 
 QUERIES_PARALLEL = 4
 QUERIES_WAITING_MAX = 32
@@ -56,8 +57,6 @@ QUERIES_WAIT_SECONDS = 2.0
 SCRAPES_WAITING_MAX = 8
 SCRAPES_WAIT_SECONDS = 10.0
 CONNECTIONS_MAX = 200
-COLUMNS_HEADER = "runwire-columns"
-COLUMNS_HEADER_BYTES_MAX = 8_000
 
 Order = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 """Changes the store: what is asked in, what was done out; raises ConsumerError with a sentence."""
@@ -97,9 +96,8 @@ def _routes(face: Face) -> list[Route]:
     scraper = _Worker("runwire-scrape", 1, SCRAPES_WAITING_MAX, SCRAPES_WAIT_SECONDS)
 
     async def sql(request: Request) -> Response:
-        text, params = _statement(request, await read_body(request))
-        form = _format(request)
-        return await worker.run(lambda: _encode(face.sandbox.run(text, params), form))
+        asked = read_asked(request, await read_body(request))
+        return await answer(request, asked, face.sandbox, worker.start, _status)
 
     async def runs(request: Request) -> Response:
         project = request.query_params.get("project")
@@ -210,6 +208,14 @@ class _Worker:
         self._wait_seconds = wait_seconds
 
     async def run(self, work: Callable[[], _Made]) -> _Made:
+        working = await self.start(work)
+        try:
+            return await asyncio.wrap_future(working)
+        except QueryError as error:
+            raise RequestRefused(_status(error), str(error)) from None
+
+    async def start(self, work: Callable[[], _Made]) -> Future[_Made]:
+        """Begin as soon as a thread is free."""
         await self._enter()
         loop = asyncio.get_running_loop()
 
@@ -220,10 +226,7 @@ class _Worker:
         # The thread is taken until the work ends, even where its client has gone.
         working = self._threads.submit(_unless_invalidated, work)
         working.add_done_callback(leave)
-        try:
-            return await asyncio.wrap_future(working)
-        except QueryError as error:
-            raise RequestRefused(_status(error), str(error)) from None
+        return working
 
     async def _enter(self) -> None:
         """Wait for a free thread, briefly."""
@@ -262,25 +265,6 @@ def _status(error: QueryError) -> int:
             return 400
 
 
-def _statement(request: Request, body: bytes) -> tuple[str, Params]:
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        raise RequestRefused(400, "The body is no UTF-8 text: send the SELECT as UTF-8.") from None
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        return text, None
-    try:
-        asked = json.loads(text)
-    except (ValueError, RecursionError):
-        raise RequestRefused(400, 'The body is no JSON: send {"sql": "SELECT ..."}.') from None
-    if not isinstance(asked, dict) or not isinstance(asked.get("sql"), str) or asked.keys() - {"sql", "params"}:
-        raise RequestRefused(400, 'The JSON body must be {"sql": "SELECT ...", "params": {...} or [...]}.')
-    params = asked.get("params")
-    if params is not None and not isinstance(params, (dict, list)):
-        raise RequestRefused(400, "'params' must be an object (for $name) or an array (for ?).")
-    return asked["sql"], params
-
-
 def _object(body: bytes) -> Mapping[str, Any]:
     try:
         asked = json.loads(body or b"{}")
@@ -289,30 +273,6 @@ def _object(body: bytes) -> Mapping[str, Any]:
     if not isinstance(asked, dict):
         raise RequestRefused(400, "The body must be a JSON object.")
     return asked
-
-
-def _format(request: Request) -> str:
-    wanted = request.query_params.get("format")
-    if wanted is None:
-        accept = request.headers.get("accept", "").lower()
-        if "application/vnd.apache.arrow.stream" in accept:
-            return "arrow"
-        return "csv" if accept.startswith("text/csv") else "json"
-    if wanted not in {"json", "csv", "arrow"}:
-        raise RequestRefused(400, f"Format {wanted[:40]!r} is unknown: use json, csv or arrow.")
-    return wanted
-
-
-def _encode(result: Result, form: str) -> Response:
-    columns = json.dumps(result.unique_columns)
-    headers = {COLUMNS_HEADER: columns} if len(columns) <= COLUMNS_HEADER_BYTES_MAX else {}
-    match form:
-        case "csv":
-            return Response(result.to_csv(), headers=headers, media_type="text/csv")
-        case "arrow":
-            return Response(result.to_arrow(), headers=headers, media_type="application/vnd.apache.arrow.stream")
-        case _:
-            return Response(result.to_json(), headers=headers, media_type="application/json")
 
 
 def _json(content: Any) -> Response:

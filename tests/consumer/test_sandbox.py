@@ -14,7 +14,8 @@ import pytest
 from runwire_consumer.allowlist import FUNCTIONS, RELATIONS
 from runwire_consumer.errors import QueryError, QueryTimeout, QueryTooLarge, SelectRefused
 from runwire_consumer.results import Result
-from runwire_consumer.sandbox import Limits, Sandbox
+from runwire_consumer.limits import Limits
+from runwire_consumer.sandbox import Sandbox
 
 VIEWS = """
 CREATE SCHEMA store;
@@ -390,7 +391,7 @@ def test_a_long_query_is_interrupted(connection: duckdb.DuckDBPyConnection) -> N
 
 def test_a_swelling_query_is_interrupted(connection: duckdb.DuckDBPyConnection) -> None:
     """What grows row by row is stopped when the process has grown too much."""
-    sandbox = Sandbox(connection.cursor, Limits(seconds_max=60, process_growth_bytes_max=200 * 2**20))
+    sandbox = Sandbox(connection.cursor, Limits(seconds_max=60, pool_bytes_max=200 * 2**20))
     with pytest.raises(QueryTimeout, match="200 MiB"):
         sandbox.run("SELECT length(string_agg(repeat('x', 5000) || range, '')) FROM range(10000000)")
 
