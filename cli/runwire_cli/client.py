@@ -154,9 +154,7 @@ class HttpReader:
         """The answer to a query, whose body may still come."""
         with ExitStack() as stack:
             with self._unreached():
-                answer = stack.enter_context(
-                    self._client.stream("POST", "/api/sql", params={"format": form}, **body)
-                )
+                answer = stack.enter_context(self._client.stream("POST", "/api/sql", params={"format": form}, **body))
                 if answer.is_error:
                     answer.read()
             self._refuse(answer)

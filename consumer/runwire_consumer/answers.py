@@ -69,7 +69,9 @@ def read_asked(request: Request, body: bytes) -> Asked:
     return Asked(sql, params, form, nonfinite == "null")
 
 
-async def answer(request: Request, asked: Asked, sandbox: Sandbox, start: Start, status: Callable[[QueryError], int]) -> Response:
+async def answer(
+    request: Request, asked: Asked, sandbox: Sandbox, start: Start, status: Callable[[QueryError], int]
+) -> Response:
     """The answer to a query; it may still be made while it is sent.
 
     Args:
@@ -160,9 +162,7 @@ class _Chunks:
             if time.monotonic() > deadline:
                 raise QueryTimeout(f"The query was stopped: its client read nothing for {CLIENT_SECONDS_MAX:g} s.")
         if time.monotonic() - self._began > ANSWER_SECONDS_MAX:
-            raise QueryTimeout(
-                f"The answer was stopped after {ANSWER_SECONDS_MAX:g} s: read it faster, or in parts."
-            )
+            raise QueryTimeout(f"The answer was stopped after {ANSWER_SECONDS_MAX:g} s: read it faster, or in parts.")
         self._send(chunk)
 
     def end(self, error: BaseException | None) -> None:

@@ -103,9 +103,7 @@ class Sandbox:
             return Result(reading.schema, tuple(batches))
 
     @contextlib.contextmanager
-    def reading(
-        self, sql: str, params: Params = None, cancelled: threading.Event | None = None
-    ) -> Iterator[Reading]:
+    def reading(self, sql: str, params: Params = None, cancelled: threading.Event | None = None) -> Iterator[Reading]:
         """Run a SELECT whose result is read batch by batch; it ends with the block.
 
         Args:

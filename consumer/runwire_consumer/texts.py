@@ -96,7 +96,7 @@ def _is_moment(column: pa.Array) -> bool:
     bounds = pc.min_max(pc.cast(column, pa.int64())).as_py()
     per_unit = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0.001}[column.type.unit]
     return bounds["min"] is None or (
-        _MICROS_MIN <= bounds["min"] * per_unit and bounds["max"] * per_unit <= _MICROS_MAX
+        bounds["min"] * per_unit >= _MICROS_MIN and bounds["max"] * per_unit <= _MICROS_MAX
     )
 
 

@@ -209,6 +209,7 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         on_end=_forget,
         auto_metrics=settings.auto_metrics and role == "train",  # an evaluation's steps are none of the training's
         on_finished=_let_go,
+        home=settings.home.path,
     )
     if role == "train" and launch.local_rank == 0 and settings.mode != "off":
         memory.remember(settings.project, found)

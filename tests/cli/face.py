@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from runwire_consumer.database import Database
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app, serve
+from runwire_consumer.limits import Limits
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.tokens import Token
 
@@ -19,7 +20,7 @@ TOKEN = "t" * 24
 
 
 @contextmanager
-def served(database: Database, token: str = TOKEN) -> Iterator[int]:
+def served(database: Database, token: str = TOKEN, limits: Limits | None = None) -> Iterator[int]:
     """The port of 127.0.0.1 that answers."""
     bound = threading.Event()
     port = 0
@@ -31,7 +32,7 @@ def served(database: Database, token: str = TOKEN) -> Iterator[int]:
         port = number
         bound.set()
 
-    app = build_app(Face(Sandbox(database.cursor), CollectorRegistry()), Door(Token(token), "127.0.0.1"))
+    app = build_app(Face(Sandbox(database.cursor, limits), CollectorRegistry()), Door(Token(token), "127.0.0.1"))
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve(app, "127.0.0.1", 0, on_bound, stop)))
     thread.start()
     try:

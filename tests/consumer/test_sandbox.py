@@ -13,8 +13,8 @@ import pytest
 
 from runwire_consumer.allowlist import FUNCTIONS, RELATIONS
 from runwire_consumer.errors import QueryError, QueryTimeout, QueryTooLarge, SelectRefused
-from runwire_consumer.results import Result
 from runwire_consumer.limits import Limits
+from runwire_consumer.results import Result
 from runwire_consumer.sandbox import Sandbox
 
 VIEWS = """
