@@ -170,10 +170,13 @@ def _batches(reader: pa.RecordBatchReader, watch: QueryWatch) -> Iterator[pa.Rec
                 batch = reader.read_next_batch()
             except StopIteration:
                 break
-            except (duckdb.Error, pa.ArrowException) as error:
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
                 watch.check()
+                # Through Arrow's stream the engine's errors lose their type: only their text is left.
+                if "database has been invalidated" in str(error):
+                    raise duckdb.FatalException(str(error)) from error
                 with _in_sentences():
-                    raise error from None
+                    raise duckdb.Error(str(error)) from None
         watch.check()
         yield batch
     watch.check()

@@ -73,8 +73,9 @@ def _plain_texts(column: pa.Array, nonfinite: list[Any]) -> pa.Array | None:
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return pc.cast(column, pa.string())
     if pa.types.is_timestamp(kind) and _is_moment(column):
-        texts = pc.strftime(pc.cast(column, pa.timestamp("us", kind.tz), safe=False), "%Y-%m-%dT%H:%M:%SZ")
-        return pc.replace_substring_regex(texts, r"\.000000Z$", "Z")
+        if kind.unit != "ns":
+            column = pc.cast(column, pa.timestamp("us", kind.tz))
+        return pc.replace_substring_regex(pc.strftime(column, "%Y-%m-%dT%H:%M:%SZ"), r"\.0+Z$", "Z")
     return None
 
 
