@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from runwire_cli.client import LOCK_WAIT_SECONDS, local_consumer, named_consumer
 from runwire_cli.errors import CommandError
@@ -69,20 +70,7 @@ def take(settings: CommandSettings, output: Output) -> int:
         StoreError: No snapshot could be taken.
     """
     began = time.monotonic()
-    consumer = named_consumer(settings, settings.server) if settings.server else local_consumer(settings)
-    if consumer is not None:
-        with contextlib.closing(consumer):
-            taken = consumer.order("snapshots", {})
-    else:
-        _need_database(settings)
-        store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
-        try:
-            with condemning(settings.home.database):
-                snapshot = snapshots.take(store.database, settings.home.snapshots, _now())
-            snapshots.rotate(settings.home.snapshots, snapshot)
-            taken = as_json(snapshot)
-        finally:
-            store.close()
+    taken = taken_now(settings, output)
     if output.form is Form.JSON:
         output.json(taken)
     else:
@@ -92,6 +80,28 @@ def take(settings: CommandSettings, output: Output) -> int:
             soft_wrap=True,
         )
     return 0
+
+
+def taken_now(settings: CommandSettings, output: Output) -> Mapping[str, Any]:
+    """A snapshot, as JSON tells it, by the consumer that runs, else of the file itself.
+
+    Raises:
+        CommandError: The consumer refuses, or there is no home.
+        StoreError: No snapshot could be taken.
+    """
+    consumer = named_consumer(settings, settings.server) if settings.server else local_consumer(settings)
+    if consumer is not None:
+        with contextlib.closing(consumer):
+            return consumer.order("snapshots", {})
+    _need_database(settings)
+    store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
+    try:
+        with condemning(settings.home.database):
+            snapshot = snapshots.take(store.database, settings.home.snapshots, _now())
+        snapshots.rotate(settings.home.snapshots, snapshot)
+        return as_json(snapshot)
+    finally:
+        store.close()
 
 
 def show(settings: CommandSettings, output: Output) -> int:

@@ -36,7 +36,9 @@ from tests.cli.face import TOKEN, served
 from tests.consumer.small_store import small_store
 
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
-FAILS_LATE = "SELECT md5(CASE WHEN range < 300000 THEN range ELSE error('here it ends') END::VARCHAR) AS i FROM range(400000)"
+FAILS_LATE = (
+    "SELECT md5(CASE WHEN range < 300000 THEN range ELSE error('here it ends') END::VARCHAR) AS i FROM range(400000)"
+)
 ENDLESS = "SELECT count(*) FROM range(1000000) a, range(1000000) b, range(1000) c"
 
 
@@ -103,7 +105,9 @@ def test_columns_become_the_same_texts_as_values_do() -> None:
         expected = [row[0] if row else "" for row in csv.reader(io.StringIO(text.getvalue()))]
         found = [row[0] if row else "" for row in csv.reader(io.StringIO("\n".join(cells) + "\n"))]
         if pa.types.is_floating(column.type):
-            assert [float(cell or 0) for cell in found if cell != "NaN"] == [float(cell or 0) for cell in expected if cell != "NaN"], name
+            assert [float(cell or 0) for cell in found if cell != "NaN"] == [
+                float(cell or 0) for cell in expected if cell != "NaN"
+            ], name
         else:
             assert found == expected, name
 
@@ -111,8 +115,12 @@ def test_columns_become_the_same_texts_as_values_do() -> None:
 async def test_nonfinite_values_are_strings_or_null(asking: httpx.AsyncClient) -> None:
     """`nan=null` reaches into maps and lists."""
     sql = "SELECT 'nan'::DOUBLE AS a, '-inf'::DOUBLE AS b, map {'k': 'inf'::DOUBLE} AS c, 2.0::DOUBLE AS d"
-    assert (await asking.post("/api/sql", content=sql)).json() == [{"a": "NaN", "b": "-Infinity", "c": {"k": "Infinity"}, "d": 2.0}]
-    assert (await asking.post("/api/sql?nan=null", content=sql)).json() == [{"a": None, "b": None, "c": {"k": None}, "d": 2.0}]
+    assert (await asking.post("/api/sql", content=sql)).json() == [
+        {"a": "NaN", "b": "-Infinity", "c": {"k": "Infinity"}, "d": 2.0}
+    ]
+    assert (await asking.post("/api/sql?nan=null", content=sql)).json() == [
+        {"a": None, "b": None, "c": {"k": None}, "d": 2.0}
+    ]
     assert (await asking.post("/api/sql?format=csv&nan=null", content=sql)).text == 'a,b,c,d\n,,"{""k"": null}",2.0\n'
 
 
@@ -128,7 +136,9 @@ async def test_every_form_has_every_row(asking: httpx.AsyncClient, rows: int) ->
         assert table.to_pylist() == expected
     assert got["json"].json() == expected
     lines = list(csv.DictReader(io.StringIO(got["csv"].text)))
-    assert [(int(line["i"]), line["s"], float(line["v"])) for line in lines] == [tuple(row.values()) for row in expected]
+    assert [(int(line["i"]), line["s"], float(line["v"])) for line in lines] == [
+        tuple(row.values()) for row in expected
+    ]
     assert all(json.loads(answer.headers["runwire-columns"]) == ["i", "s", "v"] for answer in got.values())
 
 

@@ -20,17 +20,19 @@ HOMES: dict[str, tuple[str, ...]] = {
         f"{CONSUMER}sources/records.py",
         f"{CONSUMER}sources/topic_facts.py",
     ),
-    # The demo opens the file as anybody would: it is plain DuckDB.
-    "duckdb": (CONSUMER, f"{CLI}demo.py"),
+    # The demo and the shell open a file as anybody would: it is plain DuckDB.
+    "duckdb": (CONSUMER, f"{CLI}demo.py", f"{CLI}shell.py"),
     "fastavro": ("schemas/runwire_schemas/",),
     "httpx": (CLI,),
+    "pandas": ("producer/runwire/_query.py",),
+    "polars": ("producer/runwire/_query.py",),
     "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
     "psutil": ("producer/runwire/_system_host.py",),
     "pynvml": ("producer/runwire/_system_gpus.py",),
     "prometheus_client": (f"{CONSUMER}gauges.py", f"{CONSUMER}http.py", f"{CONSUMER}self_metrics.py"),
-    "pyarrow": (CONSUMER,),
+    "pyarrow": (CONSUMER, "producer/runwire/_query.py"),
     "rich": (CLI,),
-    "starlette": (f"{CONSUMER}guard.py", f"{CONSUMER}http.py"),
+    "starlette": (f"{CONSUMER}answers.py", f"{CONSUMER}guard.py", f"{CONSUMER}http.py"),
     "typer": (CLI,),
     "uvicorn": (f"{CONSUMER}http.py",),
 }
