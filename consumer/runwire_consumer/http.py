@@ -49,6 +49,7 @@ from runwire_consumer.errors import (
 )
 from runwire_consumer.guard import Door, RequestRefused, answering, guarded, read_body
 from runwire_consumer.leaving import leaving_if_invalidated
+from runwire_consumer.priority import step_back
 from runwire_consumer.sandbox import Sandbox
 
 QUERIES_PARALLEL = 4
@@ -201,7 +202,7 @@ class _Worker:
     """Runs queries in a few threads; what doesn't fit in the queue, or waits there too long, is refused."""
 
     def __init__(self, name: str, parallel: int, waiting_max: int, wait_seconds: float) -> None:
-        self._threads = ThreadPoolExecutor(parallel, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(parallel, name, initializer=step_back)
         self._free = asyncio.Semaphore(parallel)
         self._waiting = 0
         self._waiting_max = waiting_max

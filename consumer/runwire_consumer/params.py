@@ -46,6 +46,12 @@ def _value(given: Any) -> Any:
             return {name: _value(value) for name, value in given.items()}
         case list():
             return [_value(value) for value in given]
+        case str():
+            try:
+                given.encode()
+            except UnicodeEncodeError:
+                raise ValueError("A text in 'params' holds half a character (a lone surrogate): take it out.") from None
+            return given
         case int() if not _INT_MIN <= given <= _INT_MAX:
             raise ValueError("A whole number in 'params' has more than 128 bits: send it as a text.")
         case _:

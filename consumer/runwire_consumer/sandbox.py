@@ -189,7 +189,7 @@ def _in_sentences() -> Iterator[None]:
         yield
     except duckdb.FatalException:
         raise
-    except (duckdb.Error, pa.ArrowException, UnicodeError, OverflowError) as error:
+    except (duckdb.Error, pa.ArrowException, UnicodeError, OverflowError, RuntimeError) as error:
         if "INTERRUPT" in str(error).upper():
             raise QueryTimeout("The query was stopped before its end: read fewer rows.") from None
         raise QueryError(_one_sentence(error)) from None
@@ -208,6 +208,8 @@ def check(
     """
     if len(sql) > STATEMENT_CHARACTERS_MAX:
         raise SelectRefused(f"The query is longer than {STATEMENT_CHARACTERS_MAX:,} characters: send a shorter one.")
+    if not _is_text(sql):
+        raise SelectRefused("The query holds half a character (a lone surrogate): take it out.")
     if "\0" in sql:
         raise SelectRefused("The query contains a NUL character: take it out.")
     try:
@@ -223,6 +225,14 @@ def _bindable(params: Params) -> Any:
     if params is None or isinstance(params, Mapping):
         return dict(params) if params else None
     return list(params)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _param_bytes(value: Any) -> int:

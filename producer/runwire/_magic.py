@@ -16,11 +16,18 @@ def load_ipython_extension(ipython: Any) -> None:
 
     Args:
         ipython: The shell.
+
+    Raises:
+        ImportError: It isn't IPython's.
     """
+    from IPython.core.magic import no_var_expand  # noqa: PLC0415 - who calls this has it
 
     def ask(sql: str) -> Query:
-        return Query(sql, params_in(sql, ipython.user_ns))
+        made = Query(sql, params_in(sql, ipython.user_ns))
+        made.arrow()  # here, not when it is shown: what is kept is a result
+        return made
 
+    @no_var_expand  # $name is the query's, not IPython's
     def of_a_line(line: str) -> Query:
         """%runwire_sql SELECT ...: the query's result; $name is the notebook's variable of that name."""
         return ask(line)
@@ -28,7 +35,6 @@ def load_ipython_extension(ipython: Any) -> None:
     def of_a_cell(line: str, cell: str) -> Query:
         """%%runwire [NAME]: the result of the cell's SELECT, also kept in the variable NAME."""
         made = ask(cell)
-        made.arrow()  # here, not when it is shown: the variable holds a result
         if line.strip():
             ipython.user_ns[line.strip()] = made
         return made

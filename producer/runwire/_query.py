@@ -7,7 +7,7 @@ types stay what they are. Nothing here is imported before something is asked.
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import json
 import math
 from typing import TYPE_CHECKING, Any, cast
@@ -133,6 +133,26 @@ class Query:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
+def curve(self: Any, metric: str) -> Query:  # noqa: D417 - a method of the runs
+    """A metric of this run as the consumer has it now, a moment behind what was logged.
+
+    Args:
+        metric: Its name.
+
+    Returns:
+        A query of step, time, value (mean over ranks), min, max and ranks, by step, of the newest attempt; it runs
+        when `.arrow()`, `.pandas()`, `.polars()` or `.rows()` is called.
+
+    Raises:
+        UsageError: The name is no string.
+    """
+    if not issubclass(type(metric), str):
+        raise UsageTypeError("metric", f"must be a string, not {shown(metric)}")
+    # A run that is tracked asks the consumer of its own home.
+    home = getattr(getattr(self, "_make_emitter", None), "home", None)
+    return Query(_CURVE, {"run_id": self.id, "metric": metric}, home=home)
+
+
 class StoredRun:
     """A run as the consumer has it; made by `runwire.run`.
 
@@ -146,7 +166,7 @@ class StoredRun:
         best: Best value of each metric that has a direction.
     """
 
-    def __init__(self, found: Mapping[str, Any], home: Path | None = None) -> None:
+    def __init__(self, found: Mapping[str, Any]) -> None:
         """Keep what the consumer says."""
         self.id = str(found["run_id"])
         self.name = found.get("name")
@@ -155,11 +175,8 @@ class StoredRun:
         self.params: dict[str, str] = dict(found.get("params") or {})
         self.last: dict[str, float] = _numbers(found.get("last"))
         self.best: dict[str, float] = _numbers(found.get("best"))
-        self._home = home
 
-    def curve(self, metric: str) -> Query:
-        """`Run.curve` of this run."""
-        return curve_of(self.id, metric, self._home)
+    curve = curve
 
     def __repr__(self) -> str:
         return f"<runwire.StoredRun {self.name} ({self.id}, {self.state})>"
@@ -189,7 +206,12 @@ def runs(project: str | None = None) -> Query:
 
     Returns:
         A query, which runs when `.arrow()`, `.pandas()`, `.polars()` or `.rows()` is called.
+
+    Raises:
+        UsageError: The project is no string.
     """
+    if project is not None and not issubclass(type(project), str):
+        raise UsageTypeError("project", f"must be a string, not {shown(project)}")
     if project is None:
         return Query(_RUNS.format(""))
     return Query(_RUNS.format(" WHERE project = $project"), {"project": project})
@@ -207,25 +229,26 @@ def run(run: str) -> StoredRun:
     Raises:
         QueryError: There is none, or there are several.
         ServerError: No consumer answers.
+        UsageError: It is no string.
     """
+    if not issubclass(type(run), str):
+        raise UsageTypeError("run", f"must be a string, not {shown(run)}")
     from urllib.parse import quote  # noqa: PLC0415 - not at import time
 
     with _answering("GET", f"/api/runs/{quote(run, safe='')}", None, None) as response:
         return StoredRun(json.loads(response.read()))
 
 
-def curve_of(run_id: str, metric: str, home: Path | None) -> Query:
-    """The curve of a run's metric: mean, min and max over its ranks, newest attempt, by step."""
-    return Query(_CURVE, {"run_id": run_id, "metric": metric}, home=home)
-
-
 def _ask(sql: str, params: object, home: Path | None) -> pa.Table:
     pa = _need("pyarrow")
     body = json.dumps({"sql": sql, "params": _plain(params)}).encode()
+    batches: list[Any] = []
     with _answering("POST", "/api/sql?format=arrow", body, home) as response:
         try:
             reader = pa.ipc.open_stream(response)
-            batches = []
+        except pa.ArrowException:
+            raise _broken() from None
+        try:
             while True:
                 batch, metadata = reader.read_next_batch_with_custom_metadata()
                 if metadata is not None and _ERROR_KEY in metadata:
@@ -256,8 +279,8 @@ def _answering(method: str, path: str, body: bytes | None, home: Path | None) ->
             response = connection.getresponse()
         except (OSError, HTTPException) as error:
             raise ServerError(
-                f"The consumer at {settings.address} can't be reached ({error or type(error).__name__}): start it with "
-                "`runwire up`, or correct RUNWIRE_SERVER."
+                f"The consumer at {settings.address} can't be reached ({str(error) or type(error).__name__}): "
+                "start it with `runwire up`, or correct RUNWIRE_SERVER."
             ) from None
         if response.status != _OK:
             raise _refusal(response, settings.address)
@@ -309,9 +332,9 @@ def _plain(value: object) -> Any:
             return int(value)
         case float():
             return float(value) if math.isfinite(value) else {"$number": str(float(value))}
-        case datetime.datetime():
+        case dt.datetime():
             return {"$time": value.isoformat()}
-        case datetime.date():
+        case dt.date():
             return value.isoformat()
         case dict():
             return {str(name): _plain(held) for name, held in value.items()}

@@ -21,6 +21,7 @@ from runwire._pace import Pace, Section, unit_of
 from runwire._params import flat_params, parts, text_of
 from runwire._preemption import PREEMPTION
 from runwire._progress import Progress, checked_promise
+from runwire._query import curve
 from runwire._values import (
     PLAIN_TYPES,
     check_choice,
@@ -32,17 +33,14 @@ from runwire._values import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
     from types import EllipsisType, TracebackType
 
     from runwire._emitter import Emitter
-    from runwire._query import Query
     from runwire._system import Sampler
 
 FINISH_TIMEOUT_SECONDS = 10.0
 _NO_STEP = -(2**63) - 1
 _ARRIVAL_NS = 100_000_000  # how often a process without a sender looks for values from devices
-
 _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
 # Looked up once: `log` runs millions of times.
@@ -84,7 +82,6 @@ class Run:
         on_end: Callable[[Run], None],
         auto_metrics: bool = False,
         on_finished: Callable[[Run], None] = _nothing,
-        home: Path | None = None,
     ) -> None:
         """Use `runwire.init`; without `make_emitter` every call is taken and nothing is kept (mode off)."""
         self.id = run_id
@@ -92,7 +89,6 @@ class Run:
         self.project = project
         self.rank = rank
         self.url = url
-        self._home = home
         self._make_emitter = make_emitter
         self._finish_timeout_seconds = finish_timeout_seconds
         self._on_end = on_end
@@ -289,19 +285,7 @@ class Run:
         """
         self._progress.say(expect_next_in if expect_next_in is ... else checked_promise(expect_next_in))
 
-    def curve(self, metric: str) -> Query:
-        """A metric of this run as the consumer has it now, a moment behind what was logged.
-
-        Args:
-            metric: Its name.
-
-        Returns:
-            A query of step, time, value (mean over ranks), min, max and ranks, by step, of the newest attempt; it runs
-            when `.arrow()`, `.pandas()`, `.polars()` or `.rows()` is called.
-        """
-        from runwire._query import curve_of  # noqa: PLC0415 - trainers don't read
-
-        return curve_of(self.id, metric, self._home)
+    curve = curve
 
     def finish(self, status: str | None = None, *, exit_code: int | None = None, error: str | None = None) -> bool:
         """End this process's part of the run; waits at most 10 seconds for delivery.

@@ -29,6 +29,7 @@ from runwire._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from runwire._emitter import Emitter
     from runwire._system import Sampler
@@ -209,7 +210,6 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         on_end=_forget,
         auto_metrics=settings.auto_metrics and role == "train",  # an evaluation's steps are none of the training's
         on_finished=_let_go,
-        home=settings.home.path,
     )
     if role == "train" and launch.local_rank == 0 and settings.mode != "off":
         memory.remember(settings.project, found)
@@ -279,6 +279,11 @@ class _EmitterMaker:
         self._attempt: str | None = (
             attempt_token(launch, explicit=settings.run_id, emitter_id="", resumes=settings.resume) or None
         )
+
+    @property
+    def home(self) -> Path:
+        """Where the run's consumer is looked for."""
+        return self._settings.home.path
 
     def __call__(self) -> Emitter:
         """Open a journal, say who it is, start to deliver.

@@ -62,6 +62,7 @@ class Fortress:
             ).fetchall()
         ]
         self._before = self._state()
+        assert self._locks() == ["runwire.duckdb", "runwire.duckdb.lock"]
         self._resident_bytes = resident_bytes()
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
 
@@ -93,23 +94,25 @@ class Fortress:
         files = sorted(str(path) for path in self.folder.rglob("*") if not path.name.endswith((".wal", ".tmp")))
         return tables, settings, objects, files, self._locks(), sorted(os.listdir())  # noqa: PTH208 - names
 
-    def _locks(self) -> int:
-        """How many locks this process holds on the file and its lock file."""
-        inodes = {f"{path.stat().st_ino}" for path in self.home.iterdir() if path.is_file()}
+    def _locks(self) -> list[str]:
+        """Which of the database and its lock file this process has locked."""
+        inodes = {str((self.home / name).stat().st_ino): name for name in ("runwire.duckdb", "runwire.duckdb.lock")}
         lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        return sum(
-            line[4] == str(os.getpid()) and line[5].rpartition(":")[2] in inodes for line in lines if len(line) > 5
-        )
+        own = [line[5].rpartition(":")[2] for line in lines if len(line) > 5 and line[4] == str(os.getpid())]
+        return sorted({inodes[inode] for inode in own if inode in inodes})
 
     def assault(self, sql: str) -> None:
         """Send it; an answer or one sentence is all that comes."""
         try:
             self.sandbox.run(sql, {"name": "x"} if "$name" in sql else None)
-            self.ran += 1
         except QueryError as error:
             self.refused += 1
-            assert "\n" not in str(error)
-            assert "nobody reads this" not in str(error)
+            said = str(error)
+        else:
+            self.ran += 1
+            said = ""
+        assert "\n" not in said
+        assert "nobody reads this" not in said
 
     def inspect(self, sql: str) -> None:
         """Everything is as before, and the writer writes on."""

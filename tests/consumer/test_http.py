@@ -221,6 +221,8 @@ BAD_REQUESTS: list[tuple[str, str, bytes, dict[str, str], int, str]] = [
     ("POST", "/api/sql?format=parquet", b"SELECT INTERVAL 1 DAY", {}, 400, "Parquet lacks a type"),
     ("POST", "/api/sql", b'{"sql": "SELECT $t", "params": {"t": {"$time": "x"}}}', JSON, 400, "is no time"),
     ("POST", "/api/sql", b'{"sql": "SELECT $t", "params": {"t": {"$number": "x"}}}', JSON, 400, "is no number"),
+    ("POST", "/api/sql", b'{"sql": "SELECT ?", "params": ["\\ud800"]}', JSON, 400, "half a character"),
+    ("POST", "/api/sql", b'{"sql": "SELECT 1 AS \\ud800"}', JSON, 400, "half a character"),
     ("POST", "/api/sql", b'{"sql": "SELECT ?", "params": [1' + b"0" * 50 + b"]}", JSON, 400, "128 bits"),
     (
         "POST",

@@ -13,6 +13,7 @@ CLI = "cli/runwire_cli/"
 
 # Imported name -> the modules (or folders, with a slash at the end) that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
+    "IPython": ("producer/runwire/_magic.py",),
     "aiokafka": (
         "producer/runwire/_kafka.py",
         f"{CONSUMER}doctor/broker.py",
