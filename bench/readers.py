@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -30,7 +32,6 @@ from bench.report import percentile, rounded, show
 from runwire._batch import Message
 from runwire._directory import DirectoryTransport
 from runwire_consumer import snapshots
-from runwire_consumer.priority import step_back
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.store import Store
 from runwire_schemas.envelope import Envelope
@@ -42,12 +43,15 @@ SHAPE = "thousand_points"
 EMITTERS = 4
 WAIT_SECONDS_MAX = 600.0
 QUERIES = (
-    ("json", "SELECT step, value FROM curves WHERE run_id = 'benchaaaaaaaaaaa' AND metric = 'metric-0' LIMIT 2000"),
+    (
+        "json",
+        "SELECT step, value FROM curves WHERE run_id = 'benchaaaaaaaaaaa' AND metric = 'train/metric_000' LIMIT 2000",
+    ),
     ("csv", "SELECT metric, max(value) FROM latest GROUP BY metric"),
     ("arrow", "SELECT run_id, metric, avg(value), count(*) FROM metrics GROUP BY ALL"),
     ("json", "SELECT name, state, points, params, last FROM runs"),
 )
-ONE_CURVE = "SELECT step, value FROM metrics WHERE run_id = 'benchaaaaaaaaaaa' AND metric = 'metric-0'"
+ONE_CURVE = "SELECT step, value FROM metrics WHERE run_id = 'benchaaaaaaaaaaa' AND metric = 'train/metric_000'"
 CHILD = """
 import sys, time, duckdb
 connection = duckdb.connect(sys.argv[1], read_only=True)
@@ -60,7 +64,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=4_000_000, metavar="N", help="points of each half (4,000,000)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--ask", metavar="HOST:PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.ask:
+        ask(options.ask, READERS)
+        return
     with scratch() as folder:
         figures = {
             "alone": ingest(folder / "alone", options.points, readers=0),
@@ -76,6 +84,7 @@ def ingest(folder: Path, points: int, *, readers: int) -> dict[str, Any]:
     """How fast the second half becomes rows, and what the readers got meanwhile."""
     topic = Topic(folder / "topic")
     topic.send(points)
+    figures: dict[str, Any] = {}
     with ConsumerProcess(f"dir:{folder / 'topic'}", home=folder / "home") as consumer:
         consumer.wait_for(stored(topic.points), timeout_seconds=WAIT_SECONDS_MAX)
         process = psutil.Process(consumer.pid)
@@ -85,19 +94,16 @@ def ingest(folder: Path, points: int, *, readers: int) -> dict[str, Any]:
             while stored_points(consumer) < topic.points:
                 time.sleep(0.1)
             took = time.monotonic() - began
-        return {
+            spent = sum(process.cpu_times()[:2]) - cpu
+            mib = process.memory_info().rss / 2**20
+        figures = {
             "points_a_second": round(points / took),
-            "consumer_cpu_seconds": rounded(sum(process.cpu_times()[:2]) - cpu),
-            "consumer_mib": round(process.memory_info().rss / 2**20),
-            **(
-                {
-                    "queries_a_second": rounded(len(seconds) / took),
-                    "query_ms_p50": rounded(1e3 * percentile(seconds, 0.5)),
-                }
-                if seconds
-                else {}
-            ),
+            "consumer_cpu_seconds": rounded(spent),
+            "consumer_mib": round(mib),
         }
+    if seconds:
+        figures |= {"queries": len(seconds), "query_ms_p50": rounded(1e3 * percentile(seconds, 0.5))}
+    return figures
 
 
 def ways(home: Path) -> dict[str, dict[str, Any]]:
@@ -185,30 +191,52 @@ def stored_points(consumer: ConsumerProcess) -> int:
 
 @contextlib.contextmanager
 def reading(consumer: ConsumerProcess, count: int) -> Iterator[list[float]]:
-    """So many clients that ask without a pause; seconds of each answer."""
+    """So many clients that ask without a pause, in a process of their own; seconds of each answer, at the end."""
+    seconds: list[float] = []
+    if not count:
+        yield seconds
+        return
+    command = [sys.executable, __file__, "--ask", consumer.address]
+    environment = {**os.environ, "RUNWIRE_TOKEN": consumer.token}
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as clients:
+        assert clients.stdout is not None
+        clients.stdout.readline()  # the first is answered
+        try:
+            yield seconds
+        finally:
+            printed, _ = clients.communicate("")
+            seconds += json.loads(printed)
+
+
+def ask(address: str, count: int) -> None:
+    """Ask until stdin ends, then print the seconds of each answer; clients stand for other machines."""
+    os.nice(19)
     ended = threading.Event()
     seconds: list[float] = []
+    headers = {"authorization": f"Bearer {os.environ['RUNWIRE_TOKEN']}"}
 
-    def ask(number: int) -> None:
-        step_back()  # clients stand for other machines
-        with httpx.Client(
-            base_url=f"http://{consumer.address}", headers={"authorization": f"Bearer {consumer.token}"}, timeout=60
-        ) as client:
+    def one(number: int) -> None:
+        with httpx.Client(base_url=f"http://{address}", headers=headers, timeout=60) as client:
             while not ended.is_set():
                 form, sql = QUERIES[number % len(QUERIES)]
                 began = time.monotonic()
                 if client.post("/api/sql", params={"format": form}, content=sql).status_code == 200:  # noqa: PLR2004
                     seconds.append(time.monotonic() - began)
+                    first.release()
 
-    threads = [threading.Thread(target=ask, args=[number]) for number in range(count)]
+    first = threading.Semaphore(0)
+    threads = [threading.Thread(target=one, args=[number]) for number in range(count)]
     for thread in threads:
         thread.start()
-    try:
-        yield seconds
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+    first.acquire()
+    print("asking", flush=True)
+    sys.stdin.read()
+    ended.set()
+    for thread in threads:
+        thread.join()
+    print(json.dumps(seconds))
 
 
 def timed(work: Any) -> float:

@@ -6,7 +6,7 @@ COMMANDS = {
     "runs": "list the runs",
     "show": "show everything about one run",
     "sql": "answer one SELECT",
-    "shell": "open a snapshot in the duckdb shell: any SQL, nothing that could harm",
+    "shell": "open a snapshot in the duckdb shell: any SQL",
     "verify": "print a run's receipt: sent, stored, missing",
     "snapshot": "take a backup of the database; --list shows them",
     "restore": "put a backup in the place of the database",

@@ -40,6 +40,8 @@ def grown(name: str, growth: Growth, sizes: list[int], children: list[Node]) -> 
             return 8 * total
         case Growth.PRODUCT:
             return math.prod(sizes)
+        case Growth.REPLACED | Growth.SEPARATED if not sizes:
+            return NUMBER_BYTES  # the engine will refuse it
         case Growth.REPLACED:
             return sizes[0] * _replacement_factor(name, sizes, children)
         case Growth.SEPARATED:

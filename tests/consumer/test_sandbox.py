@@ -131,6 +131,9 @@ def test_parameters_are_bound(sandbox: Sandbox) -> None:
         ("SELECT ?", [1, 2]),
         ("SELECT ?", [object()]),
         ("SELECT error('no')", None),
+        ("SELECT replace()", None),
+        ("SELECT concat_ws()", None),
+        ("SELECT lpad('x', 1)", None),
         ("SELECT 170141183460469231731687303715884105727 + 1", None),
     ],
 )
