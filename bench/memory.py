@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a 
 
 from bench.measuring import scratch
 from bench.report import percentile, show
-from runwire_consumer.gauges import GaugeOptions, read_live
+from runwire_consumer.live import GaugeOptions, read_live
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_consumer.writing import Moment, Writer

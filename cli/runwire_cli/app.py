@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runwire_cli.access_app import login, logout, token_app
 from runwire_cli.commands import COMMANDS
+from runwire_cli.data_app import add_data_commands
 from runwire_cli.letters_app import letters_app
 
 if TYPE_CHECKING:
@@ -89,13 +91,30 @@ def up(
         int | None,
         typer.Option(min=0, max=65_535, help="Listen here (RUNWIRE_PORT; 8470); 0 takes any.", show_default=False),
     ] = None,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Speak TLS with this certificate (RUNWIRE_TLS_CERT).", show_default=False),
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Its key (RUNWIRE_TLS_KEY).", show_default=False)
+    ] = None,
+    retention: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROJECT=DAYSd",
+            help="Keep full resolution of ended runs so long, as digits=30d or *=90d (RUNWIRE_RETENTION).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Read the log into the database."""
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - --help needs none of it
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
     from runwire_cli.up import serve_forever, serve_once  # noqa: PLC0415 - as above
 
-    settings = read_command_settings(url=url, home=home, host=host, port=port)
+    settings = read_command_settings(
+        url=url, home=home, host=host, port=port, certificate=tls_cert, key=tls_key, retention=retention or ()
+    )
     raise typer.Exit(serve_once(settings, Output(Form.TABLE)) if once else serve_forever(settings))
 
 
@@ -123,7 +142,7 @@ def runs(
     home: HomeOption = None,
 ) -> None:
     """List the runs."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.runs(reader, output, project, limit))
 
@@ -131,7 +150,7 @@ def runs(
 @app.command(help=_help("show"))
 def show(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Show one run."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.show(reader, output, run))
 
@@ -145,7 +164,7 @@ def sql(
     home: HomeOption = None,
 ) -> None:
     """Answer a query."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     text = sys.stdin.read() if query == "-" else query
     _read(home, json, csv, lambda reader, output: reading.sql(reader, output, text))
@@ -174,7 +193,7 @@ def shell(
 @app.command(help=_help("verify"))
 def verify(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Print a receipt."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.verify(reader, output, run))
 
@@ -187,12 +206,12 @@ def snapshot(
     home: HomeOption = None,
 ) -> None:
     """Take a backup."""
-    from runwire_cli import backup  # noqa: PLC0415 - DuckDB
+    from runwire_cli import snapshots  # noqa: PLC0415 - rich
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 
     settings, output = read_command_settings(home=home), Output(Form.JSON if json else Form.TABLE)
-    raise typer.Exit(backup.show(settings, output) if listing else backup.take(settings, output))
+    raise typer.Exit(snapshots.show(settings, output) if listing else snapshots.take(settings, output))
 
 
 @app.command(help=_help("restore"))
@@ -221,7 +240,7 @@ def doctor(
     home: HomeOption = None,
 ) -> None:
     """Say what is wrong."""
-    from runwire_cli.doctor import doctor as look  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli.doctor import doctor as look  # noqa: PLC0415 - rich
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 
@@ -276,4 +295,8 @@ def _read(
     raise typer.Exit(code)
 
 
+app.add_typer(token_app(), name="token", help=_help("token"))
+app.command(help=_help("login"))(login)
+app.command(help=_help("logout"))(logout)
+add_data_commands(app, _read)
 app.add_typer(letters_app(_read), name="dead-letters", help=_help("dead-letters"))

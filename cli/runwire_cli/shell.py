@@ -18,11 +18,11 @@ from pathlib import Path
 
 import duckdb
 
-from runwire_cli.backup import taken_now
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
-from runwire_consumer.snapshots import listed
+from runwire_cli.snapshots import taken_now
+from runwire_consumer.snapshot_files import listed
 
 FRESH_SECONDS = 60.0
 _MOMENT = "%Y-%m-%d %H:%M:%S UTC"

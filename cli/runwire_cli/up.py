@@ -11,12 +11,12 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from runwire._recovery import Outcome, recover
 from runwire._version import __version__
@@ -26,20 +26,30 @@ from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import clean
-from runwire_consumer.database import Database, EngineOptions
+from runwire_consumer.compacting import Compactor
+from runwire_consumer.database import Database
 from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
-from runwire_consumer.guard import Door
+from runwire_consumer.guard import Door, is_loopback
 from runwire_consumer.http import Face, Order, build_app, serve
-from runwire_consumer.repair import Repair
-from runwire_consumer.replay import letter_orders
+from runwire_consumer.issued import IssuedTokens
+from runwire_consumer.notifying import open_notifier
+from runwire_consumer.plans import Repair
+from runwire_consumer.reduction import Retention
+from runwire_consumer.replay import Directly, letter_orders
+from runwire_consumer.room import watch_room
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources.opening import open_source
 from runwire_consumer.store import Store
-from runwire_consumer.tokens import Token, ensure_token
+from runwire_consumer.sweeping import Sweeper
+from runwire_consumer.tls import Certificate, own_certificate, server_context
+from runwire_consumer.token_orders import token_orders
+from runwire_consumer.tokens import ensure_token
+from runwire_consumer.webhook import Webhook
+from runwire_consumer.writing import Writer
 from runwire_schemas.topics import mask
 
 RECOVERY_INTERVAL_SECONDS = 15.0
@@ -54,33 +64,48 @@ def serve_forever(settings: CommandSettings) -> int:
     """Run until SIGTERM or Ctrl-C; returns the exit code.
 
     Raises:
+        SettingsError: A rule of retention can't be understood.
         StoreLocked: Another process holds the database.
+        SettingsError: The webhook's address can't be one.
         PortInUse: Another program listens on the port.
         ConsumerError: The consumer can't go on.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _log.setLevel(logging.INFO)
+    retention = Retention.of(settings.retention)
     home = settings.home.create()
     token = ensure_token(home.path, settings.token)
+    issued = IssuedTokens(home.path)
+    contact = _Contact(
+        Door(token, settings.host, frozenset(settings.hosts), issued, settings.metrics_open),
+        issued,
+        _tls(settings),
+        None if settings.webhook is None else Webhook(settings.webhook),
+        retention,
+    )
     store, repairs = open_home_store(settings, LOCK_WAIT_SECONDS, _log.warning)
     with condemning(home.database):
-        asyncio.run(_serve(settings, store, token, repairs))
+        asyncio.run(_serve(settings, store, contact, repairs))
     return 0
 
 
 def serve_once(settings: CommandSettings, output: Output) -> int:
-    """Store what waits, say how much it was; returns the exit code.
+    """Store what waits, let go of what is deleted, say how much came; returns the exit code.
 
     Raises:
+        SettingsError: A rule of retention can't be understood.
         StoreLocked: Another process holds the database.
         SourceUnreachable: The log couldn't be reached.
         CommandError: The log is a folder that doesn't exist.
         ConsumerError: The consumer can't go on.
     """
+    retention = Retention.of(settings.retention)
     home = settings.home.create()
-    service = _open_service(settings, output, LOCK_WAIT_SECONDS, ServiceLimits())
+    service, store = _open_service(settings, output, LOCK_WAIT_SECONDS, ServiceLimits())
     with condemning(home.database):
         asyncio.run(_once(settings, service, output))
+        if store.catalog.deleted_runs or retention:
+            _sweep_once(settings, output, retention)
     if (folder := _missing_folder(settings)) is not None:
         raise CommandError(
             f"There is no folder {folder}: nobody has sent there, or the URL (--url, RUNWIRE_URL) is wrong."
@@ -102,21 +127,32 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
     """
     home = settings.home.create()
     limits = ServiceLimits(once_timeout_seconds=READER_TIMEOUT_SECONDS)
-    service = _open_service(settings, output, lock_wait_seconds, limits)
+    service, _ = _open_service(settings, output, lock_wait_seconds, limits)
     try:
         with condemning(home.database):
             asyncio.run(_once(settings, service, output))
     except SourceUnreachable as error:
         output.say(f"{error} Only what was stored before is shown.")
-    return Database.open(home.database, EngineOptions(lock_wait_seconds=lock_wait_seconds))
+    # As every start does: somebody may have ordered another file in its place meanwhile.
+    store, _ = open_home_store(settings, lock_wait_seconds, output.say)
+    return store.database
 
 
 def _open_service(
     settings: CommandSettings, output: Output, lock_wait_seconds: float, limits: ServiceLimits
-) -> Service:
+) -> tuple[Service, Store]:
     source = open_source(settings.destination)
     store, _ = open_home_store(settings, lock_wait_seconds, output.say)
-    return Service(store, [source], limits=limits)
+    return Service(store, [source], limits=limits), store
+
+
+def _sweep_once(settings: CommandSettings, output: Output, retention: Retention) -> None:
+    store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
+    writer = Writer(store)
+    try:
+        asyncio.run(Sweeper(Directly(writer), store, retention).sweep())
+    finally:
+        writer.close()
 
 
 def _missing_folder(settings: CommandSettings) -> Path | None:
@@ -125,22 +161,101 @@ def _missing_folder(settings: CommandSettings) -> Path | None:
     return folder if settings.destination.kind == "dir" and not folder.exists() else None
 
 
-async def _serve(settings: CommandSettings, store: Store, token: Token, repairs: Sequence[Repair]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Contact:
+    """How the service meets the world, made of the settings before anything is opened: what is wrong is said at once.
+
+    Attributes:
+        door: Who may ask.
+        issued: The tokens that were made for others.
+        tls: What the face speaks; None: it speaks plainly.
+        webhook: Who is told what happened; None: nobody.
+        retention: What full resolution is kept of.
+    """
+
+    door: Door
+    issued: IssuedTokens
+    tls: ssl.SSLContext | None
+    webhook: Webhook | None
+    retention: Retention
+
+
+def _tls(settings: CommandSettings) -> ssl.SSLContext | None:
+    """What the face speaks TLS with; None where it doesn't, which is said aloud where others can listen."""
+    if settings.certificate is not None and settings.key is not None:
+        return server_context(Certificate(settings.certificate, settings.key))
+    if not is_loopback(settings.host):
+        _log.warning(
+            "Listening on %s without TLS: tokens and all answers can be read and changed on the way. "
+            "Give --tls-cert and --tls-key, or listen on 127.0.0.1 behind a proxy that speaks TLS.",
+            settings.host,
+        )
+    return None
+
+
+async def _serve(settings: CommandSettings, store: Store, contact: _Contact, repairs: Sequence[Repair]) -> None:
     registry = make_registry(store.cursor)
+    watch_room(registry, settings.home.database)
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
+    notifier = open_notifier(contact.webhook, store.cursor, service.unready, settings.home.path, registry)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
+    sweeper = Sweeper(service.do, store, contact.retention)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
+    orders |= token_orders(contact.issued)
     face = Face(Sandbox(store.cursor), registry, service.unready, orders)
-    app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
 
     told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    bound: asyncio.Future[int] = loop.create_future()
-    serving = asyncio.create_task(serve(app, settings.host, settings.port, bound.set_result, face_stop))
+    serving, port = await _listen(settings, face, contact, face_stop, store)
+    certificate = None if settings.certificate is None else own_certificate(settings.certificate)
+    address = ServerFile(settings.host, port, os.getpid(), certificate)
+    address.write(settings.home.path)
+    _log.info(
+        "Reading %s into %s; answering at %s.", mask(str(settings.destination)), store.database.path, address.address
+    )
+    if (folder := _missing_folder(settings)) is not None:
+        _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
+    compactor = Compactor(service, store)
+
+    async def close() -> None:
+        await asyncio.gather(keeper.close(), compactor.close())
+
+    beside = (_recover_again_and_again(settings), keeper.run(), sweeper.run(), compactor.run())
+    tending = [asyncio.create_task(one) for one in beside]
+    notifier.start()
+    running = asyncio.create_task(service.run(stop, closing=close))
+    told_to_end = asyncio.create_task(told.wait())
+    try:
+        await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        address.remove(settings.home.path)
+        told_to_end.cancel()
+        # The database closes when the service ends: what would go on or wait for long is told so before.
+        notifier.stop()
+        face.sandbox.stop()
+        examined.stop()
+        for task in tending:
+            task.cancel()
+        refusing = asyncio.create_task(close())
+        face_stop.set()
+        await asyncio.wait([serving])
+        stop.set()
+        await asyncio.wait([running, refusing, *tending])
+    for task in (running, serving):
+        task.result()
+
+
+async def _listen(
+    settings: CommandSettings, face: Face, contact: _Contact, stop: asyncio.Event, store: Store
+) -> tuple[asyncio.Task[None], int]:
+    """The task that serves until `stop` is set, once clients can connect, and the port; else the store is closed."""
+    bound: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    app = build_app(face, contact.door)
+    serving = asyncio.create_task(serve(app, settings.host, settings.port, bound.set_result, stop, tls=contact.tls))
     waiting: set[asyncio.Future[Any]] = {serving, bound}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if not bound.done():
@@ -149,34 +264,7 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
             await serving  # raises what kept the port from being bound
         except PortInUse as error:
             raise PortInUse(f"{str(error).rstrip('.')} with --port or RUNWIRE_PORT.") from None
-    address = ServerFile(settings.host, bound.result(), os.getpid())
-    address.write(settings.home.path)
-    _log.info(
-        "Reading %s into %s; answering at %s.", mask(str(settings.destination)), store.database.path, address.address
-    )
-    if (folder := _missing_folder(settings)) is not None:
-        _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
-    recovering = asyncio.create_task(_recover_again_and_again(settings))
-    keeping = asyncio.create_task(keeper.run())
-    running = asyncio.create_task(service.run(stop))
-    told_to_end = asyncio.create_task(told.wait())
-    try:
-        await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        address.remove(settings.home.path)
-        recovering.cancel()
-        told_to_end.cancel()
-        # The database closes when the service ends: a query that would go on for long is told so before.
-        face.sandbox.stop()
-        examined.stop()
-        face_stop.set()
-        await asyncio.wait([serving])
-        keeping.cancel()
-        await keeper.close()
-        stop.set()
-        await asyncio.wait([running, recovering, keeping])
-    for task in (running, serving):
-        task.result()
+    return serving, bound.result()
 
 
 async def _once(settings: CommandSettings, service: Service, output: Output) -> None:
@@ -193,6 +281,14 @@ async def _once(settings: CommandSettings, service: Service, output: Output) -> 
 async def _show_progress(service: Service, output: Output) -> None:
     """A bar on a terminal, from the second second on."""
     await asyncio.sleep(PROGRESS_DELAY_SECONDS)
+    from rich.progress import (  # noqa: PLC0415 - a start without a backlog shows none
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (TextColumn("Reading the log"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[points]} points"), console=output.errors, transient=True) as bar:
         task = bar.add_task("", total=None, points="0")

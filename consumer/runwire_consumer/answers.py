@@ -28,8 +28,9 @@ from runwire_consumer.errors import QueryError, QueryTimeout
 from runwire_consumer.forms import FORMS
 from runwire_consumer.guard import RequestRefused
 from runwire_consumer.params import params_of
+from runwire_consumer.projects import Params
 from runwire_consumer.results import unique_names
-from runwire_consumer.sandbox import Params, Sandbox
+from runwire_consumer.sandbox import Sandbox
 
 HEAD_BYTES = 1024 * 1024
 CHUNKS_WAITING_MAX = 4
@@ -45,16 +46,25 @@ Start = Callable[[Callable[[], None]], Awaitable["Future[None]"]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request asks for."""
+    """What a request asks for.
+
+    Attributes:
+        sql: The text.
+        params: Values of its parameters.
+        form: One of `FORMS`.
+        nonfinite_null: NaN and ±inf become null.
+        projects: The answer is limited to these; None: everything.
+    """
 
     sql: str
     params: Params
     form: str
     nonfinite_null: bool
+    projects: frozenset[str] | None
 
 
-def read_asked(request: Request, body: bytes) -> Asked:
-    """What the body and the address say.
+def read_asked(request: Request, body: bytes, projects: frozenset[str] | None) -> Asked:
+    """What the body and the address say, limited to what the visitor may see.
 
     Raises:
         RequestRefused: They can't be understood.
@@ -66,7 +76,7 @@ def read_asked(request: Request, body: bytes) -> Asked:
         raise RequestRefused(400, f"nan={nonfinite[:40]!r} is unknown: use string or null.")
     if "nan" in request.query_params and form not in {"json", "csv"}:
         raise RequestRefused(400, "nan= is for json and csv: Arrow and Parquet have NaN and ±inf as they are.")
-    return Asked(sql, params, form, nonfinite == "null")
+    return Asked(sql, params, form, nonfinite == "null", projects)
 
 
 async def answer(
@@ -203,7 +213,7 @@ def _make(chunks: _Chunks, asked: Asked, sandbox: Sandbox) -> None:
     """On the query's thread: run it, hand on what comes."""
     error: BaseException | None = None
     try:
-        with sandbox.reading(asked.sql, asked.params, chunks.cancelled) as reading:
+        with sandbox.reading(asked.sql, asked.params, asked.projects, chunks.cancelled) as reading:
             columns = json.dumps(unique_names(reading.schema.names))
             if len(columns) <= COLUMNS_HEADER_BYTES_MAX:
                 chunks.headers = {COLUMNS_HEADER: columns}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +46,19 @@ class Result:
         """Each row as a dict of what JSON has, so that it is the same here and behind HTTP."""
         names = self.unique_columns
         return (dict(zip(names, map(plain, row), strict=True)) for row in self.rows())
+
+    def to_arrow(self) -> bytes:
+        """An Arrow IPC stream."""
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, self.schema) as writer:
+            for batch in self.batches:
+                writer.write_batch(batch)
+        return sink.getvalue()
+
+
+def read_arrow(stream: bytes) -> pa.Table:
+    """The table of an Arrow stream."""
+    return pa.ipc.open_stream(stream).read_all()
 
 
 def unique_names(names: Iterable[str]) -> tuple[str, ...]:

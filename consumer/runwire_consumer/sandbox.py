@@ -14,7 +14,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,15 +23,14 @@ import pyarrow as pa
 
 from runwire_consumer.allowlist import RELATIONS
 from runwire_consumer.errors import QueryError, QueryTimeout, QueryTooLarge, SelectRefused
+from runwire_consumer.hints import explained
 from runwire_consumer.limits import Limits
+from runwire_consumer.projects import Limiter, Params
 from runwire_consumer.query_watch import QueryWatch
 from runwire_consumer.results import Result
 from runwire_consumer.selects import STATEMENT_CHARACTERS_MAX, Widths, check_tree
 from runwire_consumer.widths import measure_widths
 
-Params = Sequence[Any] | Mapping[str, Any] | None
-
-SENTENCE_CHARACTERS_MAX = 500
 WIDTHS_SECONDS = 60.0
 _BATCH_ROWS = 2_048
 
@@ -71,6 +70,7 @@ class Sandbox:
         self._stopped = threading.Event()
         self._widths = Widths()
         self._widths_due = 0.0
+        self._limiter = Limiter()
 
     def check(self, sql: str, params: Params = None) -> None:
         """Pass one harmless SELECT.
@@ -85,14 +85,19 @@ class Sandbox:
         """End the queries in progress and refuse all others: the database is about to close."""
         self._stopped.set()
 
-    def run(self, sql: str, params: Params = None) -> Result:
+    def run(self, sql: str, params: Params = None, projects: frozenset[str] | None = None) -> Result:
         """Run a SELECT and fetch the whole result.
+
+        Args:
+            sql: The text.
+            params: Values of its parameters.
+            projects: The text sees nothing but these; None: everything.
 
         Raises:
             SelectRefused: The text isn't one harmless SELECT.
             QueryError: DuckDB refused it, or it went over a limit.
         """
-        with self.reading(sql, params) as reading:
+        with self.reading(sql, params, projects) as reading:
             batches: list[pa.RecordBatch] = []
             count = size_bytes = 0
             for batch in reading.batches:
@@ -103,19 +108,26 @@ class Sandbox:
             return Result(reading.schema, tuple(batches))
 
     @contextlib.contextmanager
-    def reading(self, sql: str, params: Params = None, cancelled: threading.Event | None = None) -> Iterator[Reading]:
+    def reading(
+        self,
+        sql: str,
+        params: Params = None,
+        projects: frozenset[str] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[Reading]:
         """Run a SELECT whose result is read batch by batch; it ends with the block.
 
         Args:
             sql: The text.
             params: Values of $name or ?.
+            projects: The text sees nothing but these; None: everything.
             cancelled: Set from another thread to end it: whoever wanted the result has gone.
 
         Raises:
             SelectRefused: The text isn't one harmless SELECT.
             QueryError: DuckDB refused it, or it went over a limit.
         """
-        with self._running(sql, params, cancelled) as (cursor, watch):
+        with self._running(sql, params, projects, cancelled) as (cursor, watch):
             with watch.busy():
                 cursor.execute(sql, _bindable(params))
                 reader = cursor.to_arrow_reader(_BATCH_ROWS)
@@ -136,7 +148,7 @@ class Sandbox:
 
     @contextlib.contextmanager
     def _running(
-        self, sql: str, params: Params, cancelled: threading.Event | None
+        self, sql: str, params: Params, projects: frozenset[str] | None, cancelled: threading.Event | None
     ) -> Iterator[tuple[duckdb.DuckDBPyConnection, QueryWatch]]:
         def stops() -> str | None:
             if cancelled is not None and cancelled.is_set():
@@ -144,10 +156,13 @@ class Sandbox:
             return "the consumer is going down" if self._stopped.is_set() else None
 
         with contextlib.closing(self._cursors()) as cursor, _in_sentences():
-            check(cursor, sql, self._relations, self._widths_of(cursor, params))
+            tree = check(cursor, sql, self._relations, self._widths_of(cursor, params))
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             with QueryWatch(cursor, self._cursors(), self._limits, stops) as watch:
                 try:
+                    if projects is not None:
+                        with watch.busy():
+                            self._limiter.limit(cursor, tree, params, projects)
                     yield cursor, watch
                 except (duckdb.Error, pa.ArrowException):
                     watch.check()  # when it has spoken, its reason is the better sentence
@@ -192,7 +207,7 @@ def _in_sentences() -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException, UnicodeError, OverflowError, RuntimeError) as error:
         if "INTERRUPT" in str(error).upper():
             raise QueryTimeout("The query was stopped before its end: read fewer rows.") from None
-        raise QueryError(_one_sentence(error)) from None
+        raise QueryError(explained(error)) from None
 
 
 def check(
@@ -200,8 +215,8 @@ def check(
     sql: str,
     relations: frozenset[str] = RELATIONS,
     widths: Widths | None = None,
-) -> None:
-    """Pass one harmless SELECT; `cursor` only parses it.
+) -> str:
+    """Pass one harmless SELECT, as the tree that `json_serialize_sql` makes of it; `cursor` only parses it.
 
     Raises:
         SelectRefused: The sentence says what and what to do.
@@ -217,8 +232,10 @@ def check(
     except duckdb.FatalException:
         raise  # as below: it is not the text's fault
     except (duckdb.Error, UnicodeError) as error:
-        raise SelectRefused(f"The query can't be parsed: {_one_sentence(error)}") from None
-    check_tree(str(found[0]) if found else "", relations, sql, widths)
+        raise SelectRefused(f"The query can't be parsed: {explained(error)}") from None
+    tree = str(found[0]) if found else ""
+    check_tree(tree, relations, sql, widths)
+    return tree
 
 
 def _bindable(params: Params) -> Any:
@@ -237,10 +254,3 @@ def _is_text(text: str) -> bool:
 
 def _param_bytes(value: Any) -> int:
     return len(json.dumps(value, default=repr))
-
-
-def _one_sentence(error: Exception) -> str:
-    text = str(error).strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
-    return first if len(first) <= SENTENCE_CHARACTERS_MAX else first[: SENTENCE_CHARACTERS_MAX - 1] + "…"

@@ -17,8 +17,10 @@ from typing import Any
 from runwire_consumer.allowlist import (
     FUNCTIONS,
     LIMITED_AGGREGATES,
+    MACROS,
     RELATIONS,
     TABLE_FUNCTIONS,
+    TABLE_MACROS,
     TEXT_COLUMNS,
     TEXT_RELATIONS,
     TYPES,
@@ -34,6 +36,7 @@ TREE_BYTES_MAX = 8_000_000
 VALUES_BYTES_MAX = 640_000
 TABLE_FUNCTION_ROWS_MAX = 10_000_000
 RELATIONS_MAX = 1_000
+MACRO_RELATIONS = 25  # as many as a macro reads, with room
 ARRAY_TYPE_SIZE_MAX = 1_000
 NAME_CHARACTERS_SHOWN_MAX = 60
 KEPT_MAX = 1_000
@@ -140,6 +143,7 @@ class _Walk:
     def __init__(self, relations: frozenset[str], widths: Widths) -> None:
         self.relations = relations
         self.widths = widths
+        self.macro = ""  # whose arguments are being visited
         self.peak_bytes = 0
         self.total_bytes = 0
 
@@ -198,6 +202,8 @@ class _Walk:
                 return self.query(node["subquery"]["node"], scope)
             case "JOIN":
                 return self._join(node, scope)
+            case "TABLE_FUNCTION" if self._function_name(node["function"]) in TABLE_MACROS:
+                return self._table_macro(node, scope)
             case "TABLE_FUNCTION":
                 return self._table_function(node, scope), 1
             case "EXPRESSION_LIST":
@@ -218,7 +224,8 @@ class _Walk:
         if catalog or schema not in {"", "main"} or name.lower() not in self.relations or node.get("at_clause"):
             full = ".".join(part for part in (catalog, schema, name) if part)
             raise SelectRefused(
-                f"There is no relation {_shown(full)} here: choose from {', '.join(sorted(self.relations))}."
+                f"There is no relation {_shown(full)} here: choose from {', '.join(sorted(self.relations))}; "
+                "FROM columns lists what is in each."
             )
         return (self.widths.texts if name.lower() in TEXT_RELATIONS else self.widths.names), 1
 
@@ -237,8 +244,8 @@ class _Walk:
         name = self._function_name(call)
         if name not in TABLE_FUNCTIONS or node.get("subquery"):
             raise SelectRefused(
-                f"Function {_shown(name)} isn't allowed in FROM: only range, generate_series and unnest are, "
-                "and no files, settings or engine functions."
+                f"Function {_shown(name)} isn't allowed in FROM: only range, generate_series, unnest and Runwire's "
+                f"{', '.join(sorted(TABLE_MACROS))} are, and no files, settings or engine functions."
             )
         if name == "unnest":
             return self.expression(call, scope)
@@ -249,9 +256,25 @@ class _Walk:
             )
         return NUMBER_BYTES
 
+    def _table_macro(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        """Its arguments are put into its text, perhaps more than once: one in the other would grow without bound."""
+        call = node["function"]
+        name = self._function_name(call)
+        if self.macro or node.get("subquery"):
+            raise SelectRefused(
+                f"{name}() can't stand inside the arguments of {self.macro or 'a call'}(): "
+                "give it a name by WITH, and join it."
+            )
+        self.macro = name
+        self._expressions(_without(call, "class", "type"), scope)
+        self.macro = ""
+        return self.widths.names, self._counted(MACRO_RELATIONS)
+
     def _describe(self, node: Node, scope: _Scope) -> tuple[int, int]:
         if node.get("show_type") not in {"DESCRIBE", "SUMMARY"} or not node.get("query"):
-            raise SelectRefused("SHOW isn't allowed here: DESCRIBE a relation, such as DESCRIBE runs.")
+            raise SelectRefused(
+                "SHOW isn't allowed here: FROM relations lists what there is, DESCRIBE runs what is in one."
+            )
         _, relations = self.query(node["query"], scope)
         return max(self.widths.names, self.widths.texts), relations
 
@@ -343,7 +366,9 @@ class _Walk:
 
     def _call(self, node: Node, scope: _Scope) -> int:
         name = self._function_name(node)
-        growth = FUNCTIONS.get(name)
+        growth = Growth.FIXED if name in MACROS else FUNCTIONS.get(name)
+        if name in TABLE_MACROS:
+            raise SelectRefused(f"{name}() makes a table: put it behind FROM.")
         if growth is None:
             raise SelectRefused(
                 f"Function {_shown(name)} isn't allowed here: queries may use DuckDB's functions of values, "

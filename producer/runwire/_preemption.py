@@ -233,8 +233,9 @@ class _Trap:
         mouth = _Mouth(writer)
         # An old one of ours, where a Python handler came and went in between.
         faulthandler.unregister(signum)
-        # Only the thread that took the signal is shown: nobody reads it, and others may be anywhere.
-        faulthandler.register(signum, mouth, all_threads=False, chain=file is not None)
+        # All threads, though nobody reads it: of the one that took the signal alone nothing is written where it isn't
+        # Python's, and a process that was suspended wakes with its signal in any thread there is (OpenBLAS's, torch's).
+        faulthandler.register(signum, mouth, all_threads=True, chain=file is not None)
         self._mouth = weakref.ref(mouth)  # faulthandler keeps it, until somebody else registers there
 
     def release(self) -> None:

@@ -17,6 +17,7 @@ from runwire_cli.settings import CommandSettings, read_command_settings
 from runwire_cli.shell import shell
 from runwire_consumer import snapshots
 from runwire_consumer.database import Database
+from runwire_consumer.snapshot_files import listed
 from runwire_consumer.store import Store
 
 
@@ -39,12 +40,12 @@ def test_it_reads_a_snapshot_and_says_how_old_it_is(
     assert "A snapshot of 20" in said.err
     assert " s old, read-only: " in said.err
     assert "n" in said.out
-    assert len(snapshots.listed(settings.home.snapshots)) == 1
+    assert len(listed(settings.home.snapshots)) == 1
     opened = Database.open(settings.home.database)  # as a consumer has it
     assert shell(settings, Output(Form.TABLE), "DELETE FROM store.runs", newest=False) == 1
     assert "read-only" in capsys.readouterr().err
     opened.close()
-    assert len(snapshots.listed(settings.home.snapshots)) == 1
+    assert len(listed(settings.home.snapshots)) == 1
     assert not list(settings.home.snapshots.glob(".shell-*"))
 
 
@@ -83,7 +84,7 @@ def test_an_old_snapshot_is_taken_only_when_it_is_wanted(
     assert shell(settings, Output(Form.TABLE), "SELECT 1", newest=True) == 0
     monkeypatch.setattr(module, "FRESH_SECONDS", -1.0)
     assert shell(settings, Output(Form.TABLE), "SELECT 1", newest=True) == 0
-    assert len(snapshots.listed(settings.home.snapshots)) == 1
+    assert len(listed(settings.home.snapshots)) == 1
     time.sleep(1.1)  # snapshots are named by the second
     assert shell(settings, Output(Form.TABLE), "SELECT 1", newest=False) == 0
-    assert len(snapshots.listed(settings.home.snapshots)) == 2
+    assert len(listed(settings.home.snapshots)) == 2

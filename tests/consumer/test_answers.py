@@ -241,7 +241,7 @@ def test_a_slow_client_costs_the_query_no_time(database: Database) -> None:
         time.sleep(2.0)
         assert sum(batch.num_rows for batch in reading.batches) == 100_000 - 2_048
     cancelled = threading.Event()
-    with sandbox.reading("SELECT * FROM range(100000)", None, cancelled) as reading:
+    with sandbox.reading("SELECT * FROM range(100000)", cancelled=cancelled) as reading:
         cancelled.set()
         with pytest.raises(QueryError, match="whoever asked has gone"):
             list(reading.batches)

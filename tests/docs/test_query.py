@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from runwire_consumer.allowlist import RELATIONS
+from tests.cli.commands import train
 from tests.cli.face import TOKEN, served
-from tests.cli.test_up import train
 from tests.consumer.small_store import small_store
 from tests.docs.blocks import GUIDES, blocks, run_code
 from tests.docs.guides import shell_blocks, start_block

@@ -83,4 +83,5 @@ def ended(*programs: subprocess.Popen[str], timeout_seconds: float = 100.0) -> l
     finally:
         for program in programs:
             program.kill()
+            program.communicate()
     return outputs

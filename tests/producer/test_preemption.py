@@ -43,6 +43,14 @@ mutex = ctypes.create_string_buffer(64)
 print("ready", flush=True)
 libc.pthread_mutex_lock(mutex); libc.pthread_mutex_lock(mutex)
 """
+NO_THREAD_OF_PYTHON = """
+thread = ctypes.c_ulong()
+assert libc.pthread_create(ctypes.byref(thread), None, libc.pause, None) == 0
+print("ready", flush=True)
+libc.pthread_kill(thread, TERM)
+while True:
+    time.sleep(0.001)
+"""
 ASYNC = """
 async def main():
     stop = asyncio.Event()
@@ -66,6 +74,7 @@ ENDINGS = {
     "nobody handles it": (INIT + "spin()", [TERM], -TERM, KILLED),
     "it comes three times": (INIT + "spin()", [TERM, TERM, TERM], -TERM, KILLED),
     "the main thread hangs in C code": (INIT + HANGS_IN_C, [TERM], -TERM, KILLED),
+    "a thread that Python knows nothing of takes it": (INIT + NO_THREAD_OF_PYTHON, [], -TERM, KILLED),
     "init in a thread": (
         "thread = threading.Thread(target=runwire.init); thread.start(); thread.join(); spin()", [TERM], -TERM, KILLED
     ),
@@ -120,7 +129,7 @@ def test_endings(tmp_path: Path, name: str) -> None:
     assert done.returncode == exit_code, done.stderr
     assert program.endings()[-1:] == ([] if ending is None else [ending])
     assert program.journals() == [] or ending is None
-    assert "Traceback" not in done.stderr or signums[-1] == INT
+    assert "Traceback" not in done.stderr or signums[-1:] == [INT]
 
 
 IN_SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "bash"}

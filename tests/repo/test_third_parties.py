@@ -24,18 +24,31 @@ HOMES: dict[str, tuple[str, ...]] = {
     # The demo and the shell open a file as anybody would: it is plain DuckDB.
     "duckdb": (CONSUMER, f"{CLI}demo.py", f"{CLI}shell.py"),
     "fastavro": ("schemas/runwire_schemas/",),
-    "httpx": (CLI,),
+    "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
     "pandas": ("producer/runwire/_query.py",),
     "polars": ("producer/runwire/_query.py",),
-    "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
     "psutil": ("producer/runwire/_system_host.py",),
     "pynvml": ("producer/runwire/_system_gpus.py",),
-    "prometheus_client": (f"{CONSUMER}gauges.py", f"{CONSUMER}http.py", f"{CONSUMER}self_metrics.py"),
+    "prometheus_client": (
+        f"{CONSUMER}exposition.py",
+        f"{CONSUMER}gauges.py",
+        f"{CONSUMER}http.py",
+        f"{CONSUMER}notifying.py",
+        f"{CONSUMER}room.py",
+        f"{CONSUMER}self_metrics.py",
+    ),
     "pyarrow": (CONSUMER, "producer/runwire/_query.py"),
     "rich": (CLI,),
-    "starlette": (f"{CONSUMER}answers.py", f"{CONSUMER}guard.py", f"{CONSUMER}http.py"),
+    "h11": (f"{CONSUMER}connections.py",),
+    "starlette": (
+        f"{CONSUMER}answers.py",
+        f"{CONSUMER}guard.py",
+        f"{CONSUMER}http.py",
+        f"{CONSUMER}login.py",
+        f"{CONSUMER}pages.py",
+    ),
     "typer": (CLI,),
-    "uvicorn": (f"{CONSUMER}http.py",),
+    "uvicorn": (f"{CONSUMER}connections.py", f"{CONSUMER}http.py"),
 }
 OURS = {"runwire_schemas", "runwire", "runwire_consumer", "runwire_cli"}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,16 +44,21 @@ def torch_bin() -> Path:
 
 
 @pytest.fixture(params=sorted(MPIRUNS))
-def mpirun(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def mpirun(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """One MPI's mpirun under this name, in a folder of its own."""
     name: str = request.param
     found = shutil.which(f"mpirun.{name}")
     require_service(f"mpirun of {name}", found is not None, f"apt-get install {MPIRUNS[name]}")
     script = tmp_path / "bin" / "mpirun"  # no link: MPICH looks beside it for its other programs
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec {found} "$@"\n')
-    script.chmod(0o755)
-    return script
+    # Of two that start at once, Open MPI's second fails where the first makes the folder of their user just then.
+    with tempfile.TemporaryDirectory(
+        prefix="mpi-", ignore_cleanup_errors=True
+    ) as temporary:  # short: names of sockets lie in it
+        Path(temporary, f"ompi.{socket.gethostname().split('.')[0]}.{os.getuid()}").mkdir(mode=0o700)
+        script.write_text(f'#!/bin/sh\nTMPDIR={temporary} exec {found} "$@"\n')
+        script.chmod(0o755)
+        yield script
 
 
 MPI_ON_FEW_CORES = {
