@@ -1,4 +1,4 @@
-"""The gauges: what is live, reduced over ranks, within a budget, and clean for Prometheus."""
+"""The gauges: what is live, within a budget of series and bytes, and clean for Prometheus."""
 # ruff: noqa: E501 - a series a line reads best
 
 from __future__ import annotations
@@ -7,29 +7,19 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterator
-from typing import Any
 
+import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from runwire_consumer.database import Database
-from runwire_consumer.gauges import (
-    GaugeOptions,
-    Live,
-    LiveMetric,
-    LiveRun,
-    RunGauges,
-    families,
-    label,
-    read_live,
-    reduce_ranks,
-)
-from runwire_consumer.self_metrics import SelfMetrics
+from runwire_consumer.exposition import render
+from runwire_consumer.gauges import Page, RunGauges
+from runwire_consumer.live import GaugeOptions, Live, LiveMetric, LiveRun
+from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
+from tests.consumer.fleet import Fleet
 from tests.consumer.small_store import DIGITS, NOW_US, OLD, OTHER, small_store
-from tests.consumer.test_watch import BATCH, Consumer, tell
 
 NAN, INF = math.nan, math.inf
 
@@ -41,39 +31,28 @@ def database() -> Iterator[Database]:
     database.close()
 
 
-def scrape(database: Database, options: GaugeOptions | None = None, now_us: int = NOW_US) -> dict[str, float]:
-    """Text form of every series -> value."""
+def gauges_of(database: Database, options: GaugeOptions | None = None) -> RunGauges:
+    """The gauges of a store at NOW_US."""
+    return RunGauges(database.cursor, options, clock=lambda: NOW_US / 1e6)
+
+
+def scrape(gauges: RunGauges) -> dict[str, float]:
+    """Name with sorted labels -> value."""
     registry = CollectorRegistry()
-    registry.register(RunGauges(database.cursor, options, clock=lambda: now_us / 1e6))
-    lines = generate_latest(registry).decode().replace('\\"', "'").splitlines()
-    return {key: float(value) for key, _, value in (line.rpartition(" ") for line in lines) if not key.startswith("#")}
-
-
-@pytest.mark.parametrize(
-    ("values", "mean", "low", "high"),
-    [
-        ((1.0,), 1.0, 1.0, 1.0),
-        ((1.0, 2.0, 6.0), 3.0, 1.0, 6.0),
-        ((1.0, NAN), NAN, 1.0, 1.0),
-        ((NAN, 2.0, 1.0), NAN, 1.0, 2.0),
-        ((NAN, NAN), NAN, NAN, NAN),
-        ((1.0, INF), INF, 1.0, INF),
-        ((INF, -INF), NAN, -INF, INF),
-        ((NAN, INF), NAN, INF, INF),
-        ((1.7e308, 1.7e308), 1.7e308, 1.7e308, 1.7e308),
-        ((-0.0, 0.0), 0.0, -0.0, -0.0),
-        ((), NAN, NAN, NAN),
-    ],
-)
-def test_reductions_over_ranks(values: tuple[float, ...], mean: float, low: float, high: float) -> None:
-    """The mean propagates NaN; min and max take what is not NaN, infinities included."""
-    found = reduce_ranks(values)
-    assert [repr(value) for value in map(abs, found)] == [repr(value) for value in map(abs, (mean, low, high))]
+    registry.register(gauges)
+    found = {}
+    for family in text_string_to_metric_families(render(registry).decode()):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            key = f"{sample.name}{{{labels}}}"
+            assert key not in found
+            found[key] = sample.value
+    return found
 
 
 def test_live_runs_are_shown_by_id_and_name(database: Database) -> None:
     """Newest attempt, last values; a run that ended a day ago has left."""
-    shown = scrape(database)
+    shown = scrape(gauges_of(database))
     run = f'project="digits",run="brave-fox-1",run_id="{DIGITS}"'
     assert shown[f"runwire_run_state{{{run}}}"] == 0
     assert shown[f"runwire_heartbeat_age_seconds{{{run}}}"] == 5
@@ -87,137 +66,176 @@ def test_live_runs_are_shown_by_id_and_name(database: Database) -> None:
         for reduction in ("mean", "min", "max")
     }
     assert values == {"mean": INF, "min": 0.75, "max": INF}
-    assert (
-        shown[f'runwire_metric_rank{{metric="val/acc",project="digits",rank="0",run="brave-fox-1",run_id="{DIGITS}"}}']
-        == 0.75
-    )
+    rank = f'metric="val/acc",project="digits",rank="0",run="brave-fox-1",run_id="{DIGITS}"'
+    assert shown[f"runwire_metric_rank{{{rank}}}"] == 0.75
     assert not [key for key in shown if OLD in key]
     assert not [key for key in shown if "runwire_metric_rank" in key and OTHER in key]
+    assert not [key for key in shown if "runwire_heartbeat_age_seconds" in key and OTHER in key]
 
 
-BY_VIEWS = """
-SELECT d.project, d.run_id, d.name, coalesce(d."group", ''), coalesce(d."user", ''), coalesce(d."commit", ''),
-       coalesce(s.state, 'running'), min(e.seen_at) FILTER (
-           e.next_seq IS NULL AND t.attempt IS NOT DISTINCT FROM n.newest
-       )
-FROM store.descriptions d
-LEFT JOIN store.run_states s ON s.run_key = d.run_key
-JOIN store.senders t ON t.run_key = d.run_key
-JOIN store.emitters e ON e.emitter_key = t.emitter_key
-JOIN (SELECT run_key, max(attempt) AS newest FROM store.senders GROUP BY run_key) n ON n.run_key = d.run_key
-GROUP BY ALL
-"""
-LATEST_BY_VIEWS = """
-SELECT run_id, metric, list("rank" ORDER BY "rank"), list(value ORDER BY "rank")
-FROM (
-    SELECT *, coalesce(attempt, 0) AS number, max(coalesce(attempt, 0)) OVER (PARTITION BY run_id, metric) AS newest
-    FROM main.latest
-)
-WHERE number = newest GROUP BY run_id, metric
-"""
+def test_names_are_verbatim(database: Database) -> None:
+    """Quotes, newlines and equals signs come out of a parser as they went in."""
+    shown = scrape(gauges_of(database, GaugeOptions(ended_runs_kept_seconds=1e6)))
+    odd = f'metric="odd "metric"\n",project="old",reduce="max",run="odd "name"\n=1",run_id="{OLD}"'
+    assert shown[f"runwire_metric{{{odd}}}"] == -INF
+    assert shown[f'runwire_run_state{{project="old",run="odd "name"\n=1",run_id="{OLD}"}}'] == 5
 
 
-@given(st.lists(BATCH, max_size=8))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_gauges_say_what_the_relations_say(history: list[Any]) -> None:
-    """They read the tables their own way, of the live runs alone: the views over all runs are the model."""
-    consumer, now = Consumer(forgetful=False), 0
-    for batch, moment in tell(history):
-        consumer.writer.write(batch, moment) if batch else consumer.writer.tick(moment)
-        now = moment.now
-    options = GaugeOptions(ended_runs_kept_seconds=1e6, lost_runs_kept_seconds=1e6)
-    live, cursor = read_live(consumer.store.cursor, options, now), consumer.store.cursor()
-    assert sorted(map(repr, live.runs)) == sorted(repr(LiveRun(*row)) for row in cursor.execute(BY_VIEWS).fetchall())
-    assert sorted((one.run_id, one.metric, [*one.ranks], [*one.values]) for one in live.metrics) == sorted(
-        cursor.execute(LATEST_BY_VIEWS).fetchall()
-    )
-    gaps = "SELECT coalesce(sum(missing) FILTER (next_seq IS NOT NULL), 0), coalesce(sum(lost), 0) FROM emitters"
-    assert cursor.execute(gaps).fetchall() == [consumer.store.gaps()]
-    consumer.writer.close()
+def a_run(number: int, name: str = "n") -> LiveRun:
+    """A run that lives."""
+    return LiveRun(number, "p", f"run{number}", name, "", "", "", "running", 0, 9, 3)
 
 
-def test_an_ended_run_leaves_after_its_grace(database: Database) -> None:
-    """It ended 30 s ago: shown with a grace of 60 s, gone with one of 10 s; an old one comes back with a long one."""
-    assert [key for key in scrape(database, GaugeOptions(ended_runs_kept_seconds=60)) if OTHER in key]
-    assert not [key for key in scrape(database, GaugeOptions(ended_runs_kept_seconds=10)) if OTHER in key]
-    everything = scrape(database, GaugeOptions(ended_runs_kept_seconds=1e6))
-    odd = [key for key in everything if OLD in key and key.startswith("runwire_metric{")]
-    assert len(odd) == 3
-    assert all("odd 'metric'\\n" in key for key in odd)
+def a_metric(number: int, run: int = 0, ranks: int = 1, name: str = "") -> LiveMetric:
+    """A metric, with its ranks where there are several."""
+    members = [*range(ranks)] if ranks > 1 else None
+    return LiveMetric(run, number, name or f"m{number}", 1.0, 0.0, 2.0, ranks, members, members and [0.5] * ranks)
 
 
-def _run(number: int) -> LiveRun:
-    return LiveRun("p", f"run{number}", "n", "", "", "", "running", 0)
+def test_the_budget_holds() -> None:
+    """What doesn't fit is left out and counted by kind; the query leaves out by the same order before."""
+    metrics = tuple(a_metric(number, ranks=2) for number in range(10))
+    live = Live(frozenset(range(3)), (a_run(0),), metrics, 17)
+    page = Page(live, GaugeOptions(series_max=5 + 15 + 2), 0.0)
+    info, state, step, age, waiting, reduced, by_rank = page.families
+    assert [len(one.lines) for one in (info, state, step, age, waiting)] == [1, 1, 1, 1, 1]
+    assert [len(one.lines) for one in (reduced, by_rank)] == [15, 2]
+    assert reduced.lines[12:] == [
+        f'runwire_metric{{project="p",run_id="run0",run="n",metric="m4",reduce="{reduction}"}} {value}\n'
+        for reduction, value in (("mean", 1.0), ("min", 0.0), ("max", 2.0))
+    ]
+    assert page.left_out() == {"runs": 5 * 2, "metrics": 3 * 12, "ranks": 2 * 4}
+    assert page.shown.metrics == {(0, number) for number in range(5)}
+    page = Page(live, GaugeOptions(bytes_max=5 * 100), 0.0)  # not even the run
+    assert page.left_out() == {"runs": 5 * 3, "metrics": 3 * 17, "ranks": 0}
+    assert not any(family.lines for family in page.families)
 
 
-def test_the_budget_drops_what_is_unchanged_for_longest() -> None:
-    """Runs and metrics come newest first; ranks go before reductions."""
-    metrics = tuple(LiveMetric("run0", f"m{i}", (0, 1), (1.0, 2.0), 1) for i in range(10))
-    shown, left_out = families(Live((_run(0),), metrics, metrics_left_out=7), 4 + 15 + 2, 0.0)
-    by_name = {family.name: family.samples for family in shown}
-    assert [sample.labels["metric"] for sample in by_name["runwire_metric"]][::3] == ["m0", "m1", "m2", "m3", "m4"]
-    assert len(by_name["runwire_metric_rank"]) == 2
-    assert left_out == 5 * 3 + 4 * 2 + 7 * 3
-    assert sum(len(family.samples) for family in shown) <= 21
+@pytest.mark.parametrize("name", ["plain", '"' * 200, "\\\n" * 300, "é" * 500])
+def test_no_names_make_an_answer_larger_than_it_may_be(name: str) -> None:
+    """Ten thousand series of the longest names stay below the bytes, too; short ones are all there."""
+    runs = tuple(a_run(number, f"{name}{number}") for number in range(100))
+    metrics = tuple(a_metric(number, number % 100, name=f"{name}{number}") for number in range(3_166))
+    options = GaugeOptions()
+    page = Page(Live(frozenset(range(100)), runs, metrics, 3_166), options, NOW_US / 1e6)
+    lines = [line for family in page.families for line in family.lines]
+    size_bytes = sum(len(line.encode()) for line in lines)
+    assert size_bytes <= options.bytes_max
+    assert len(lines) == 9_998 if name == "plain" else size_bytes > options.bytes_max / 2
+    assert page.left_out()["metrics"] == 9_998 - len(lines)
+    assert len(set(lines)) == len(lines)
+
+
+def test_evictions_are_counted_once_and_by_kind() -> None:
+    """What was shown, is still wanted, and had to make room: neither what ended nor what never had room."""
+    fleet = Fleet()
+    gauges = gauges_of(fleet.database, GaugeOptions(series_max=5 + 3 * 4 + 2))
+
+    def told() -> list[tuple[float, float]]:
+        shown = scrape(gauges)
+        assert scrape(gauges) == shown  # nothing alternates
+        kinds = ("runs", "metrics", "ranks")
+        return [
+            (
+                shown[f'runwire_series_left_out{{kind="{kind}"}}'],
+                shown[f'runwire_series_evicted_total{{kind="{kind}"}}'],
+            )
+            for kind in kinds
+        ]
+
+    assert told() == [(0, 0), (0, 0), (0, 0)]
+    fleet.run(1, ranks=2)
+    fleet.metrics(1, range(4), ranks=2)
+    assert told() == [(0, 0), (0, 0), (6, 0)]  # ranks of one metric fit
+    fleet.run(2)
+    assert told() == [(0, 0), (3, 3), (6, 2)]  # its facts take the room of a metric and of those ranks
+    fleet.metrics(2, range(2))
+    assert told() == [(0, 0), (9, 9), (2, 2)]  # a metric each, then the newest run's second
+    fleet.becomes(1, "finished")
+    assert told() == [(0, 0), (9, 9), (2, 2)]
+    fleet.becomes(2, "finished")
+    fleet.cursor.execute("UPDATE store.run_states SET since = 0 WHERE run_key = 1")  # it leaves
+    assert told() == [(0, 0), (0, 9), (0, 2)]
+    for number in (3, 4, 5, 6):
+        fleet.run(number)
+    assert told() == [(10, 5), (0, 15), (0, 2)]  # the metrics of a run that isn't shown aren't counted
+    fleet.close()
+
+
+def test_what_leaves_by_itself_is_no_eviction() -> None:
+    """A run that ended some time ago or was deleted, and a rank that an attempt no longer has."""
+    fleet = Fleet()
+    gauges = gauges_of(fleet.database)
+    for number in (1, 2, 3):
+        fleet.run(number, ranks=2)
+        fleet.metrics(number, range(2), ranks=2)
+    before = scrape(gauges)
+    fleet.becomes(1, "finished")
+    fleet.cursor.execute("UPDATE store.run_states SET since = 0 WHERE run_key = 1")
+    fleet.cursor.execute("UPDATE store.runs SET deleted_at = 1 WHERE run_key = 2")
+    fleet.cursor.execute("UPDATE store.emitters SET attempt = 'next', restart_count = 1 WHERE emitter_key = 30000")
+    after = scrape(gauges)
+    assert [sum("runwire_metric_rank{" in key for key in shown) for shown in (before, after)] == [12, 0]
+    assert [value for key, value in after.items() if "runwire_series" in key] == [0] * 6
+    fleet.close()
 
 
 def test_a_million_metrics_stay_within_the_budget() -> None:
-    """A trainer that invents keys can't explode Prometheus; what had to leave is counted, once."""
-    database = small_store()
-    cursor = database.cursor()
-    cursor.execute("INSERT INTO store.metrics SELECT 10 + i, 'key' || i FROM range(1000000) t(i)")
-    cursor.execute(
-        "INSERT INTO store.series SELECT 2, 10 + i, 1, 0, 0, 0, 1, 1, ?::BIGINT - i, 1.0, 0, 1, true, NULL, 0 FROM range(1000000) t(i)",
-        [NOW_US],
-    )
-    registry = CollectorRegistry()
-    registry.register(RunGauges(database.cursor, GaugeOptions(series_max=1_000), clock=lambda: NOW_US / 1e6))
+    """A trainer that invents keys can't explode Prometheus, and what came first stays."""
+    fleet = Fleet()
+    fleet.run(1)
+    fleet.metrics(1, range(1_000_000))
+    gauges = gauges_of(fleet.database, GaugeOptions(series_max=1_000))
     for _ in range(2):
-        text = generate_latest(registry).decode()
-        lines = [line for line in text.splitlines() if not line.startswith("#")]
-        assert len(lines) <= 1_002
-        assert 'metric="key0"' in text
-        assert 'metric="key999999"' not in text
-        evicted = next(line for line in lines if line.startswith("runwire_series_evicted_total"))
-        assert 2_900_000 < float(evicted.rpartition(" ")[2]) < 3_100_000
-    cursor.close()
-    database.close()
+        shown = scrape(gauges)
+        names = {key.partition('metric="')[2].partition('"')[0] for key in shown if key.startswith("runwire_metric{")}
+        assert names == {f"metric{number}" for number in range(331)}
+        assert shown['runwire_series_left_out{kind="metrics"}'] == 3 * (1_000_000 - 331)
+        assert shown['runwire_series_evicted_total{kind="metrics"}'] == 0
+    fleet.close()
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [("", ""), ("loss", "loss"), ("x" * 128, "x" * 128), ("ä/β \n", "ä/β \n"), ("a\udcff", "a?")],
-)
-def test_a_short_label_stays_as_it_is(text: str, kept: str) -> None:
-    """Names stay verbatim as far as they can be sent."""
-    assert label(text) == kept
+def test_a_store_that_cant_be_read_costs_the_runs_alone(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """What the consumer says of itself stays; it is counted, said once, and over as soon as it can be read."""
+    trouble = [duckdb.OutOfMemoryException("no memory\nLINE 2"), duckdb.IOException("no"), None]
 
+    def cursors() -> duckdb.DuckDBPyConnection:
+        error = trouble.pop(0) if trouble else None
+        if error is not None:
+            raise error
+        return database.cursor()
 
-def test_long_labels_are_cut_and_stay_apart() -> None:
-    """Two names that differ at their end stay two series."""
-    one, two = label("x" * 10_000 + "1"), label("x" * 10_000 + "2")
-    assert len(one) == len(two) == 128
-    assert one != two
-    assert one[:117] == two[:117]
+    registry = CollectorRegistry()
+    SelfMetrics(registry)
+    registry.register(RunGauges(cursors, clock=lambda: NOW_US / 1e6))
+    for failures in (1, 2):
+        text = render(registry).decode()
+        assert f"runwire_live_read_failures_total {failures}.0" in text
+        assert "runwire_points_stored_total 0.0" in text
+        assert "run_id=" not in text
+    assert [record.message for record in caplog.records] == ["The live runs can't be read for /metrics: no memory"]
+    text = render(registry).decode()
+    assert "runwire_live_read_failures_total 2.0" in text
+    assert f'run_id="{DIGITS}"' in text
+    assert 'runwire_series_evicted_total{kind="runs"} 0.0' in text
 
 
 def test_promtool_finds_nothing_to_say(database: Database) -> None:
-    """Names, help texts and types follow Prometheus' own rules."""
+    """Names, help texts and types follow Prometheus' own rules, whatever runs and metrics are called."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     registry = CollectorRegistry()
     own = SelfMetrics(registry, "0.1.0")
     own.stored(points=10, rows=5, duplicates=1, seconds=0.01)
-    own.read(3)
     own.fresh(0.2)
-    own.dead_letters(1)
-    own.gaps(missing=0, lost=2)
-    own.source_up(up=True)
     own.lag({("kafka", "0"): 5, ("kafka", "1"): 0})
     own.lag({("kafka", "1"): 7})
-    registry.register(RunGauges(database.cursor, GaugeOptions(ended_runs_kept_seconds=1e6), clock=lambda: NOW_US / 1e6))
-    text = generate_latest(registry)
+    own.anomalies("kafka", {"restarted": 1})
+    own.retention_used("kafka", 0.5)
+    KeepingMetrics(registry)
+    registry.register(gauges_of(database, GaugeOptions(ended_runs_kept_seconds=1e6)))
+    text = render(registry)
     assert b'runwire_consumer_lag_messages{partition="1",source="kafka"} 7.0' in text
     assert b'partition="0"' not in text
     found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
