@@ -23,7 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runwire_consumer.database import Database
-from runwire_consumer.sandbox import Limits, Sandbox
+from runwire_consumer.limits import Limits
+from runwire_consumer.sandbox import Sandbox
 
 OURS = frozenset({"ours"})
 FILL = """

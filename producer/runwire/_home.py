@@ -69,6 +69,13 @@ class Home:
         """File with the local consumer's token."""
         return self.path / "token"
 
+    def read_token(self) -> str | None:
+        """The local consumer's token; None where there is none to read."""
+        try:
+            return self.token.read_text(encoding="utf-8").strip() or None
+        except (OSError, ValueError):
+            return None
+
     def create(self) -> Home:
         """Make the home with its journal and topic folders; any number of processes may do so at once.
 
@@ -106,6 +113,19 @@ def find_home(given: str | None, folder: Path, source: str = "RUNWIRE_HOME") -> 
         if candidate.is_dir() and os.access(candidate, os.W_OK | os.X_OK):
             return Home(candidate)
     return Home((find_root(folder) or folder) / FOLDER_NAME)
+
+
+def running_in(home: Path) -> str | None:
+    """Address of the consumer that says of itself that it runs in a home (`server.json`); None where none does."""
+    import json  # noqa: PLC0415 - readers only, not trainers
+
+    try:
+        found = json.loads((home / "server.json").read_text(encoding="utf-8"))
+        host, port = str(found["host"]), int(found["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - as a client reaches it
+    return f"{found.get('scheme', 'http')}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _ignore(path: Path) -> None:
