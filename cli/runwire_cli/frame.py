@@ -110,7 +110,8 @@ class Frame:
             return []
         if not self.charts:
             fitting = self.shown[: self._room]
-            each = max(1, min(METRICS_OF_RUN_MAX, (self.lines - 1) // len(fitting) - 1))
+            lines = self.lines - 1 - (len(fitting) < len(self.shown))
+            each = max(1, min(METRICS_OF_RUN_MAX, lines // len(fitting) - 1))
             return [(one, metric) for one in fitting for metric in one.metrics(self.patterns)[:each]]
         of_all = dict.fromkeys(metric for one in self.shown for metric in one.metrics(self.patterns))
         room = max(1, self._chart_lines // CHART_LINES_MIN) * max(1, self.cells // CHART_CELLS_MIN)
@@ -141,8 +142,8 @@ class Frame:
 
     @property
     def _heads(self) -> int:
-        """How many heads stand above charts: the half of all lines at most."""
-        return min(len(self.shown), max(1, self.lines // 2))
+        """How many heads stand above charts: a third of all lines at most."""
+        return max(1, min(len(self.shown), self.lines // 3, self.lines - 1 - CHART_LINES_MIN))
 
     @property
     def _chart_lines(self) -> int:

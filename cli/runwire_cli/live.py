@@ -186,7 +186,7 @@ class LiveView:
         self._size = options.max_width, console.height
         yield from self._frame().drawn()
         yield from self._told()
-        yield line(self._waiting(), "yellow") if self.waiting else line(self._summary(), "dim")
+        yield Text(self._waiting(), "yellow") if self.waiting else line(self._summary(), "dim")
 
     def _frame(self) -> Frame:
         cells, lines = self._size
@@ -196,8 +196,9 @@ class LiveView:
         """Notes, where there are any; else the newest alert of each run that has one."""
         if self._notes:
             return [Text("", no_wrap=True).append(Text.from_markup(note)) for note in self._notes]
+        most = min(NOTES_SHOWN, self._size[1] // 4)
         alerts = [(one.row["name"], one.row["alert"]) for one in self.shown if one.row["alert"]]
-        return [line(f"{short(name, NAME_CELLS)}  {clean(alert)}", "yellow") for name, alert in alerts[:NOTES_SHOWN]]
+        return [line(f"{short(name, NAME_CELLS)}  {clean(alert)}", "yellow") for name, alert in alerts[:most]]
 
     def _follow(self) -> None:
         while not self._ended.is_set():

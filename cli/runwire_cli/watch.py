@@ -136,7 +136,7 @@ class Link:
         if self._reader is None:
             self._reader = named_consumer(self._settings, server) if server else local_consumer(self._settings)
         if self._reader is None:
-            raise ServerUnreachable(f"no consumer runs in {self._settings.home.path}: start it with `runwire up`.")
+            raise ServerUnreachable(f"start a consumer with `runwire up`, none runs in {self._settings.home.path}.")
         try:
             return self._reader.table(sql, params).rows
         except ServerUnreachable:

@@ -64,7 +64,7 @@ def test_scale(values: list[float], logarithmic: bool) -> None:  # noqa: FBT001 
 
 def test_a_line_has_labels_and_an_axis() -> None:
     """Greatest and least value at the left, first and last step below; between two points a line."""
-    assert chart(points(0.0, 7.0), 17, 3) == ["         7    ⢀⠔⠊", "         0 ⡠⠔⠁  ", "           0   1"]
+    assert chart(points(0.0, 7.0), 17, 3) == ["         7    ⢀⠤⠊", "         0 ⣀⠤⠊⠁  ", "           0    1"]
 
 
 def test_a_spike_of_one_point_in_a_million_is_seen() -> None:
