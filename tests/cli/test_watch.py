@@ -198,6 +198,6 @@ def test_a_real_terminal_gets_the_picture_and_is_given_back(
         assert terminal.end() == code
         assert terminal.sent.endswith(LEAVE)
         assert termios.tcgetattr(terminal.other) == terminal.mode
-        assert not re.search(rb"\x1b\[[0-9;]*3[0-9]", terminal.sent), "no colours where NO_COLOR is set"
+        assert not re.search(rb"\x1b\[(\d+;)*3\d(;\d+)*m", terminal.sent), "no colours where NO_COLOR is set"
     finally:
         terminal.close()
