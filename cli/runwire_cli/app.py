@@ -155,6 +155,29 @@ def show(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: Ho
     _read(home, json, csv, lambda reader, output: reading.show(reader, output, run))
 
 
+@app.command(help=_help("watch"))
+def watch(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Their curves; else all runs that live.", show_default=False),
+    ] = None,
+    *,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only metrics like this, as 'val/*'; may be repeated.", show_default=False),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Say how it stands, in words, then end.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Watch runs."""
+    from runwire_cli import watch as watching  # noqa: PLC0415 - rich
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
+
+    if once or not watching.can_draw():
+        _read(home, json=False, csv=False, command=lambda reader, output: watching.once(reader, output, runs, metric))
+    raise typer.Exit(watching.watch(read_command_settings(home=home), runs, metric))
+
+
 @app.command(help=_help("sql"))
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; - reads it from stdin.")],

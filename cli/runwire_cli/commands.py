@@ -5,6 +5,7 @@ COMMANDS = {
     "demo": "train on real images, kill a rank, see that nothing is lost",
     "runs": "list the runs",
     "show": "show everything about one run",
+    "watch": "watch runs train: states, pace and curves, live in the terminal",
     "sql": "answer one SELECT",
     "shell": "open a snapshot in the duckdb shell: any SQL",
     "verify": "print a run's receipt: sent, stored, missing",
