@@ -13,7 +13,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,7 @@ async def _serve(settings: CommandSettings, store: Store, contact: _Contact, rep
         await asyncio.gather(keeper.close(), compactor.close())
 
     beside = (_recover_again_and_again(settings), keeper.run(), sweeper.run(), compactor.run())
-    tending = [asyncio.create_task(one) for one in beside]
+    tending = [asyncio.create_task(_watched(one)) for one in beside]
     notifier.start()
     running = asyncio.create_task(service.run(stop, closing=close))
     told_to_end = asyncio.create_task(told.wait())
@@ -247,6 +247,14 @@ async def _serve(settings: CommandSettings, store: Store, contact: _Contact, rep
         await asyncio.wait([running, refusing, *tending])
     for task in (running, serving):
         task.result()
+
+
+async def _watched(work: Coroutine[Any, Any, None]) -> None:
+    """Ingest and answers go on where something beside them fails; whoever reads the log learns that it stands still."""
+    try:
+        await work
+    except Exception:  # noqa: BLE001 - whatever it was
+        _log.exception("A part of the consumer failed and stands still until the next start: a bug of Runwire.")
 
 
 async def _listen(

@@ -67,7 +67,7 @@ class Compactor:
             try:
                 pause_seconds = await self._slice(pauses=came)
                 self._told = ""
-            except StoreError as error:
+            except (StoreError, duckdb.Error) as error:
                 if str(error) != self._told and not (isinstance(error, StoreFull) or self._ended):
                     self._told = str(error)
                     _log.warning("%s Compaction is tried again every %d s.", error, limits.retry_seconds)

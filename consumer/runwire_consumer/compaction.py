@@ -45,7 +45,7 @@ LOOSE_PIECES_MAX = 32
 HOT_POINTS_MAX = 4_000_000
 SUMMARIES_MAX = 250
 _EVERY_SEQ = 2**62
-_CUTS_MAX = 20
+_CUTS_MAX = 64  # halves any range of sequence numbers, also where they are nonsense
 
 _log = logging.getLogger("runwire")
 
@@ -151,6 +151,11 @@ class Compaction:
         for piece in change.pieces:
             key = runs[piece.emitter_key]
             self._hot[key] = self._hot.get(key, 0) + len(piece.values)
+
+    def forget(self, run_key: int) -> None:
+        """Nothing of this run is left in the store."""
+        self._hot.pop(run_key, None)
+        self._loose.pop(run_key, None)
 
     def step(self) -> Slice | None:
         """Do one slice; None when nothing is left to do.
@@ -284,6 +289,8 @@ class Compaction:
             f"FROM {source.points} p WHERE {source.those_points} AND p.emitter_key IN "
             "(SELECT emitter_key FROM store.emitters WHERE run_key IN (FROM wanted)) GROUP BY p.emitter_key ORDER BY 1"
         ).fetchall()
+        if not sizes:  # purged meanwhile
+            return _Taken(_table_of([]), (run_key,), frozenset({run_key}))
         chosen: list[tuple[int, int, int]] = []
         for emitter, count, first, end in sizes:
             if count <= room:
@@ -404,7 +411,7 @@ class _Differs(StoreError):
 
 def _table_of(members: Iterable[tuple[int, ...]]) -> pa.Table:
     rows = [(*one, _EVERY_SEQ)[:3] for one in members]
-    emitters, runs, ends = zip(*rows, strict=True)
+    emitters, runs, ends = zip(*rows, strict=True) if rows else ((), (), ())
     return pa.table(
         {
             "emitter_key": pa.array(emitters, pa.int32()),

@@ -96,6 +96,7 @@ class IssuedTokens:
         self._now = now
         self._seen: tuple[int, ...] = ()
         self._tokens: tuple[Issued, ...] = ()
+        self._told = ""
 
     @property
     def path(self) -> Path:
@@ -176,11 +177,13 @@ class IssuedTokens:
         seen = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         if seen != self._seen:
             try:
-                self._tokens = _read(self._path)
+                self._tokens, self._seen, self._told = _read(self._path), seen, ""
             except TokenRefused as error:
-                self._tokens = ()
-                _log.warning("No issued token is taken: %s", error)
-            self._seen = seen
+                # The next request tries again: where too many files are open, say, it can't be read for a moment.
+                self._tokens, self._seen = (), ()
+                if str(error) != self._told:
+                    self._told = str(error)
+                    _log.warning("No issued token is taken: %s", error)
         return self._tokens
 
     @contextlib.contextmanager

@@ -73,6 +73,10 @@ class Told:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # as if nothing had been told: then what is there now is no news
 
+    def see(self, news: list[News]) -> None:
+        """What goes on, such as a loss that stays NaN for days, is remembered for as long as it does."""
+        self.keys |= {one.key: max(one.time, self.keys[one.key]) for one in news if one.key in self.keys}
+
     def add(self, news: list[News], now: int) -> None:
         """Remember them, forget what can't come again, and write it down.
 
@@ -179,7 +183,9 @@ class Notifier:
         """Take in what is new; the lines of a message that may go now."""
         now = self._clock()
         with leaving_if_invalidated():
-            news = [one for one in read_news(self._cursors, now) if one.key not in self._told.keys]
+            found = read_news(self._cursors, now)
+            self._told.see(found)
+            news = [one for one in found if one.key not in self._told.keys]
             if self._told.first:
                 self._told.add(news, now)
                 return []

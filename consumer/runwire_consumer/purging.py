@@ -125,6 +125,7 @@ def finish(store: Store, purge: Purge, now: int) -> None:
             cursor.execute(f"DELETE FROM store.{table} WHERE run_key = ?", [purge.run_key])  # noqa: S608 - as above
         cursor.execute("DELETE FROM store.lifecycle WHERE emitter_key IN (FROM wanted) AND type <> 'RunDeleted'")
         cursor.execute(_DONE, {"run_key": purge.run_key, "now": now, "points": purge.points})
+    store.compaction.forget(purge.run_key)
 
 
 @contextlib.contextmanager

@@ -52,9 +52,12 @@ def roll(piece: Sorted) -> tuple[Longs, pa.Table]:
     blocks = np.full(count, SHORT, np.int64)
     blocks[long] = np.repeat(piece.seqs[begins], ends - begins)
     at = np.append(0, np.cumsum(ends - begins)[:-1]).astype(np.int64)
-    fine = _aggregate(piece, long, at, begins)
     heads = np.flatnonzero(places[begins] % (BLOCK_POINTS * LEVEL_BLOCKS) == 0)
-    coarse = {name: _REDUCTIONS[name].reduceat(column, heads) for name, column in fine.items() if name in _REDUCTIONS}
+    with np.errstate(over="ignore", invalid="ignore"):  # sums of huge values are infinite, as they are in queries
+        fine = _aggregate(piece, long, at, begins)
+        coarse = {
+            name: _REDUCTIONS[name].reduceat(column, heads) for name, column in fine.items() if name in _REDUCTIONS
+        }
     coarse |= {name: column[heads] for name, column in fine.items() if name not in _REDUCTIONS}
     spans = np.diff(np.append(heads, len(begins)))
     for outer, name in (("outer_first", "first_step"), ("outer_last", "last_step")):

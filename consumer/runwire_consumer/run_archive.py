@@ -111,7 +111,7 @@ def write_run(folder: Path, source: RunSource, about: Description, now: datetime
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "README.md").exists():
-        (folder / "README.md").write_text(README, encoding="utf-8")
+        _write_text(folder, Path("README.md"), README)
     places: dict[str, tuple[Path, Path]] = {}
     files: dict[str, ArchivedFile] = {}
     try:
@@ -148,9 +148,10 @@ def read_manifest(folder: Path, run_id: str) -> Manifest | None:
         found = json.loads((folder / _manifest_place(run_id)).read_text(encoding="utf-8"))
         files = {name: ArchivedFile(**one) for name, one in found.pop("files").items()}
         manifest = Manifest(files=files, **found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        is_ours = manifest.run_id == run_id and manifest.format == FORMAT and _is_sound(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return manifest if manifest.run_id == run_id and manifest.format == FORMAT else None
+    return manifest if is_ours else None
 
 
 def is_intact(folder: Path, manifest: Manifest) -> bool:
@@ -239,13 +240,34 @@ def _manifest_place(run_id: str) -> Path:
     return Path("manifests", f"{path_part(run_id)}.json")
 
 
+def _is_sound(manifest: Manifest) -> bool:
+    """Whether it names all files of a run, each inside of the archive: else it says nothing that can be relied on."""
+    return (
+        set(manifest.files) >= {"points", "params", "events", "run"}
+        and all(
+            one.rows >= 0 and not one.path.startswith("/") and ".." not in one.path.split("/")
+            for one in manifest.files.values()
+        )
+        and "verdict" in manifest.receipt
+    )
+
+
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    path = folder / _manifest_place(manifest.run_id)
+    text = json.dumps(asdict(manifest), indent=2, allow_nan=False) + "\n"
+    _write_text(folder, _manifest_place(manifest.run_id), text)
+
+
+def _write_text(folder: Path, place: Path, text: str) -> None:
+    """A file that is there whole, or as it was before."""
+    path = folder / place
     path.parent.mkdir(exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.write_text(json.dumps(asdict(manifest), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    to_disk(draft)
-    draft.rename(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        to_disk(draft)
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
     _folders_to_disk(folder, path)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import duckdb
+
 from runwire_consumer import purging, reduction
 from runwire_consumer.database import MEMORY
 from runwire_consumer.errors import StoreError
@@ -78,7 +80,7 @@ class Sweeper:
             try:
                 await self.sweep()
                 self._told = ""
-            except StoreError as error:
+            except (StoreError, duckdb.Error) as error:
                 if str(error) != self._told:
                     self._told = str(error)
                     _log.warning("What is deleted could not leave the database: %s It is tried again.", error)

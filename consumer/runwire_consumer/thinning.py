@@ -22,6 +22,8 @@ SELECT s.run_key, m.metric_key, d.best, s.entry.value
 FROM (SELECT run_key, run_id, unnest(map_entries(best)) AS entry FROM store.summaries WHERE run_key = $run_key) s
 JOIN store.metrics m ON m.name = s.entry.key
 JOIN store.definitions_now d ON d.run_id = s.run_id AND d.metric_key = m.metric_key
+EXCEPT
+FROM store.extremes
 """
 _SAY_SO = (
     "UPDATE store.layout SET full_resolution = false WHERE run_key = $run_key",
@@ -31,7 +33,7 @@ _CHOOSE = """
 CREATE OR REPLACE TEMP TABLE chosen AS
 WITH visible AS (
     SELECT
-        s.*, t."rank", t.standing, least(s.max_step, s.hidden_from - 1) AS high
+        s.*, t."rank", t.standing, least(s.max_step, s.hidden_from::HUGEINT - 1) AS high
     FROM store.series s JOIN store.senders t USING (emitter_key)
     WHERE t.run_key = $run_key
 ),
@@ -39,7 +41,7 @@ apart AS (
     SELECT
         *,
         max(high) OVER (behind ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) + 1 AS behind_others,
-        lead(min_step) OVER behind - 1 AS before_others
+        (lead(min_step) OVER behind)::HUGEINT - 1 AS before_others
     FROM visible WHERE min_step <= high
     WINDOW behind AS (PARTITION BY metric_key, "rank" ORDER BY min_step, standing)
 ),
@@ -95,8 +97,8 @@ def drop_full_resolution(store: Store, run_key: int, points_max: int = SLICE_POI
             return 0
         cursor.execute("BEGIN")
         try:
+            cursor.execute(_REMEMBER_BEST, run)  # again where it went on since
             if found[0][0]:
-                cursor.execute(_REMEMBER_BEST, run)
                 for statement in _SAY_SO:
                     cursor.execute(statement, run)
             cursor.execute(_CHOOSE, {**run, "points_max": points_max})

@@ -100,8 +100,9 @@ def _connection(parts: SplitResult) -> http.client.HTTPConnection:
 
 
 def _is_link_local(connection: http.client.HTTPConnection) -> bool:
-    address = connection.sock.getpeername()[0].split("%", 1)[0]
-    return ipaddress.ip_address(address).is_link_local
+    address = ipaddress.ip_address(connection.sock.getpeername()[0].split("%", 1)[0])
+    # ::ffff:169.254.… leads to the same place, and isn't called link-local by every Python.
+    return (getattr(address, "ipv4_mapped", None) or address).is_link_local
 
 
 def _judge(status: int, retry_after: str | None) -> Delivery:

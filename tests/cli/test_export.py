@@ -448,3 +448,19 @@ def test_the_home_has_what_it_says() -> None:
     """`ended` closes an emitter's receipt."""
     emitter = Emitter("a")
     assert [one.headers[0][1] for one in ended(emitter)] == [b"RunEnded", b"EmitterEnded"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"points": "points/p"}, {**dict.fromkeys(("points", "params", "events"), "x"), "run": "../x"}]
+)
+def test_a_manifest_that_lacks_files_or_leaves_its_folder_says_nothing(tmp_path: Path, files: dict[str, str]) -> None:
+    """Else no file at all would be an intact run, which may be deleted."""
+    named = {name: {"path": path, "rows": 0, "bytes": 0, "sha256": ""} for name, path in files.items()}
+    told = dict.fromkeys(("project", "name", "state", "archived_at"), "x")
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "a.json").write_text(
+        json.dumps(
+            {**told, "run_id": "a", "files": named, "receipt": {"verdict": "complete"}, "format": run_archive.FORMAT}
+        )
+    )
+    assert run_archive.read_manifest(tmp_path, "a") is None

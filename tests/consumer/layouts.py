@@ -162,8 +162,8 @@ def make_blocks_small(cursor: duckdb.DuckDBPyConnection, patch: Any) -> None:
     """Blocks of 4 and 8 points, and a `curve` that knows."""
     for name, value in (("BLOCK_POINTS", 4), ("LEVEL_BLOCKS", 2), ("SERIES_POINTS_MIN", 3)):
         patch.setattr(rollups, name, value)
-    text = next(one.sql for one in migrations() if "CREATE MACRO main.curve(" in one.sql)
-    macro = "CREATE OR REPLACE MACRO main.curve(" + text.split("CREATE MACRO main.curve(")[1]
+    text = [one.sql for one in migrations() if "MACRO main.curve(" in one.sql][-1]
+    macro = "CREATE OR REPLACE MACRO main.curve(" + text.split("MACRO main.curve(")[1]
     for found, put in _SMALL:
         assert found in macro
         macro = macro.replace(found, put)

@@ -12,6 +12,7 @@ import duckdb
 import pytest
 
 from runwire_consumer.compacting import CompactingLimits, Compactor
+from runwire_consumer.compaction import Limits
 from runwire_consumer.database import MEMORY
 from runwire_consumer.doctor.audit import audit
 from runwire_consumer.runstate import RunState
@@ -21,7 +22,7 @@ from runwire_consumer.store import Store
 from runwire_consumer.thinning import drop_full_resolution
 from runwire_schemas import events
 from tests.consumer.layouts import METRICS, RUN_IDS, History, everything, make_blocks_small, plain
-from tests.consumer.telling import Emitter, play, store_all
+from tests.consumer.telling import DAY_ONE, Emitter, play, store_all
 from tests.consumer.test_relations import rows_scanned
 
 SEEDS = range(5)
@@ -243,3 +244,71 @@ def test_the_service_compacts_what_has_ended() -> None:
 
     play(service, story)
     reader.close()
+
+
+class Standing(Emitter):
+    """Its clock stands still."""
+
+    @property
+    def now(self) -> int:
+        return DAY_ONE
+
+
+def test_nonsense_numbers_make_few_slices() -> None:
+    """A sequence number far from all others: slices are as large as ever."""
+    store = Store.open(MEMORY)
+    store.compaction.limits = Limits(slice_points_max=100, piece_points_min=100)
+    run = Standing("a")
+    store_all(store, [run.logs({step: {"loss": 1.0} for step in range(300)})])
+    run.seq = 2**60
+    store_all(store, [run.logs({step: {"loss": 1.0} for step in range(300, 400)})])
+    slices = []
+    while (done := store.compaction.step()) is not None:
+        slices.append(done.points)
+    assert sum(slices) > 300  # less than PIECE_POINTS_MIN stay
+    assert len(slices) <= 9
+
+
+FIRST, LAST = -(2**63), 2**63 - 1
+
+
+def test_curve_reaches_to_the_ends_of_steps() -> None:
+    """Of a run that logs at the first and the last step there can be, and of every other run beside it."""
+    store = Store.open(MEMORY)
+    for letter, rows in (
+        ("c", {0: {"loss": 1.0}, 7: {"loss": 2.0}}),
+        ("d", {FIRST: {"loss": 1.0}, LAST: {"loss": 2.0}}),
+    ):
+        run, again = (
+            Emitter(letter, letter * 16),
+            Emitter(chr(ord(letter) + 8), letter * 16, attempt="two", started=900),
+        )
+        store_all(store, [run.starts(), run.logs(rows), again.starts(restart_count=1), again.logs(rows)])
+        for compacted in (False, True):
+            if compacted:
+                end(store)
+            for buckets in ("1", "2", "100", "0", "-7", "1e300", "NULL", str(LAST)):
+                for zoom in ("", f", first_step := {FIRST}, last_step := {LAST}"):
+                    curve = f"curve('{run.run_id}', 'loss', {buckets}{zoom})"
+                    asked = f"SELECT sum(points), min(first_step), max(last_step) FROM {curve}"  # noqa: S608 - ours
+                    found = store.cursor().execute(asked).fetchall()
+                    assert found == [(2, min(rows), max(rows))], (asked, compacted)
+            assert store.cursor().execute("SELECT count(*) FROM curve(repeat('c', 16), 'loss', 9)").fetchall() == [(2,)]
+    for run_key in store.catalog.run_keys.values():
+        assert drop_full_resolution(store, run_key) == 0
+
+
+def test_the_best_of_a_run_that_was_thinned_twice() -> None:
+    """What a later attempt reached is remembered when its points go too."""
+    store = Store.open(MEMORY)
+    run, again = Emitter("a", RUN_IDS[1]), Emitter("b", RUN_IDS[1], attempt="two", started=900)
+    store_all(store, [run.starts(), run.says(events.MetricDefined, metric="loss", best="min")])
+    store_all(store, [run.logs({step: {"loss": 1_000.0 - step} for step in range(500)})])
+    for best, more in ((501.0, [again.starts(restart_count=1, resumed_from_step=499)]), (101.0, [])):
+        end(store)
+        while drop_full_resolution(store, 0):
+            pass
+        rows = {step: {"loss": 1_000.0 - step} for step in range(500, 900)}
+        store_all(store, [*more, again.logs(rows) if more else again.says(events.RunEdited, name="x")])
+        now = min(best, 101.0)
+        assert store.cursor().execute("SELECT best['loss'] FROM runs").fetchall() == [(now,)]

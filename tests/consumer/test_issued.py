@@ -83,6 +83,16 @@ def test_a_running_reader_follows_the_file(tmp_path: Path) -> None:
     assert reader.holder(digest_of(second)) is None
 
 
+def test_a_file_that_cant_be_read_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token is taken then, and all of them are with the next request, though nobody touched the file."""
+    reader = tokens_of(tmp_path)
+    text = reader.create("a", Scope.READ)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+        assert reader.holder(digest_of(text)) is None
+    assert reader.holder(digest_of(text)) is not None
+
+
 GOOD = {
     "name": "a",
     "scope": "read",

@@ -149,6 +149,18 @@ def test_a_loss_that_is_no_number_is_told_also_when_it_was_one_value(desk: Desk)
     assert desk.step() == []
 
 
+def test_a_loss_that_stays_none_is_told_once(desk: Desk) -> None:
+    """Also where it does for longer than keys of what is over are kept."""
+    told = []
+    for day in range(8):
+        desk.now += 86_400 * SECOND_US // 2
+        changed = "UPDATE store.series SET nonfinite = 1, last_time = ? WHERE emitter_key = 2 AND metric_key = 1"
+        desk.database.cursor().execute(changed, [desk.now])
+        desk.alert(10 + day, f"day {day}")
+        told += [line for line in desk.step() if "diverges" in line]
+    assert len(told) == 1
+
+
 def test_dead_letters_are_told_together(desk: Desk) -> None:
     """A flood of them is one message: twenty lines, and how many more there are."""
     desk.database.cursor().execute(

@@ -244,3 +244,37 @@ def test_a_running_consumer_purges(
 def live(store: Store) -> list[Any]:
     """The runs that gauges show."""
     return list(read_live(store.cursor, GaugeOptions(), DAY_ONE).runs)
+
+
+def test_compaction_meets_a_run_that_was_purged_meanwhile() -> None:
+    """Its memory of how many points there were holds no longer; in the midst of a purge, and behind it."""
+    store = Store.open(MEMORY)
+    store.compaction.limits = Limits(slice_points_max=10, piece_points_min=10**6)
+    run = Emitter("a")
+    store_all(store, [run.starts(), run.logs({step: {"loss": 1.0} for step in range(100)})])
+    assert store.compaction.hot_points == 100
+    store_all(store, [deletion(run.run_id)])
+    (run_key,) = purging.waiting(store)
+    purge = purging.plan(store, run_key)
+    for part in purge.slices:
+        purging.drop(store, part)
+    while store.compaction.step() is not None:
+        pass
+    purging.finish(store, purge, NOW)
+    assert store.compaction.hot_points == 0
+    store.compaction.finish(store.cursor())
+    for table in ("unsettled", "layout"):
+        asked = f"SELECT count(*) FROM store.{table}"  # noqa: S608 - names of ours
+        assert store.cursor().execute(asked).fetchall() == [(0,)], table
+
+
+def test_compaction_forgets_what_was_purged() -> None:
+    """A large run that is purged before compaction looks at it leaves nothing to do."""
+    store = Store.open(MEMORY)
+    run = Emitter("a")
+    store_all(store, [run.starts(), run.logs({step: {"loss": 1.0} for step in range(100)})])
+    assert store.compaction.hot_points == 100
+    store_all(store, [deletion(run.run_id)])
+    assert purge_all(store)
+    assert store.compaction.hot_points == 0
+    assert store.compaction.step() is None

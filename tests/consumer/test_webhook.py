@@ -92,7 +92,15 @@ def test_an_address_of_the_link_is_refused(endpoint: Endpoint, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("address", "local"),
-    [("169.254.169.254", True), ("fe80::1%eth0", True), ("127.0.0.1", False), ("10.0.0.1", False), ("::1", False)],
+    [
+        ("169.254.169.254", True),
+        ("fe80::1%eth0", True),
+        ("::ffff:169.254.169.254", True),
+        ("::ffff:127.0.0.1", False),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("::1", False),
+    ],
 )
 def test_which_addresses_are_the_links(address: str, local: bool) -> None:  # noqa: FBT001 - a table
     """By the address that was connected to."""
