@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runwire_cli.access_app import login, logout, token_app
 from runwire_cli.commands import COMMANDS
 from runwire_cli.letters_app import letters_app
 
@@ -89,13 +90,20 @@ def up(
         int | None,
         typer.Option(min=0, max=65_535, help="Listen here (RUNWIRE_PORT; 8470); 0 takes any.", show_default=False),
     ] = None,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Speak TLS with this certificate (RUNWIRE_TLS_CERT).", show_default=False),
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Its key (RUNWIRE_TLS_KEY).", show_default=False)
+    ] = None,
 ) -> None:
     """Read the log into the database."""
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - --help needs none of it
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
     from runwire_cli.up import serve_forever, serve_once  # noqa: PLC0415 - as above
 
-    settings = read_command_settings(url=url, home=home, host=host, port=port)
+    settings = read_command_settings(url=url, home=home, host=host, port=port, certificate=tls_cert, key=tls_key)
     raise typer.Exit(serve_once(settings, Output(Form.TABLE)) if once else serve_forever(settings))
 
 
@@ -256,4 +264,7 @@ def _read(
     raise typer.Exit(code)
 
 
+app.add_typer(token_app(), name="token", help=_help("token"))
+app.command(help=_help("login"))(login)
+app.command(help=_help("logout"))(logout)
 app.add_typer(letters_app(_read), name="dead-letters", help=_help("dead-letters"))

@@ -1,7 +1,8 @@
 """Readers of a store: a consumer behind HTTP, or the file itself when no consumer runs.
 
-Which one a command gets: RUNWIRE_SERVER, else the consumer that runs in the home (its address stands in
-`server.json`, its token in `token`), else the file, under its lock, after what waits has been materialized.
+Which one a command gets: RUNWIRE_SERVER, with RUNWIRE_TOKEN or the token that `runwire login` kept for it, else the
+consumer that runs in the home (its address stands in `server.json`, its token in `token`), else the file, under its
+lock, after what waits has been materialized.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from runwire_cli.credentials import Credentials
 from runwire_cli.errors import CommandError, ServerRefused, ServerUnreachable
 from runwire_cli.settings import CommandSettings
+from runwire_cli.trust import Trust, client_context, is_loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -85,17 +88,25 @@ class HttpReader:
         address: http://HOST:PORT.
         token: Bearer token; None asks without one.
         transport: Another way to the server than a socket, for tests.
+        trust: Whose certificates an https:// address is trusted by.
     """
 
-    def __init__(self, address: str, token: str | None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        token: str | None,
+        transport: httpx.BaseTransport | None = None,
+        trust: Trust | None = None,
+    ) -> None:
         """Nothing is sent yet."""
         import httpx  # noqa: PLC0415 - 100 ms that commands without a server don't spend
 
         self._address = address
         headers = {"authorization": f"Bearer {token}"} if token else {}
         timeout = httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+        verify = client_context(trust or Trust()) if address.startswith("https://") else True
         self._client = httpx.Client(
-            base_url=address, headers=headers, timeout=timeout, transport=transport, trust_env=False
+            base_url=address, headers=headers, timeout=timeout, transport=transport, trust_env=False, verify=verify
         )
         self._transport_error = httpx.TransportError
 
@@ -139,6 +150,18 @@ class HttpReader:
             raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
         return done
 
+    def session(self) -> dict[str, Any]:
+        """Whose token this is: its name, scope and projects.
+
+        Raises:
+            CommandError: The consumer can't be reached, or refuses the token.
+        """
+        try:
+            found: dict[str, Any] = self._send("/api/session", method="GET").json()
+        except ValueError:
+            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
+        return found
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
@@ -146,18 +169,23 @@ class HttpReader:
     def _post(self, form: str, **body: Any) -> httpx.Response:
         return self._send("/api/sql", params={"format": form}, **body)
 
-    def _send(self, path: str, **request: Any) -> httpx.Response:
+    def _send(self, path: str, method: str = "POST", **request: Any) -> httpx.Response:
         try:
-            answer = self._client.post(path, **request)
+            answer = self._client.request(method, path, **request)
         except self._transport_error as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise ServerUnreachable(
+                    f"The certificate of {self._address} isn't trusted ({error}): set RUNWIRE_CA to the file of the "
+                    "authority that signed it, and address the consumer by a name that stands in it."
+                ) from None
             raise ServerUnreachable(
                 f"The consumer at {self._address} can't be reached ({error}): start it with `runwire up` "
                 "or correct RUNWIRE_SERVER."
             ) from None
         if answer.status_code == _UNAUTHORIZED:
             raise ServerRefused(
-                f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN to the text of the file "
-                "'token' in its home."
+                f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN, or `runwire login "
+                f"{self._address}` keeps one; its owner makes them with `runwire token create`."
             )
         if answer.is_error:
             raise ServerRefused(_sentence(answer, self._address))
@@ -206,17 +234,26 @@ class ServerFile:
     host: str
     port: int
     pid: int
+    certificate: str | None = None
 
     @property
     def address(self) -> str:
-        """http://HOST:PORT as a client of this machine reaches it."""
+        """http://HOST:PORT as a client of this machine reaches it; https:// where it has a certificate."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+
+    def reader(self, token: str | None) -> HttpReader:
+        """Asks it. Its certificate, known from the home, is trusted whatever name it bears."""
+        return HttpReader(self.address, token, trust=Trust(certificate=self.certificate))
 
     def write(self, home: Path) -> None:
         """Put it into the home, whole or not at all."""
         draft = home / f".{SERVER_FILE}.{os.getpid()}"
-        draft.write_text(json.dumps({"host": self.host, "port": self.port, "pid": self.pid}), encoding="utf-8")
+        told = {"host": self.host, "port": self.port, "pid": self.pid}
+        if self.certificate:
+            told["certificate"] = self.certificate
+        draft.write_text(json.dumps(told), encoding="utf-8")
         draft.replace(home / SERVER_FILE)
 
     @classmethod
@@ -224,8 +261,11 @@ class ServerFile:
         """What stands in the home; None when there is nothing readable."""
         try:
             found = json.loads((home / SERVER_FILE).read_text(encoding="utf-8"))
-            return cls(str(found["host"]), int(found["port"]), int(found["pid"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            certificate = found.get("certificate")
+            return cls(
+                str(found["host"]), int(found["port"]), int(found["pid"]), None if not certificate else str(certificate)
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def remove(self, home: Path) -> None:
@@ -280,8 +320,24 @@ def consumer_or(settings: CommandSettings, open_file: Callable[[float], _Opened]
 
 
 def named_consumer(settings: CommandSettings, address: str) -> HttpReader:
-    """The consumer at an address, asked with the token that is set, else with the home's."""
-    return HttpReader(address, settings.token or _home_token(settings))
+    """The consumer at an address, asked with the token that is set, else the one kept for it.
+
+    The home's own token, which may do everything, goes to this machine only, or where the home's consumer says it is.
+    """
+    local = ServerFile.read(settings.home.path)
+    is_own = local is not None and local.address == address
+    token = settings.token or (None if is_own else Credentials(settings.credentials).token(address))
+    if token is None and (is_own or is_loopback(address)):
+        token = _home_token(settings)
+    return consumer_at(settings, address, token)
+
+
+def consumer_at(settings: CommandSettings, address: str, token: str | None) -> HttpReader:
+    """The consumer at an address, asked with this token; the home's own is known by its certificate."""
+    local = ServerFile.read(settings.home.path)
+    if local is not None and local.address == address:
+        return local.reader(token)
+    return HttpReader(address, token, trust=Trust(settings.ca))
 
 
 def local_consumer(settings: CommandSettings) -> HttpReader | None:
@@ -289,7 +345,7 @@ def local_consumer(settings: CommandSettings) -> HttpReader | None:
     found = ServerFile.read(settings.home.path)
     if found is None:
         return None
-    reader = named_consumer(settings, found.address)
+    reader = found.reader(settings.token or _home_token(settings))
     if reader.answers():
         return reader
     reader.close()

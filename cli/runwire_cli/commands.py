@@ -11,5 +11,8 @@ COMMANDS = {
     "restore": "put a backup in the place of the database",
     "doctor": "check home, store and log; say what is wrong and what to do",
     "dead-letters": "list what could not be stored; replay it, or give it up",
+    "token": "make, list and revoke tokens for others",
+    "login": "keep a token for a consumer elsewhere",
+    "logout": "forget the token for a consumer",
     "sync": "send what the dead left; --follow: what the living write",
 }

@@ -19,7 +19,8 @@ from rich.text import Text
 from runwire._filesystem import FileSystem, file_system_of
 from runwire._segments import OWNER, parse_header, segment_numbers, segment_path
 from runwire._version import __version__
-from runwire_cli.client import HttpReader, ServerFile
+from runwire_cli.client import HttpReader, ServerFile, named_consumer
+from runwire_cli.credentials import Credentials
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Form, Output
 from runwire_cli.settings import CommandSettings
@@ -32,10 +33,11 @@ from runwire_consumer.doctor.audit import DEEP_SECONDS_MAX, QUICK_SECONDS_MAX
 from runwire_consumer.doctor.broker import TIMEOUT_SECONDS, BrokerFacts, ask_broker
 from runwire_consumer.doctor.inspection import OPEN_SECONDS_MAX, inspect_file, inspect_snapshot
 from runwire_consumer.doctor.store import StoreFacts, Unopened
+from runwire_consumer.errors import ConsumerError
+from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.lock import process_state
 from runwire_consumer.migrations import migrations
 from runwire_consumer.repair import plan_path
-from runwire_consumer.tokens import read_token
 from runwire_schemas.topics import mask
 
 PROBE_SECONDS_MAX = 10.0
@@ -121,7 +123,7 @@ def _home(seen: _Seen) -> list[Finding]:
     """The lock, and who answers; the consumer that the later checks ask."""
     settings = seen.settings
     if settings.server is not None:
-        reader = HttpReader(settings.server, settings.token or _token_text(settings))
+        reader = _reader(settings, settings.server)
         if not reader.answers():
             advice = "Start it with `runwire up`, or correct RUNWIRE_SERVER."
             return [error("server", "The consumer of RUNWIRE_SERVER doesn't answer.", settings.server, advice)]
@@ -135,7 +137,7 @@ def _home(seen: _Seen) -> list[Finding]:
     lock = probes.lock_facts(seen.database)
     server = None
     if (found := ServerFile.read(home)) is not None:
-        reader = HttpReader(found.address, settings.token or _token_text(settings))
+        reader = _reader(settings, found.address)
         answers = reader.answers()
         alive = process_state(found.pid) in {"running", "stopped"}
         server = home_checks.ServerFacts(found.pid, found.address, alive, answers)
@@ -153,8 +155,14 @@ def _disk(seen: _Seen) -> list[Finding]:
 
 
 def _token(seen: _Seen) -> list[Finding]:
-    home = seen.settings.home
-    return home_checks.check_token(probes.token_facts(home.path), str(home.token)) if home.path.is_dir() else []
+    """The files that hold tokens: the home's own, the issued ones, and those kept for servers elsewhere."""
+    home, kept = seen.settings.home, seen.settings.credentials
+    found = []
+    if home.path.is_dir():
+        found += home_checks.check_token(probes.token_facts(home.path), str(home.token))
+        issued = IssuedTokens(home.path)
+        found += home_checks.check_private(probes.private_facts(issued.path, issued.listed), str(issued.path))
+    return [*found, *home_checks.check_private(probes.private_facts(kept, Credentials(kept).servers), str(kept))]
 
 
 def _store(seen: _Seen) -> list[Finding]:
@@ -286,11 +294,11 @@ def _file_system(folder: Path) -> FileSystem:
         os.close(descriptor)
 
 
-def _token_text(settings: CommandSettings) -> str | None:
-    with contextlib.suppress(Exception):  # what is wrong with it is told by its own check
-        token = read_token(settings.home.path)
-        return None if token is None else token.text
-    return None
+def _reader(settings: CommandSettings, address: str) -> HttpReader:
+    try:
+        return named_consumer(settings, address)
+    except (CommandError, ConsumerError):  # what is wrong with a file of tokens is told by its own check
+        return HttpReader(address, settings.token)
 
 
 def _print(findings: list[Finding], output: Output) -> None:

@@ -1,10 +1,13 @@
 """What the commands are configured with: option, else environment, else default.
 
 RUNWIRE_SERVER   address of the consumer that readers ask (default: the one that runs in this home, else none)
-RUNWIRE_TOKEN    its bearer token (default: the file `token` in the home)
+RUNWIRE_TOKEN    its bearer token (default: what `runwire login` kept for that address, else the home's file `token`)
+RUNWIRE_CA       certificates in PEM form that https:// consumers are trusted by (default: the system's)
 RUNWIRE_HOST     address that `runwire up` listens on (default: 127.0.0.1)
 RUNWIRE_PORT     port that `runwire up` listens on (default: 8470)
 RUNWIRE_HOSTS    further names under which clients address it, separated by commas
+RUNWIRE_TLS_CERT, RUNWIRE_TLS_KEY    certificate and key in PEM form: `runwire up` speaks TLS (default: it doesn't)
+RUNWIRE_METRICS  `token`: /metrics wants a token on loopback too (default: `open` there)
 RUNWIRE_URL, RUNWIRE_HOME    as in the trainer
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from runwire._home import Home
 from runwire._settings import read_settings
@@ -35,6 +39,11 @@ class CommandSettings:
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     hosts: tuple[str, ...] = ()
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    metrics_open: bool = True
+    credentials: Path = field(default_factory=lambda: credentials_path({}))
 
 
 def read_command_settings(
@@ -44,6 +53,8 @@ def read_command_settings(
     server: str | None = None,
     host: str | None = None,
     port: int | None = None,
+    certificate: str | None = None,
+    key: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> CommandSettings:
     """Settings from options and the environment; an empty variable is as good as absent.
@@ -54,6 +65,7 @@ def read_command_settings(
     """
     variables = dict(os.environ if environ is None else environ)
     shared = read_settings(url=url, home=home, environ=variables)
+    tls = _pair(certificate or variables.get("RUNWIRE_TLS_CERT"), key or variables.get("RUNWIRE_TLS_KEY"))
     return CommandSettings(
         home=shared.home,
         destination=shared.destination,
@@ -62,17 +74,55 @@ def read_command_settings(
         host=host or variables.get("RUNWIRE_HOST") or DEFAULT_HOST,
         port=_port(variables.get("RUNWIRE_PORT")) if port is None else port,
         hosts=tuple(name.strip().lower() for name in variables.get("RUNWIRE_HOSTS", "").split(",") if name.strip()),
+        ca=_path(variables.get("RUNWIRE_CA")),
+        certificate=tls[0],
+        key=tls[1],
+        metrics_open=_metrics_open(variables.get("RUNWIRE_METRICS")),
+        credentials=credentials_path(variables),
     )
 
 
-def _server(text: str | None) -> str | None:
+def credentials_path(variables: Mapping[str, str]) -> Path:
+    """Where `runwire login` keeps tokens: a file of this user, in no home and in no repository."""
+    folder = variables.get("XDG_CONFIG_HOME", "")
+    base = Path(folder) if folder.startswith("/") else Path("~/.config").expanduser()
+    return base / "runwire" / "credentials.json"
+
+
+def server_address(text: str) -> str:
+    """An address of a consumer as it is asked and as its token is kept: without a slash at the end, with a scheme.
+
+    Raises:
+        CommandError: It can't be understood.
+    """
+    return str(_server(text, "The server's address"))
+
+
+def _server(text: str | None, name: str = "RUNWIRE_SERVER") -> str | None:
     if text is None:
         return None
     address = text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
     scheme, _, rest = address.partition("://")
+    scheme = scheme.lower()
     if scheme not in {"http", "https"} or not rest or "@" in rest or " " in rest:
-        raise CommandError("RUNWIRE_SERVER can't be understood: set it to http://HOST:PORT of a consumer.")
-    return address
+        raise CommandError(f"{name} can't be understood: write http://HOST:PORT of a consumer.")
+    return f"{scheme}://{rest.lower()}" if "/" not in rest else address
+
+
+def _pair(certificate: str | None, key: str | None) -> tuple[Path | None, Path | None]:
+    if bool(certificate) != bool(key):
+        raise CommandError("TLS takes a certificate and a key: give both --tls-cert and --tls-key.")
+    return _path(certificate), _path(key)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _metrics_open(text: str | None) -> bool:
+    if text in {None, "", "open", "token"}:
+        return text != "token"
+    raise CommandError(f"RUNWIRE_METRICS must be open or token, not {text!r}.")
 
 
 def _port(text: str | None) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +31,9 @@ from runwire_consumer.database import Database
 from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
-from runwire_consumer.guard import Door
+from runwire_consumer.guard import Door, is_loopback
 from runwire_consumer.http import Face, Order, build_app, serve
+from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.repair import Repair
 from runwire_consumer.replay import letter_orders
 from runwire_consumer.sandbox import Sandbox
@@ -39,7 +41,9 @@ from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources.opening import open_source
 from runwire_consumer.store import Store
-from runwire_consumer.tokens import Token, ensure_token
+from runwire_consumer.tls import Certificate, own_certificate, server_context
+from runwire_consumer.token_orders import token_orders
+from runwire_consumer.tokens import ensure_token
 from runwire_schemas.topics import mask
 
 RECOVERY_INTERVAL_SECONDS = 15.0
@@ -61,10 +65,18 @@ def serve_forever(settings: CommandSettings) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _log.setLevel(logging.INFO)
     home = settings.home.create()
-    token = ensure_token(home.path, settings.token)
+    token, tls = ensure_token(home.path, settings.token), _tls(settings)
     store, repairs = open_home_store(settings, LOCK_WAIT_SECONDS, _log.warning)
     with condemning(home.database):
-        asyncio.run(_serve(settings, store, token, repairs))
+        asyncio.run(
+            _serve(
+                settings,
+                store,
+                Door(token, settings.host, frozenset(settings.hosts), IssuedTokens(home.path), settings.metrics_open),
+                repairs,
+                tls,
+            )
+        )
     return 0
 
 
@@ -127,22 +139,38 @@ def _missing_folder(settings: CommandSettings) -> Path | None:
     return folder if settings.destination.kind == "dir" and not folder.exists() else None
 
 
-async def _serve(settings: CommandSettings, store: Store, token: Token, repairs: Sequence[Repair]) -> None:
+def _tls(settings: CommandSettings) -> ssl.SSLContext | None:
+    """What the face speaks TLS with; None where it doesn't, which is said aloud where others can listen."""
+    if settings.certificate is not None and settings.key is not None:
+        return server_context(Certificate(settings.certificate, settings.key))
+    if not is_loopback(settings.host):
+        _log.warning(
+            "Listening on %s without TLS: tokens and all answers can be read and changed on the way. "
+            "Give --tls-cert and --tls-key, or listen on 127.0.0.1 behind a proxy that speaks TLS.",
+            settings.host,
+        )
+    return None
+
+
+async def _serve(
+    settings: CommandSettings, store: Store, door: Door, repairs: Sequence[Repair], tls: ssl.SSLContext | None
+) -> None:
     registry = make_registry(store.cursor)
     metrics = SelfMetrics(registry, __version__)
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
+    orders |= token_orders(IssuedTokens(settings.home.path))
     face = Face(Sandbox(store.cursor), registry, service.unready, orders)
-    app = build_app(face, Door(token, settings.host, frozenset(settings.hosts)))
+    app = build_app(face, door)
 
     told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     bound: asyncio.Future[int] = loop.create_future()
-    serving = asyncio.create_task(serve(app, settings.host, settings.port, bound.set_result, face_stop))
+    serving = asyncio.create_task(serve(app, settings.host, settings.port, bound.set_result, face_stop, tls=tls))
     waiting: set[asyncio.Future[Any]] = {serving, bound}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if not bound.done():
@@ -151,7 +179,8 @@ async def _serve(settings: CommandSettings, store: Store, token: Token, repairs:
             await serving  # raises what kept the port from being bound
         except PortInUse as error:
             raise PortInUse(f"{str(error).rstrip('.')} with --port or RUNWIRE_PORT.") from None
-    address = ServerFile(settings.host, bound.result(), os.getpid())
+    certificate = None if settings.certificate is None else own_certificate(settings.certificate)
+    address = ServerFile(settings.host, bound.result(), os.getpid(), certificate)
     address.write(settings.home.path)
     _log.info(
         "Reading %s into %s; answering at %s.", mask(str(settings.destination)), store.database.path, address.address

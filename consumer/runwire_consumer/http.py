@@ -4,11 +4,14 @@
     GET  /api/runs[?project=NAME]          the runs, newest first
     GET  /api/runs/{id or name}            everything about one run
     POST /api/{order}                      what changes the store, one route an order; JSON object in and out
+    GET  /api/session                      who asks: name, scope and projects of the token
+    POST /api/login, /api/logout           a browser's token for a cookie, and the end of that
     GET  /metrics                          gauges for Prometheus
     GET  /healthz, /readyz                 the process answers; the store is open and the source is read
 
-Every error is JSON {"error": "one sentence"}. Queries run in a few threads, so the service's loop never waits for one;
-/metrics has a thread of its own, so it never waits for a query either.
+`ACCESS` says who may ask what; a route without an entry there is denied. Every error is JSON {"error": "one sentence"}.
+Queries run in a few threads, so the service's loop never waits for one; /metrics has a thread of its own, so it never
+waits for a query either.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import errno
 import json
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +38,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from runwire_consumer import queries
+from runwire_consumer.access import ADMIN, OPEN, READ, READ_BY_PROJECT, READ_OR_LOOPBACK, WRITE, Rule
+from runwire_consumer.connections import CONNECTIONS_MAX, Server
 from runwire_consumer.errors import (
     ConsumerError,
     FaceError,
@@ -45,19 +51,41 @@ from runwire_consumer.errors import (
     RunNotFound,
 )
 from runwire_consumer.exposition import Exposition
-from runwire_consumer.guard import Door, RequestRefused, answering, guarded, read_body
+from runwire_consumer.guard import HEADERS_BYTES_MAX, Door, RequestRefused, answering, guarded, read_body, visitor_of
 from runwire_consumer.leaving import leaving_if_invalidated
+from runwire_consumer.login import login_routes
+from runwire_consumer.pages import Page, page_routes, page_rules
+from runwire_consumer.projects import Params
 from runwire_consumer.results import Result
-from runwire_consumer.sandbox import Params, Sandbox
+from runwire_consumer.sandbox import Sandbox
 
 QUERIES_PARALLEL = 4
 QUERIES_WAITING_MAX = 32
 QUERIES_WAIT_SECONDS = 2.0
 SCRAPES_WAITING_MAX = 8
 SCRAPES_WAIT_SECONDS = 10.0
-CONNECTIONS_MAX = 200
 COLUMNS_HEADER = "runwire-columns"
 COLUMNS_HEADER_BYTES_MAX = 8_000
+
+# A route that isn't here is denied. An order that changes what all projects share can't be given to a token of some.
+ACCESS: dict[tuple[str, str], Rule] = {
+    ("GET", "/healthz"): OPEN,
+    ("GET", "/readyz"): OPEN,
+    ("GET", "/metrics"): READ_OR_LOOPBACK,
+    ("POST", "/api/login"): OPEN,
+    ("POST", "/api/logout"): READ_BY_PROJECT,
+    ("GET", "/api/session"): READ_BY_PROJECT,
+    ("POST", "/api/sql"): READ_BY_PROJECT,
+    ("GET", "/api/runs"): READ_BY_PROJECT,
+    ("GET", "/api/runs/{wanted:path}"): READ_BY_PROJECT,
+    ("POST", "/api/doctor"): READ,
+    ("POST", "/api/snapshots"): WRITE,
+    ("POST", "/api/dead-letters/replay"): WRITE,
+    ("POST", "/api/dead-letters/discard"): WRITE,
+    ("POST", "/api/tokens/create"): ADMIN,
+    ("POST", "/api/tokens/list"): ADMIN,
+    ("POST", "/api/tokens/revoke"): ADMIN,
+}
 
 Order = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 """Changes the store: what is asked in, what was done out; raises ConsumerError with a sentence."""
@@ -74,22 +102,25 @@ class Face:
         registry: What /metrics renders.
         unready: A sentence that says what is missing; None when everything stands.
         orders: What changes the store, by the path below /api/ that orders it.
+        pages: The static shell.
     """
 
     sandbox: Sandbox
     registry: CollectorRegistry
     unready: Callable[[], str | None] = lambda: None
     orders: Mapping[str, Order] = field(default_factory=dict)
+    pages: Sequence[Page] = ()
 
-    def ask(self, sql: str, params: Mapping[str, Any]) -> Sequence[queries.Row]:
-        """The `Ask` of `queries` on the open database."""
-        return list(self.sandbox.run(sql, params).objects())
+    def asking(self, projects: frozenset[str] | None) -> queries.Ask:
+        """The `Ask` of `queries` on the open database, limited to some projects."""
+        return lambda sql, params: list(self.sandbox.run(sql, params, projects).objects())
 
 
 def build_app(face: Face, door: Door) -> ASGIApp:
     """The application, guarded on every route."""
-    app = Starlette(routes=_routes(face), exception_handlers={HTTPException: _on_http_error})
-    return guarded(app, door)
+    routes = [*_routes(face), *login_routes(door), *page_routes(face.pages)]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_error})
+    return guarded(app, door, {**page_rules(face.pages), **ACCESS})
 
 
 def _routes(face: Face) -> list[Route]:
@@ -100,15 +131,16 @@ def _routes(face: Face) -> list[Route]:
     async def sql(request: Request) -> Response:
         text, params = _statement(request, await read_body(request))
         form = _format(request)
-        return await worker.run(lambda: _encode(face.sandbox.run(text, params), form))
+        projects = _projects(request)
+        return await worker.run(lambda: _encode(face.sandbox.run(text, params, projects), form))
 
     async def runs(request: Request) -> Response:
-        project = request.query_params.get("project")
-        return await worker.run(lambda: _json(queries.list_runs(face.ask, project)))
+        project, ask = request.query_params.get("project"), face.asking(_projects(request))
+        return await worker.run(lambda: _json(queries.list_runs(ask, project)))
 
     async def run(request: Request) -> Response:
-        wanted = request.path_params["wanted"]
-        return await worker.run(lambda: _json(queries.show_run(face.ask, queries.find_run(face.ask, wanted))))
+        wanted, ask = request.path_params["wanted"], face.asking(_projects(request))
+        return await worker.run(lambda: _json(queries.show_run(ask, queries.find_run(ask, wanted))))
 
     async def metrics(request: Request) -> Response:
         answer = await scraper.run(exposition.answer)
@@ -149,6 +181,8 @@ async def serve(
     port: int,
     bound: Callable[[int], None] | None = None,
     stop: asyncio.Event | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve in the running loop until `stop` is set or the task is cancelled.
 
@@ -158,6 +192,7 @@ async def serve(
         port: Port to bind; 0 takes a free one.
         bound: Called with the port once clients can connect.
         stop: Set to end, requests in progress are finished first.
+        tls: What the server speaks TLS with; None: it doesn't.
 
     Raises:
         PortInUse: Another program listens there.
@@ -173,11 +208,13 @@ async def serve(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=3,
         limit_concurrency=CONNECTIONS_MAX,
-        h11_max_incomplete_event_size=32_768,
+        h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
         ws="none",
+        # A client's address is its peer's: a header may say anything.
+        proxy_headers=False,
     )
-    server = _Server(config)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = Server(config, tls)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line an odd request would fill the log
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
         if bound is not None:
@@ -188,17 +225,6 @@ async def serve(
         server.should_exit = True
         await asyncio.wait([serving], timeout=5)
         listener.close()
-
-
-class _Server(uvicorn.Server):
-    """Signals belong to the service."""
-
-    def install_signal_handlers(self) -> None:  # older uvicorn
-        """Install none."""
-
-    def capture_signals(self) -> Any:
-        """Capture none."""
-        return contextlib.nullcontext()
 
 
 class _Worker:
@@ -248,6 +274,12 @@ class _Worker:
 def _unless_invalidated(work: Callable[[], _Made]) -> _Made:
     with leaving_if_invalidated():
         return work()
+
+
+def _projects(request: Request) -> frozenset[str] | None:
+    """Those that the answer is limited to; None: all."""
+    visitor = visitor_of(request)
+    return frozenset() if visitor is None else visitor.projects
 
 
 def _status(error: QueryError) -> int:
@@ -323,12 +355,8 @@ def _json(content: Any) -> Response:
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    sentences = {
-        404: "There is nothing at this address: see /api/sql, /api/runs, /metrics, /healthz and /readyz.",
-        405: "This address takes another method: POST for /api/sql, GET for everything else.",
-    }
     headers = error.headers if isinstance(error, HTTPException) else None
-    return JSONResponse({"error": sentences.get(status, "The request can't be served.")}, status, headers)
+    return JSONResponse({"error": "The request can't be served."}, status, headers)
 
 
 def _listen(host: str, port: int) -> socket.socket:

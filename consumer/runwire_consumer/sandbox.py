@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,9 @@ import pyarrow as pa
 
 from runwire_consumer.allowlist import RELATIONS
 from runwire_consumer.errors import QueryError, QueryTimeout, QueryTooLarge, SelectRefused
+from runwire_consumer.projects import Limiter, Params
 from runwire_consumer.results import Result
 from runwire_consumer.selects import STATEMENT_CHARACTERS_MAX, check_tree
-
-Params = Sequence[Any] | Mapping[str, Any] | None
 
 SENTENCE_CHARACTERS_MAX = 500
 COLUMNS_MAX = 2_000
@@ -66,6 +65,7 @@ class Sandbox:
         self._limits = limits or Limits()
         self._relations = relations
         self._stopped = threading.Event()
+        self._limiter = Limiter()
 
     def check(self, sql: str) -> None:
         """Pass one harmless SELECT.
@@ -80,14 +80,19 @@ class Sandbox:
         """End the queries in progress and refuse all others: the database is about to close."""
         self._stopped.set()
 
-    def run(self, sql: str, params: Params = None) -> Result:
+    def run(self, sql: str, params: Params = None, projects: frozenset[str] | None = None) -> Result:
         """Run a SELECT and fetch the whole result.
+
+        Args:
+            sql: The text.
+            params: Values of its parameters.
+            projects: The text sees nothing but these; None: everything.
 
         Raises:
             SelectRefused: The text isn't one harmless SELECT.
             QueryError: DuckDB refused it, or it went over a limit.
         """
-        with self._running(sql, params) as (cursor, watch):
+        with self._running(sql, params, projects) as (cursor, watch):
             reader = cursor.to_arrow_reader(_BATCH_ROWS)
             if len(reader.schema) > self._limits.columns_max:
                 raise QueryTooLarge(
@@ -114,13 +119,17 @@ class Sandbox:
             )
 
     @contextlib.contextmanager
-    def _running(self, sql: str, params: Params) -> Iterator[tuple[duckdb.DuckDBPyConnection, _Watch]]:
+    def _running(
+        self, sql: str, params: Params, projects: frozenset[str] | None
+    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, _Watch]]:
         cursor = self._cursors()
         try:
-            check(cursor, sql, self._relations)
+            tree = check(cursor, sql, self._relations)
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             with _Watch(cursor.interrupt, self._limits, self._stopped) as watch:
                 try:
+                    if projects is not None:
+                        self._limiter.limit(cursor, tree, params, projects)
                     cursor.execute(sql, _bindable(params))
                     yield cursor, watch
                 except (duckdb.Error, pa.ArrowException):
@@ -136,8 +145,8 @@ class Sandbox:
             cursor.close()
 
 
-def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str] = RELATIONS) -> None:
-    """Pass one harmless SELECT; `cursor` only parses it.
+def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str] = RELATIONS) -> str:
+    """Pass one harmless SELECT, as the tree that `json_serialize_sql` makes of it; `cursor` only parses it.
 
     Raises:
         SelectRefused: The sentence says what and what to do.
@@ -152,7 +161,9 @@ def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str]
         raise  # as below: it is not the text's fault
     except (duckdb.Error, UnicodeError) as error:
         raise SelectRefused(f"The query can't be parsed: {_one_sentence(error)}") from None
-    check_tree(str(found[0]) if found else "", relations, sql)
+    tree = str(found[0]) if found else ""
+    check_tree(tree, relations, sql)
+    return tree
 
 
 class _Watch:

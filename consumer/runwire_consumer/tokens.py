@@ -1,8 +1,7 @@
-"""The bearer token of the HTTP face: made at first start (file mode 0600), read, compared in constant time."""
+"""The home's token, which may do everything: made at first start (file mode 0600), compared in constant time."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runwire_consumer.errors import TokenRefused
+from runwire_consumer.issued import digest_of, new_token
 
 TOKEN_FILE = "token"  # noqa: S105 - the file's name, not a token
 TOKEN_CHARACTERS_MIN = 16
@@ -41,7 +41,11 @@ class Token:
 
     def matches(self, presented: str) -> bool:
         """Compare in a time that says nothing about where the two differ, nor about their lengths."""
-        return hmac.compare_digest(_digest(presented), _digest(self.text))
+        return self.has_digest(digest_of(presented))
+
+    def has_digest(self, digest: bytes) -> bool:
+        """Compare with the SHA-256 of what was presented, as `matches` does."""
+        return hmac.compare_digest(digest, digest_of(self.text))
 
 
 def read_token(home: Path) -> Token | None:
@@ -71,7 +75,7 @@ def ensure_token(home: Path, given: str | None = None) -> Token:
     found = read_token(home)
     if found is not None:
         return found
-    made = Token(secrets.token_urlsafe(32))
+    made = Token(new_token())
     home.mkdir(parents=True, exist_ok=True)
     # Written beside and linked: the file never exists half-written, and of two first starts one wins.
     draft = home / f".{TOKEN_FILE}.{secrets.token_hex(8)}"  # of this call alone: threads share a process id
@@ -92,7 +96,3 @@ def _from_file(text: str, home: Path) -> Token:
         return Token(text)
     except TokenRefused as error:
         raise TokenRefused(f"{error} Delete {home / TOKEN_FILE} to get a new one.") from None
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -6,21 +6,34 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from runwire_consumer.database import Database
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, build_app, serve
+from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.sandbox import Sandbox
+from runwire_consumer.tls import Certificate, server_context
+from runwire_consumer.token_orders import token_orders
 from runwire_consumer.tokens import Token
 
 TOKEN = "t" * 24
 
 
 @contextmanager
-def served(database: Database, token: str = TOKEN) -> Iterator[int]:
-    """The port of 127.0.0.1 that answers."""
+def served(
+    database: Database, token: str = TOKEN, *, home: Path | None = None, files: Certificate | None = None
+) -> Iterator[int]:
+    """The port of 127.0.0.1 that answers.
+
+    Args:
+        database: What is asked.
+        token: The home's.
+        home: Where issued tokens are; None: there are none.
+        files: It speaks TLS with these.
+    """
     bound = threading.Event()
     port = 0
     loop = asyncio.new_event_loop()
@@ -31,8 +44,13 @@ def served(database: Database, token: str = TOKEN) -> Iterator[int]:
         port = number
         bound.set()
 
-    app = build_app(Face(Sandbox(database.cursor), CollectorRegistry()), Door(Token(token), "127.0.0.1"))
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(app, "127.0.0.1", 0, on_bound, stop)))
+    issued = None if home is None else IssuedTokens(home)
+    orders = {} if issued is None else token_orders(issued)
+    face = Face(Sandbox(database.cursor), CollectorRegistry(), orders=orders)
+    app = build_app(face, Door(Token(token), "127.0.0.1", issued=issued))
+    tls = None if files is None else server_context(files)
+    serving = serve(app, "127.0.0.1", 0, on_bound, stop, tls=tls)
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serving))
     thread.start()
     try:
         assert bound.wait(20)

@@ -12,11 +12,14 @@ import pytest
 
 from runwire_cli import client
 from runwire_cli.client import FileReader, HttpReader, ServerFile, open_reader
-from runwire_cli.errors import CommandError
+from runwire_cli.credentials import Credentials
+from runwire_cli.errors import CommandError, ServerUnreachable
 from runwire_cli.settings import CommandSettings, read_command_settings
 from runwire_consumer.database import Database, EngineOptions
 from runwire_consumer.errors import StoreLocked
+from runwire_consumer.tls import own_certificate
 from tests.cli.face import TOKEN, served
+from tests.consumer.certificates import make_certificate
 from tests.consumer.small_store import small_store
 
 HOLDER = """
@@ -145,6 +148,91 @@ def test_a_consumer_that_is_still_starting_is_found(settings: CommandSettings, h
         assert isinstance(reader, HttpReader)
         reader.close()
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("server", "environ", "sent"),
+    [
+        ("http://127.0.0.1:1", {}, "home-home-home-home"),
+        ("http://localhost:1", {}, "home-home-home-home"),
+        ("http://[::1]:1", {}, "home-home-home-home"),
+        ("http://node-7:8470", {}, "home-home-home-home"),  # where the home's own consumer says it is
+        ("http://node-7:8471", {}, None),
+        ("https://runwire.example.org", {}, "kept-kept-kept-kept"),
+        ("https://other.example.org", {}, None),
+        ("https://127.0.0.1.example.org", {}, None),
+        ("https://runwire.example.org", {"RUNWIRE_TOKEN": "given-given-given"}, "given-given-given"),
+        ("http://127.0.0.1:1", {"RUNWIRE_TOKEN": "given-given-given"}, "given-given-given"),
+    ],
+)
+def test_which_token_goes_where(tmp_path: Path, server: str, environ: dict[str, str], sent: str | None) -> None:
+    """The one that is set; the one kept for the address; the home's to its own consumer and to no strange machine."""
+    (tmp_path / "token").write_text("home-home-home-home")
+    ServerFile("node-7", 8470, 1).write(tmp_path)
+    variables = {"RUNWIRE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), **environ}
+    settings = read_command_settings(environ=variables)
+    Credentials(settings.credentials).keep("https://runwire.example.org", "kept-kept-kept-kept")
+    reader = client.named_consumer(settings, server)
+    given = reader._client.headers.get("authorization")
+    reader.close()
+    assert given == (None if sent is None else f"Bearer {sent}")
+
+
+def test_a_consumer_of_the_home_is_trusted_by_its_certificate(settings: CommandSettings, tmp_path: Path) -> None:
+    """Whatever name it bears; another one at the same address is not."""
+    database = small_store()
+    (settings.home.path / "token").write_text(TOKEN)
+    files = make_certificate(tmp_path, names="DNS:runwire.example.org")
+    other = make_certificate(tmp_path, "other")
+    with served(database, files=files) as port:
+        ServerFile("127.0.0.1", port, 1, own_certificate(files.certificate)).write(settings.home.path)
+        reader = open_reader(settings, open_file(settings))
+        assert reader.place == f"https://127.0.0.1:{port}"
+        assert reader.table("SELECT count(*) AS n FROM runs").rows == [{"n": 3}]
+        reader.close()
+        strange = ServerFile("127.0.0.1", port, 1, own_certificate(other.certificate)).reader(TOKEN)
+        with pytest.raises(ServerUnreachable, match="isn't trusted"):
+            strange.session()
+        strange.close()
+    database.close()
+
+
+def test_a_consumer_elsewhere_is_trusted_by_ca(tmp_path: Path) -> None:
+    """RUNWIRE_CA names who signed; without it the sentence says so, and a file that is none is named."""
+    database = small_store()
+    files = make_certificate(tmp_path)
+    with served(database, files=files) as port:
+        environ = {
+            "RUNWIRE_SERVER": f"https://localhost:{port}",
+            "RUNWIRE_TOKEN": TOKEN,
+            "RUNWIRE_HOME": str(tmp_path / "none"),
+        }
+        for ca, words in (("", "isn't trusted .*: set RUNWIRE_CA"), (str(files.key), "RUNWIRE_CA can't be used")):
+            settings = read_command_settings(environ={**environ, "RUNWIRE_CA": ca})
+            with pytest.raises(CommandError, match=words):
+                open_reader(settings, open_file(settings)).table("SELECT 1")
+        settings = read_command_settings(environ={**environ, "RUNWIRE_CA": str(files.certificate)})
+        reader = open_reader(settings, open_file(settings))
+        assert reader.table("SELECT count(*) AS n FROM runs").rows == [{"n": 3}]
+        reader.close()
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"RUNWIRE_TLS_CERT": "a"}, "give both --tls-cert and --tls-key"),
+        ({"RUNWIRE_TLS_KEY": "a"}, "give both --tls-cert and --tls-key"),
+        ({"RUNWIRE_METRICS": "closed"}, "RUNWIRE_METRICS must be open or token"),
+        ({"RUNWIRE_SERVER": "ftp://a"}, "RUNWIRE_SERVER can't be understood: write http://HOST:PORT"),
+        ({"RUNWIRE_SERVER": "http://user:secret@a"}, "RUNWIRE_SERVER can't be understood: write http://HOST:PORT"),
+    ],
+)
+def test_settings_that_make_no_sense(environ: dict[str, str], words: str) -> None:
+    """Are said, without what they hold."""
+    with pytest.raises(CommandError, match=words) as raised:
+        read_command_settings(environ=environ)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

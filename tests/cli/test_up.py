@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,7 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
+from runwire_cli import up
+from runwire_cli.settings import read_command_settings
 from tests.cli.test_entry import RUNWIRE, call, clean_environment
+from tests.consumer.certificates import make_certificate
 
 TRAIN = """
 import sys, time
@@ -63,6 +68,7 @@ class Consumer:
 
     def __init__(self, home: Path, *arguments: str) -> None:
         self.port = free_port()
+        self.address = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{self.port}"
         self.home = home
         home.mkdir(exist_ok=True)
         self.log = home.parent / "up.log"
@@ -76,7 +82,8 @@ class Consumer:
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+            # Whose certificate it is, is no question here.
+            return httpx.get(f"{self.address}/readyz", verify=self.address.startswith("http:")).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -239,6 +246,58 @@ def test_a_useless_token_keeps_it_from_starting(home: Path) -> None:
     )  # fmt: skip
     assert answer.returncode == 1
     assert "The token has 5 characters" in answer.stderr
+
+
+def test_under_tls_nothing_more_is_typed_at_home_and_tokens_come_and_go(home: Path, tmp_path: Path) -> None:
+    """Readers of the home know its certificate; a token opens the running consumer until it is revoked."""
+    files = make_certificate(tmp_path, names="DNS:localhost")
+    consumer = Consumer(home, "--tls-cert", str(files.certificate), "--tls-key", str(files.key))
+    try:
+        train(home, "first")
+        wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101])
+        token = call(RUNWIRE, home, "token", "create", "page", "--project", "digits").stdout.strip()
+        with httpx.Client(
+            base_url=f"https://localhost:{consumer.port}",
+            headers={"authorization": f"Bearer {token}"},
+            verify=ssl.create_default_context(cafile=str(files.certificate)),
+        ) as asking:
+            assert [run["name"] for run in asking.get("/api/runs").json()] == ["first"]
+            assert asking.post("/api/snapshots").status_code == 403
+            assert call(RUNWIRE, home, "token", "revoke", "page").returncode == 0
+            assert asking.get("/api/runs").status_code == 401
+        assert consumer.stop() == 0
+        log = consumer.log.read_text()
+        assert f"answering at {consumer.address}" in log
+        assert not any(word in log for word in ("Traceback", "without TLS", token))
+    finally:
+        consumer.process.kill()
+        consumer.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("node-7", True)],  # noqa: S104
+)
+def test_a_face_without_tls_is_said_aloud(
+    home: Path, caplog: pytest.LogCaptureFixture, host: str, *, warned: bool
+) -> None:
+    """Where others could listen in."""
+    settings = read_command_settings(environ={"RUNWIRE_HOME": str(home)}, host=host)
+    with caplog.at_level(logging.WARNING, "runwire"):
+        assert up._tls(settings) is None
+    assert (f"Listening on {host} without TLS" in caplog.text) is warned
+
+
+def test_bad_tls_files_keep_it_from_starting(home: Path) -> None:
+    """Before the database is opened, in one sentence."""
+    for arguments, words in (
+        (("--tls-cert", "a.crt"), "give both --tls-cert and --tls-key"),
+        (("--tls-cert", "a.crt", "--tls-key", "a.key"), "The TLS certificate a.crt can't be read: No such file"),
+    ):
+        answer = call(RUNWIRE, home, "up", "--port", "0", *arguments)
+        assert (answer.returncode, answer.stderr.count("\n")) == (1, 1)
+        assert words in answer.stderr
+    assert not (home / "runwire.duckdb").exists()
 
 
 WRONG_QUESTIONS = [

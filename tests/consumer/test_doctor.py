@@ -6,6 +6,7 @@ import re
 import threading
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from runwire_consumer.doctor.home import (
     check_leftovers,
     check_lock,
     check_plan,
+    check_private,
     check_server,
     check_snapshots,
     check_token,
@@ -31,6 +33,7 @@ from runwire_consumer.doctor.home import (
     span,
 )
 from runwire_consumer.doctor.log import FileFacts, check_broker, check_folder, check_lag
+from runwire_consumer.doctor.probes import private_facts
 from runwire_consumer.doctor.programs import (
     TRIED_VERSIONS,
     ClockFacts,
@@ -51,6 +54,7 @@ from runwire_consumer.doctor.store import (
     check_store,
     check_version,
 )
+from runwire_consumer.issued import IssuedTokens
 from tests.repo.files import REPOSITORY
 
 NOW = 1_800_000_000_000_000
@@ -174,6 +178,31 @@ def test_the_disk(facts: DiskFacts, expected: list[tuple[Severity, str]]) -> Non
 def test_the_token(facts: TokenFacts, severity: Severity, words: str) -> None:
     """Others that could read it."""
     only(check_token(facts, "token"), severity, words)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "severity", "words"),
+    [
+        (None, 0, None, ""),
+        ('{"tokens": []}', 0o600, OK, "owner's alone"),
+        ('{"tokens": []}', 0o644, WARNING, "mode 0644"),
+        ('{"tokens": []}', 0o620, WARNING, "mode 0620"),
+        ("{", 0o600, ERROR, "can't be understood: delete it"),
+    ],
+)
+def test_further_files_of_tokens(
+    tmp_path: Path, content: str | None, mode: int, severity: Severity | None, words: str
+) -> None:
+    """Issued ones and those of `runwire login`: who else can read or change them."""
+    issued = IssuedTokens(tmp_path)
+    if content is not None:
+        issued.path.write_text(content)
+        issued.path.chmod(mode)
+    found = check_private(private_facts(issued.path, issued.listed), "tokens.json")
+    if severity is None:
+        assert found == []
+    else:
+        only(found, severity, words)
 
 
 def shot(age_hours: float, sound: bool | None = None) -> SnapshotFacts:  # noqa: FBT001 - as the field

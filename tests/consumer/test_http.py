@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import csv
 import io
+import itertools
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runwire_consumer import guard, http
+from runwire_consumer.access import READ, WRITE
 from runwire_consumer.database import Database
 from runwire_consumer.errors import FaceError, PortInUse, QueryTimeout, StoreError
 from runwire_consumer.guard import Door, guarded, is_loopback
@@ -51,6 +53,11 @@ def door(host: str = "127.0.0.1", *hosts: str) -> Door:
     return Door(Token(TOKEN), host, frozenset(hosts))
 
 
+def patient_door() -> Door:
+    """Time passes so fast that nobody asks too often."""
+    return Door(Token(TOKEN), "127.0.0.1", clock=itertools.count(step=100.0).__next__)
+
+
 def client(app: ASGIApp, peer: str = "127.0.0.1", **headers: str) -> httpx.AsyncClient:
     """A client inside this process that the server sees as `peer`."""
     transport = httpx.ASGITransport(app=app, client=(peer, 1), raise_app_exceptions=False)
@@ -74,7 +81,7 @@ async def test_every_route_wants_the_token(face: Face) -> None:
         "//metrics",
     }
     assert {"/api/sql", "/metrics", "/healthz"} <= paths
-    async with client(build_app(face, door()), peer="192.0.2.7") as stranger:
+    async with client(build_app(face, patient_door()), peer="192.0.2.7") as stranger:
         for path in sorted(paths - {"/healthz", "/readyz"}):
             for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"):
                 for given in (
@@ -117,13 +124,13 @@ async def test_metrics_are_open_on_loopback_only(face: Face, bound: str, peer: s
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        ("localhost:8470", 200), ("127.0.0.1:8470", 200), ("[::1]:8470", 200), ("consumer:8470", 200), ("CONSUMER", 200),
-        ("runwire.localhost", 200), ("runwire.example.org", 200), ("evil.example.com", 421), ("127.0.0.1.evil.example", 421),
+        ("localhost:8470", 200), ("127.0.0.1:8470", 200), ("[::1]:8470", 200), ("consumer:8470", 401), ("CONSUMER", 401),
+        ("runwire.localhost", 200), ("runwire.example.org", 401), ("192.0.2.1:8470", 401), ("evil.example.com", 421), ("127.0.0.1.evil.example", 421),
         ("localhost.evil.example:8470", 421), ("", 421), ("[::1", 200),
     ],
 )  # fmt: skip
 async def test_a_foreign_host_name_is_refused(face: Face, host: str, status: int) -> None:
-    """A web page that rebinds its own name to this machine gets nothing, not even metrics."""
+    """A web page that rebinds its own name to this machine gets nothing; metrics are open by names of loopback only."""
     async with client(build_app(face, door("127.0.0.1", "runwire.example.org"))) as asking:
         answer = await asking.get("/metrics", headers={"host": host})
     assert answer.status_code == status
@@ -243,7 +250,7 @@ async def test_bad_input_gets_one_sentence(  # noqa: PLR0917 - a column each of 
     assert "Traceback" not in answer.text
 
 
-async def test_an_order_takes_and_gives_an_object(face: Face) -> None:
+async def test_an_order_takes_and_gives_an_object(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     """What changes the store: obeyed with the token, refused in a sentence."""
 
     async def count(asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -251,6 +258,7 @@ async def test_an_order_takes_and_gives_an_object(face: Face) -> None:
             raise StoreError("Say how far.")
         return {"counted": asked["to"]}
 
+    monkeypatch.setitem(http.ACCESS, ("POST", "/api/count/up"), WRITE)
     app = build_app(replace(face, orders={"count/up": count}), door())
     async with client(app, **AUTHORIZED) as asking:
         done = await asking.post("/api/count/up", json={"to": 3})
@@ -286,7 +294,7 @@ async def test_a_failure_inside_shows_no_trace(caplog: pytest.LogCaptureFixture)
     async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise RuntimeError("secret detail")
 
-    async with client(guarded(broken, door()), **AUTHORIZED) as asking:
+    async with client(guarded(broken, door(), {("GET", "/api/runs"): READ}), **AUTHORIZED) as asking:
         answer = await asking.get("/api/runs")
     assert (answer.status_code, "secret" in answer.text) == (500, False)
     assert "secret detail" in caplog.text

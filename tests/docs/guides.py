@@ -40,7 +40,11 @@ def start_block(block: str, folder: Path, others: Mapping[str, str]) -> subproce
     return subprocess.Popen(
         ["sh", "-eu", "-c", block],
         cwd=folder,
-        env={**inherited, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env={
+            **inherited,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "XDG_CONFIG_HOME": str(folder / ".config"),
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

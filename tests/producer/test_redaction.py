@@ -196,7 +196,7 @@ def test_any_text_is_taken_and_a_second_pass_changes_nothing(text: str) -> None:
 
 
 known = st.sampled_from([
-    "ghp_", "gho_", "github_pat_", "hf_", "sk-", "sk-proj-", "sk-ant-api03-", "xoxb-1234-", "glpat-", "pypi-",
+    "ghp_", "gho_", "github_pat_", "hf_", "sk-", "sk-proj-", "sk-ant-api03-", "xoxb-1234-", "glpat-", "rwt_", "pypi-",
 ])  # fmt: skip
 
 

@@ -35,9 +35,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "pyarrow": (CONSUMER,),
     "rich": (CLI,),
-    "starlette": (f"{CONSUMER}guard.py", f"{CONSUMER}http.py"),
+    "h11": (f"{CONSUMER}connections.py",),
+    "starlette": (f"{CONSUMER}guard.py", f"{CONSUMER}http.py", f"{CONSUMER}login.py", f"{CONSUMER}pages.py"),
     "typer": (CLI,),
-    "uvicorn": (f"{CONSUMER}http.py",),
+    "uvicorn": (f"{CONSUMER}connections.py", f"{CONSUMER}http.py"),
 }
 OURS = {"runwire_schemas", "runwire", "runwire_consumer", "runwire_cli"}
 

@@ -245,6 +245,20 @@ def check_token(facts: TokenFacts, where: str) -> list[Finding]:
     return [ok("token", "The token is its owner's alone.")]
 
 
+def check_private(facts: TokenFacts, where: str) -> list[Finding]:
+    """Who else can read or change a further file of tokens; one that isn't there is nothing to tell."""
+    if not facts.exists:
+        return []
+    if facts.problem:
+        return [error("token", facts.problem, where, "Delete it, and make the tokens that are still needed anew.")]
+    if not facts.ours:
+        return [warning("token", "A file of tokens belongs to another user.", where, f"chown it, or delete {where}.")]
+    if facts.mode & 0o077:
+        text = f"Other users of this machine can read or change a file of tokens (mode {facts.mode:04o})."
+        return [warning("token", text, where, "chmod 600 it; if it was writable, revoke the tokens you don't know.")]
+    return [ok("token", "A file of tokens is its owner's alone.", where)]
+
+
 def check_snapshots(
     snapshots: Sequence[SnapshotFacts],
     retention_seconds: float | None,

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -84,6 +84,20 @@ def disk_facts(folder: Path, kind: str, database: Path, *, is_network: bool) -> 
         wal_bytes=_size(wal_path(database)),
         reserve_bytes=reserve_bytes(folder),
     )
+
+
+def private_facts(path: Path, read: Callable[[], object]) -> TokenFacts:
+    """A further file of tokens; `read` says what is wrong with it by raising."""
+    try:
+        status = path.stat()
+    except OSError:
+        return TokenFacts(exists=False)
+    mode, ours = stat.S_IMODE(status.st_mode), status.st_uid == os.geteuid()
+    try:
+        read()
+    except Exception as error:  # noqa: BLE001 - its sentence is the finding
+        return TokenFacts(True, mode, ours, str(error))
+    return TokenFacts(True, mode, ours)
 
 
 def token_facts(home: Path) -> TokenFacts:

@@ -105,7 +105,11 @@ def check_addresses(destination: str, server: str | None) -> list[Finding]:
     found = []
     if server is not None and server.startswith("http://") and not is_local(urlsplit(server).hostname or ""):
         text = "The token and all answers go to the consumer unencrypted."
-        found.append(warning("addresses", text, server, "Put the consumer behind a proxy with TLS: https://."))
+        found.append(
+            warning(
+                "addresses", text, server, "Start it with --tls-cert and --tls-key, or put a proxy with TLS before it."
+            )
+        )
     if destination.startswith("kafka://"):
         brokers = destination.removeprefix("kafka://").partition("/")[0].split(",")
         if remote := [broker for broker in brokers if not is_local(broker.rpartition(":")[0])]:

@@ -57,7 +57,7 @@ _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIV
 _KNOWN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
         (?:AKIA|ASIA|AGPA|AIDA|AROA)[0-9A-Z]{12,}
-      | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_\w{16,} | glpat-[\w\-]{16,}
+      | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_\w{16,} | glpat-[\w\-]{16,} | rwt_[\w\-]{16,}
       | hf_[A-Za-z0-9]{16,} | api_org_[A-Za-z0-9]{16,}
       | (?:sk|pk|rk)[-_](?:[A-Za-z0-9]{1,16}[-_]){0,8}[A-Za-z0-9]{16,}[\w\-]*
       | xox[a-z](?:\.xox[a-z])?-[\w\-]{8,} | xapp-[\w\-]{8,}
