@@ -13,6 +13,7 @@ import os
 import signal
 import ssl
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door, is_loopback
 from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.issued import IssuedTokens
+from runwire_consumer.live import GaugeOptions, read_live
+from runwire_consumer.page.feed import LiveFeed
+from runwire_consumer.page.files import page_files
 from runwire_consumer.repair import Repair
 from runwire_consumer.replay import letter_orders
 from runwire_consumer.sandbox import Sandbox
@@ -162,7 +166,10 @@ async def _serve(
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
     orders |= token_orders(IssuedTokens(settings.home.path))
-    face = Face(Sandbox(store.cursor), registry, service.unready, orders)
+    feed = LiveFeed(
+        lambda: read_live(store.cursor, GaugeOptions(), time.time_ns() // 1_000), lambda: service.stats.transactions
+    )
+    face = Face(Sandbox(store.cursor), registry, service.unready, orders, page_files(), feed)
     app = build_app(face, door)
 
     told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -199,6 +206,7 @@ async def _serve(
         told_to_end.cancel()
         # The database closes when the service ends: a query that would go on for long is told so before.
         face.sandbox.stop()
+        await feed.stop()
         examined.stop()
         face_stop.set()
         await asyncio.wait([serving])

@@ -109,6 +109,14 @@ class Door:
             raise RequestRefused(403, refused)
         return visitor
 
+    def still_knows(self, scope: Scope) -> bool:
+        """Whether the session or token holds on that a long answer began with."""
+        try:
+            self._identify(scope, Headers(scope=scope))
+        except RequestRefused:
+            return False
+        return True
+
     def foreign(self, scope: Scope) -> str | None:
         """Why the request may not be that of this server's own page, a sentence; None when it is."""
         headers = Headers(scope=scope)

@@ -36,7 +36,13 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pyarrow": (CONSUMER,),
     "rich": (CLI,),
     "h11": (f"{CONSUMER}connections.py",),
-    "starlette": (f"{CONSUMER}guard.py", f"{CONSUMER}http.py", f"{CONSUMER}login.py", f"{CONSUMER}pages.py"),
+    "starlette": (
+        f"{CONSUMER}guard.py",
+        f"{CONSUMER}http.py",
+        f"{CONSUMER}login.py",
+        f"{CONSUMER}page/routes.py",
+        f"{CONSUMER}pages.py",
+    ),
     "typer": (CLI,),
     "uvicorn": (f"{CONSUMER}connections.py", f"{CONSUMER}http.py"),
 }
