@@ -131,6 +131,18 @@ class Door:
         """
         return self._visitor(digest_of(presented), "The token is wrong, or it has been revoked: ask for another.")
 
+    def guest(self, code: str) -> Visitor:
+        """Who comes with a code that `sessions` offered.
+
+        Raises:
+            RequestRefused: It is wrong, too old, or has been used.
+        """
+        gone = "The code is too old or has been used: log in with a token."
+        token_digest = self.sessions.take_offer(code, self.clock())
+        if token_digest is None:
+            raise RequestRefused(UNAUTHORIZED, gone)
+        return self._visitor(token_digest, gone)
+
     def check_failures(self, scope: Scope) -> None:
         """Count a failure of the client's address, or a try that may become one.
 

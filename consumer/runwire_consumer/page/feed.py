@@ -85,19 +85,14 @@ class LiveFeed:
 
     async def follow(self, following: Following) -> AsyncIterator[Told]:
         """What is there, then what changes; at least every QUIET_SECONDS something, until the feed stops."""
-        known = _Known()
-        heard = -1
+        known, heard, silent_since = _Known(), 0, time.monotonic()
         with self._followed():
-            while not self._stopped:
-                if heard == self._reads or self._reads == 0:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._next(heard), QUIET_SECONDS)
-                if self._stopped:
-                    return
-                told = {} if heard == self._reads else known.news(self._live, following)
-                if told or heard == self._reads:
-                    yield told
+            while await self._goes_on(heard):
+                told = known.news(self._live, following) if self._reads != heard else {}
                 heard = self._reads
+                if told or time.monotonic() - silent_since >= QUIET_SECONDS:
+                    silent_since = time.monotonic()
+                    yield told
 
     async def stop(self) -> None:
         """The database is about to close: everybody is let go."""
@@ -118,9 +113,12 @@ class LiveFeed:
         finally:
             self._followers -= 1
 
-    async def _next(self, heard: int) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._stopped or (self._reads not in {0, heard}))
+    async def _goes_on(self, heard: int) -> bool:
+        """Wait for another read than `heard`, not for ever; False: the feed has stopped."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_SECONDS), self._changed:
+                await self._changed.wait_for(lambda: self._stopped or self._reads != heard)
+        return not self._stopped
 
     async def _read_on(self) -> None:
         """Read again and again, until nobody follows."""

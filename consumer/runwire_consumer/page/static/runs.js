@@ -157,6 +157,9 @@ class RunsView {
       this.chosen.add(id);
     }
     say(`${this.chosen.size} chosen`);
+    this.query.delete("run");
+    for (const other of this.chosen) this.query.append("run", other);
+    this.keep();
     this.table.draw();
     this.tellChosen();
   }
@@ -196,6 +199,10 @@ class RunsView {
   remember(name, value) {
     if (value) this.query.set(name, value);
     else this.query.delete(name);
+    this.keep();
+  }
+
+  keep() {
     const text = this.query.toString();
     history.replaceState(history.state, "", text ? `/?${text}` : "/");
   }
