@@ -81,6 +81,7 @@ def options(
 def up(
     *,
     once: Annotated[bool, typer.Option("--once", help="Read what waits, then end.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     url: UrlOption = None,
     home: HomeOption = None,
     host: Annotated[
@@ -104,7 +105,9 @@ def up(
     from runwire_cli.up import serve_forever, serve_once  # noqa: PLC0415 - as above
 
     settings = read_command_settings(url=url, home=home, host=host, port=port, certificate=tls_cert, key=tls_key)
-    raise typer.Exit(serve_once(settings, Output(Form.TABLE)) if once else serve_forever(settings))
+    if once:
+        raise typer.Exit(serve_once(settings, Output(Form.TABLE)))
+    raise typer.Exit(serve_forever(settings, open_in_browser=open_page))
 
 
 @app.command(help=_help("demo"))

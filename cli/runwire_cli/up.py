@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from runwire._recovery import Outcome, recover
 from runwire._version import __version__
 from runwire_cli.backup import condemning, open_home_store, open_keeper
+from runwire_cli.browsing import close_page, open_page
 from runwire_cli.client import LOCK_WAIT_SECONDS, ServerFile
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
@@ -34,7 +35,7 @@ from runwire_consumer.errors import PortInUse, SourceUnreachable
 from runwire_consumer.gauges import make_registry
 from runwire_consumer.guard import Door, is_loopback
 from runwire_consumer.http import Face, Order, build_app, serve
-from runwire_consumer.issued import IssuedTokens
+from runwire_consumer.issued import IssuedTokens, digest_of
 from runwire_consumer.live import GaugeOptions, read_live
 from runwire_consumer.page.feed import LiveFeed
 from runwire_consumer.page.files import page_files
@@ -58,8 +59,12 @@ PROGRESS_INTERVAL_SECONDS = 0.2
 _log = logging.getLogger("runwire")
 
 
-def serve_forever(settings: CommandSettings) -> int:
+def serve_forever(settings: CommandSettings, *, open_in_browser: bool = False) -> int:
     """Run until SIGTERM or Ctrl-C; returns the exit code.
+
+    Args:
+        settings: What is read, where it is kept, where it is served.
+        open_in_browser: Show the page, once it can be.
 
     Raises:
         StoreLocked: Another process holds the database.
@@ -79,6 +84,7 @@ def serve_forever(settings: CommandSettings) -> int:
                 Door(token, settings.host, frozenset(settings.hosts), IssuedTokens(home.path), settings.metrics_open),
                 repairs,
                 tls,
+                open_in_browser=open_in_browser,
             )
         )
     return 0
@@ -157,7 +163,13 @@ def _tls(settings: CommandSettings) -> ssl.SSLContext | None:
 
 
 async def _serve(
-    settings: CommandSettings, store: Store, door: Door, repairs: Sequence[Repair], tls: ssl.SSLContext | None
+    settings: CommandSettings,
+    store: Store,
+    door: Door,
+    repairs: Sequence[Repair],
+    tls: ssl.SSLContext | None,
+    *,
+    open_in_browser: bool,
 ) -> None:
     registry = make_registry(store.cursor)
     metrics = SelfMetrics(registry, __version__)
@@ -192,6 +204,9 @@ async def _serve(
     _log.info(
         "Reading %s into %s; answering at %s.", mask(str(settings.destination)), store.database.path, address.address
     )
+    if open_in_browser:
+        code = door.sessions.offer(digest_of(door.token.text), door.clock())
+        await asyncio.to_thread(open_page, settings.home.path, address.address, code)
     if (folder := _missing_folder(settings)) is not None:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     recovering = asyncio.create_task(_recover_again_and_again(settings))
@@ -202,6 +217,7 @@ async def _serve(
         await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
     finally:
         address.remove(settings.home.path)
+        close_page(settings.home.path)
         recovering.cancel()
         told_to_end.cancel()
         # The database closes when the service ends: a query that would go on for long is told so before.

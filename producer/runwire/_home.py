@@ -108,6 +108,19 @@ def find_home(given: str | None, folder: Path, source: str = "RUNWIRE_HOME") -> 
     return Home((find_root(folder) or folder) / FOLDER_NAME)
 
 
+def running_in(home: Path) -> str | None:
+    """Address of the consumer that says of itself that it runs in a home (`server.json`); None where none does."""
+    import json  # noqa: PLC0415 - `import runwire` stays light
+
+    try:
+        found = json.loads((home / "server.json").read_text(encoding="utf-8"))
+        host, port, scheme = str(found["host"]), int(found["port"]), "https" if found.get("certificate") else "http"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - as a client reaches it
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _ignore(path: Path) -> None:
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -142,7 +142,7 @@ class RunsView {
     if (!this.texts.has(row)) {
       const { columns, params } = this.data;
       const parts = [columns.name, columns.run_id, columns.project, columns.group, columns.user, columns.commit].map((column) => column[row] ?? "");
-      this.texts.set(row, [...parts, ...columns.tags[row], ...Object.entries(params).map(([name, values]) => `${name}=${values[row] ?? ""}`)].join("\n").toLowerCase());
+      this.texts.set(row, [...parts, ...columns.tags[row], ...Object.entries(params).flatMap(([name, values]) => (values[row] === null ? [] : [`${name}=${values[row]}`]))].join("\n").toLowerCase());
     }
     return `${this.texts.get(row)}\n${this.data.columns.state[row]}`;
   }
