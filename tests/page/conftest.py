@@ -122,10 +122,9 @@ def page(context: BrowserContext, session: list[dict[str, object]]) -> Page:
 
 
 @pytest.fixture
-def shot(request: pytest.FixtureRequest) -> Iterator[None]:
+def shot(request: pytest.FixtureRequest, page: Page) -> Iterator[None]:
     """Keep what the page looks like at the end of the test, in .cache/page."""
     yield
-    page = request.getfixturevalue("page")
     SHOTS.mkdir(parents=True, exist_ok=True)
     # Playwright would hide the caret by a style that the policy forbids.
     page.screenshot(path=os.fspath(SHOTS / f"{request.node.name}.png"), caret="initial")

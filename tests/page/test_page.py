@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,7 +36,8 @@ def shown_names(page: Page) -> list[str]:
 
 
 def panel(page: Page, metric: str) -> Any:
-    return page.locator(f"figure[data-metric={json.dumps(metric)}] .plot")
+    escaped = "".join(f"\\{ord(character):x} " for character in metric)
+    return page.locator(f'figure[data-metric="{escaped}"] .plot')
 
 
 @pytest.mark.usefixtures("shot")
@@ -213,7 +213,7 @@ def test_sql_is_answered_charted_and_kept(page: Page, place: Place) -> None:
     expect(page.get_by_label("One SELECT")).to_have_value(sql)
     expect(page.locator("tbody tr[data-at]")).to_have_count(0)
     page.get_by_label("One SELECT").press("Control+Enter")
-    expect(page.get_by_text(f"{STEPS // 100} rows")).to_be_visible()
+    expect(page.locator("main").get_by_text(f"{STEPS // 100} rows")).to_be_visible()
     expect(page.get_by_role("img", name=f"value along step, {STEPS // 100} points")).to_be_visible()
     with page.expect_download() as saved:
         page.get_by_role("button", name="CSV").click()

@@ -49,7 +49,7 @@ class RunsView {
 
   build() {
     const { columns } = this.data;
-    this.search = h("input", { type: "search", id: "search", placeholder: "Search: name, tag, param …", "aria-label": "Search the runs", value: this.query.get("q") ?? "", oninput: calmly(() => this.filter(), 60) });
+    this.search = h("input", { type: "search", id: "search", placeholder: "Search: name, tag, param …", "aria-label": "Search the runs", value: (this.query.get("q") ?? "").replace(/\s+/g, " "), oninput: calmly(() => this.filter(), 60) });
     this.project = this.selection("project", "All projects", [...new Set([...columns.project, ...this.query.getAll("project")])], () => this.reload());
     this.state = this.selection("state", "All states", [...new Set(columns.state)], () => this.filter());
     this.compare = h("a", { href: "/compare", class: "button" });
@@ -259,7 +259,7 @@ class RunsView {
     if (event.key === "/") this.search.focus();
     else if (event.key === "c" && this.chosen.size) this.go(this.compare.getAttribute("href"));
     else if (!event.defaultPrevented && ["j", "k", "x"].includes(event.key)) this.table.press(event);
-    else if (!event.defaultPrevented && event.key === "Enter" && target === document.body) this.table.press(event);
+    else if (!event.defaultPrevented && event.key === "Enter" && (target === document.body || target === this.main)) this.table.press(event);
     else return undefined;
     event.preventDefault();
     return undefined;
