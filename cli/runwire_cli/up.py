@@ -26,6 +26,7 @@ from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import clean
+from runwire_consumer.compacting import Compactor
 from runwire_consumer.database import Database, EngineOptions
 from runwire_consumer.doctor.order import DoctorOrder
 from runwire_consumer.errors import PortInUse, SourceUnreachable
@@ -177,27 +178,27 @@ async def _serve(
     )
     if (folder := _missing_folder(settings)) is not None:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
-    recovering = asyncio.create_task(_recover_again_and_again(settings))
-    keeping = asyncio.create_task(keeper.run())
-    sweeping = asyncio.create_task(sweeper.run())
+    compactor = Compactor(service, store)
+    beside = (_recover_again_and_again(settings), keeper.run(), sweeper.run(), compactor.run())
+    tending = [asyncio.create_task(one) for one in beside]
     running = asyncio.create_task(service.run(stop))
     told_to_end = asyncio.create_task(told.wait())
     try:
         await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
     finally:
         address.remove(settings.home.path)
-        recovering.cancel()
         told_to_end.cancel()
         # The database closes when the service ends: a query that would go on for long is told so before.
         face.sandbox.stop()
         examined.stop()
         face_stop.set()
         await asyncio.wait([serving])
-        keeping.cancel()
-        sweeping.cancel()
+        for task in tending:
+            task.cancel()
         await keeper.close()
+        await compactor.close()
         stop.set()
-        await asyncio.wait([running, recovering, keeping, sweeping])
+        await asyncio.wait([running, *tending])
     for task in (running, serving):
         task.result()
 

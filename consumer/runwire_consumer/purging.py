@@ -41,7 +41,9 @@ _DROP = """
 DELETE FROM store.{table} WHERE emitter_key BETWEEN $low AND $high AND emitter_key IN (FROM wanted)
     AND seq BETWEEN $first_seq AND $last_seq
 """
-_LAST = ("series", "starts", "costs", "params", "definitions", "edits", "losses")
+_SLICED = ("points", "rows", "cold_points", "cold_rows")
+_LAST = ("series", "rollups", "starts", "costs", "params", "definitions", "edits", "losses")
+_LAST_BY_RUN = ("layout", "extremes", "summaries", "unsettled")
 _DONE = """
 INSERT INTO store.removals BY NAME SELECT
     $run_key AS run_key, 'deleted' AS kind, $now AS time, $points AS points, NULL AS reason
@@ -109,7 +111,7 @@ def drop(store: Store, part: Slice) -> None:
     where = {"low": low, "high": high, "first_seq": part.first_seq, "last_seq": part.last_seq}
     with translated(), contextlib.closing(store.cursor()) as cursor, _transaction(cursor):
         want(cursor, part.emitter_keys)
-        for table in ("points", "rows"):
+        for table in _SLICED:
             cursor.execute(_DROP.format(table=table), where)
 
 
@@ -119,6 +121,8 @@ def finish(store: Store, purge: Purge, now: int) -> None:
         want(cursor, sorted({key for part in purge.slices for key in part.emitter_keys}))
         for table in _LAST:
             cursor.execute(f"DELETE FROM store.{table} WHERE emitter_key IN (FROM wanted)")  # noqa: S608 - names of ours
+        for table in _LAST_BY_RUN:
+            cursor.execute(f"DELETE FROM store.{table} WHERE run_key = ?", [purge.run_key])  # noqa: S608 - as above
         cursor.execute("DELETE FROM store.lifecycle WHERE emitter_key IN (FROM wanted) AND type <> 'RunDeleted'")
         cursor.execute(_DONE, {"run_key": purge.run_key, "now": now, "points": purge.points})
 

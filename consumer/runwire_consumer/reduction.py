@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -74,13 +74,9 @@ SELECT o.run_key, o.days FROM old o JOIN heard USING (run_key) ORDER BY o.heard_
 
 _DONE = """
 INSERT INTO store.removals BY NAME SELECT
-    $run_key AS run_key, 'reduced' AS kind, $now AS time, coalesce(sum(points), 0)::BIGINT AS points, $reason AS reason
+    $run_key AS run_key, 'reduced' AS kind, $now AS time, coalesce(sum(dropped), 0)::BIGINT AS points, $reason AS reason
 FROM store.series JOIN store.emitters USING (emitter_key) WHERE run_key = $run_key
 """
-
-DropPoints = Callable[[Store, int], int]
-"""Deletes points of a settled run, by its key, that its rollups stand for, in one bounded transaction on the writer's
-thread; returns how many went, 0 when none is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +140,13 @@ def due(store: Store, retention: Retention, now: int, only: int | None = None) -
         cursor.register("rules", rules)
         given = {"others": retention.others, "now": now, "day": DAY_MICROS, "only": only}
         return [Due(*row) for row in cursor.execute(_DUE, given).fetchall()]
+
+
+def is_done(store: Store, run_key: int) -> bool:
+    """Whether a run of which nothing more goes was reduced; else it is not settled yet."""
+    with translated(), contextlib.closing(store.cursor()) as cursor:
+        found = cursor.execute("SELECT full_resolution FROM store.summaries WHERE run_key = ?", [run_key]).fetchall()
+    return found == [(False,)]
 
 
 def record(store: Store, one: Due, now: int) -> None:

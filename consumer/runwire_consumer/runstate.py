@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from runwire_consumer.attempts import newest_by_rank
 
 ORDER = ("failed", "crashed", "preempted", "lost", "stuck", "running", "finished")
+SETTLED = frozenset({"finished", "failed", "crashed", "preempted", "lost"})
 PROMISE_SECONDS_DEFAULT = 5.0
 OVERDUE_FACTOR = 2.0
 OVERDUE_GRACE_SECONDS = 2.0

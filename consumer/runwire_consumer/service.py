@@ -184,6 +184,7 @@ class Service:
             if found and not batch:
                 age_seconds = (self._clock() - found[-1].appended_at) / 1e6
                 behind = age_seconds > limits.backlog_age_seconds
+                self.stats.behind = behind
                 deadline = time.monotonic() + (limits.backlog_batch_seconds if behind else limits.batch_seconds)
             batch += found
             size_bytes += sum(len(message.payload) for message in found)
@@ -205,6 +206,7 @@ class Service:
             self._reachable_since = self._clock()
         self._reachable = reachable
         self._at_tail = all(state.at_tail for state in states.values())
+        self.stats.behind = self.stats.behind and not self._at_tail
         away = (state.trouble or "A source can't be reached." for state in states.values() if not state.reachable)
         unseen = (
             state.trouble or f"{name} was not looked through yet."

@@ -19,9 +19,10 @@ from runwire_consumer import purging, reduction
 from runwire_consumer.database import MEMORY
 from runwire_consumer.errors import StoreError
 from runwire_consumer.floor import check_floor
-from runwire_consumer.reduction import DropPoints, Due, Retention
+from runwire_consumer.reduction import Due, Retention
 from runwire_consumer.replay import Do
 from runwire_consumer.store import Store
+from runwire_consumer.thinning import drop_full_resolution
 
 LOOK_SECONDS = 5.0
 REDUCE_SECONDS = 600.0
@@ -48,7 +49,6 @@ class Sweeper:
         do: Runs work with its writer: `Service.do`, or `replay.Directly`.
         store: The store.
         retention: For how long projects keep full resolution.
-        drop_points: What the store deletes then.
         limits: When things are done.
         clock: Microseconds since the epoch.
     """
@@ -58,7 +58,6 @@ class Sweeper:
         do: Do,
         store: Store,
         retention: Retention | None = None,
-        drop_points: DropPoints = lambda _store, _run_key: 0,
         *,
         limits: SweepingLimits | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000,
@@ -67,7 +66,6 @@ class Sweeper:
         self._do = do
         self._store = store
         self._retention = retention or Retention()
-        self._drop_points = drop_points
         self._limits = limits or SweepingLimits()
         self._clock = clock
         self._purged: set[int] = set()
@@ -139,9 +137,10 @@ class Sweeper:
         """A slice of a run, unless something has come of it meanwhile; returns whether more may follow."""
         if not reduction.due(store, self._retention, now, one.run_key):
             return False
-        if self._drop_points(store, one.run_key):
+        if drop_full_resolution(store, one.run_key):
             return True
-        reduction.record(store, one, now)
+        if reduction.is_done(store, one.run_key):
+            reduction.record(store, one, now)
         return False
 
     async def _slice(self, work: Callable[[Store], _Made]) -> _Made:

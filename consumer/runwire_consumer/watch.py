@@ -20,7 +20,7 @@ import duckdb
 
 from runwire_consumer.catalog import Catalog, Emitter
 from runwire_consumer.change import Change
-from runwire_consumer.runstate import RunState, evaluate
+from runwire_consumer.runstate import SETTLED, RunState, evaluate
 from runwire_consumer.wanted import want
 
 LOOK_INTERVAL_MICROS = 1_000_000
@@ -29,8 +29,6 @@ SETTLED_EMITTERS_MAX = 10_000
 _place_of = attrgetter(
     "status", "how", "role", "attempt", "restart_count", "started_at", "next_in_seconds", "overdue_seconds"
 )
-
-SETTLED = frozenset({"finished", "failed", "crashed", "preempted", "lost"})
 
 
 class Watch:

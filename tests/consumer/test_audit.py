@@ -22,7 +22,7 @@ from runwire_consumer.store import Store
 from runwire_schemas import events
 from tests.consumer.telling import Emitter, store_all
 
-DEEP_ONLY = {"rows_once", "rows_in_ranges", "points_once", "points_in_rows", "series_true"}
+DEEP_ONLY = {"rows_once", "rows_in_ranges", "points_once", "points_in_rows", "series_true", "pieces_true"}
 
 
 def told_store() -> Store:

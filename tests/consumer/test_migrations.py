@@ -33,6 +33,7 @@ SHIPPED = {
     3: "0003_overdue.sql 87f45ff72dcf81e3",
     4: "0004_dead_letters.sql f83e03345724e209",
     5: "0005_ends.sql 66ddbc836ff438c7",
+    6: "0006_many_runs.sql 04dfb92629bc8c05",
 }
 # The first block of a file that DuckDB 2.0.0 made; the rest of it are zeros.
 DUCKDB_2 = bytes.fromhex(

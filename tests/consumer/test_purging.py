@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runwire_consumer import purging, sweeping
+from runwire_consumer.compaction import Limits
 from runwire_consumer.database import MEMORY
 from runwire_consumer.doctor.audit import audit
 from runwire_consumer.errors import StoreFull
@@ -27,7 +28,7 @@ from tests.consumer.telling import DAY_ONE, SECOND, Emitter, play, store_all
 OTHER = "b" * 16
 NOW = DAY_ONE + 10**6 * SECOND
 WITH_EMITTER = (
-    "rows", "points", "series", "starts", "costs", "lifecycle", "params", "definitions", "edits", "losses",
+    "all_rows", "all_points", "series", "starts", "costs", "lifecycle", "params", "definitions", "edits", "losses",
 )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def test_what_comes_late_or_again_stays_away() -> None:
         purge_all(store)
         store_all(store, [*first, *late, deletion(run.run_id, "g")])
         assert left_of(store, run.run_id) == {"lifecycle": 1}
-    assert left_of(store, "late") == {"rows": 1, "points": 1, "series": 1}
+    assert left_of(store, "late") == {"all_rows": 1, "all_points": 1, "series": 1}
     ledger = store.cursor().execute("SELECT sum(end_seq - first_seq) FROM store.ledger").fetchall()
     assert ledger == [(4 + 1 + 1 + 1 + 1,)]
     assert audit(store.cursor(), deep=True).anomalies == ()
@@ -133,7 +134,7 @@ def test_a_run_may_be_deleted_before_anything_of_it_comes() -> None:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(("logs", "again", "deletes", "purges", "dies", "opens")), st.sampled_from("ab")),
+    st.tuples(st.sampled_from(("logs", "again", "deletes", "purges", "dies", "opens", "moves")), st.sampled_from("ab")),
     max_size=25,
 )
 
@@ -159,6 +160,9 @@ def test_any_history(steps: list[tuple[str, str]]) -> None:
             fresh = [deletion(letter * 16, chr(ord("c") + len(log) % 20))]
         elif step == "opens":
             store = Store(store.database)
+            store.compaction.limits = Limits(piece_points_min=2, loose_pieces_max=2, hot_points_max=1)
+        elif step == "moves":
+            store.compaction.step()
         else:
             purge_all(store, 10**9 if step == "purges" else 1 + len(log) % 3)
         log += fresh
@@ -230,7 +234,7 @@ def test_a_running_consumer_purges(
             await asyncio.sleep(0.005)
         assert store.cursor().execute("SELECT count(*) FROM store.points").fetchall() == [(50,)]
         monkeypatch.setattr(sweeping, "check_floor", lambda *_: None)
-        await until("SELECT count(*) FROM store.points", 0)
+        await until("SELECT count(*) FROM store.all_points", 0)
         await until("SELECT count(*) FROM removals WHERE time IS NOT NULL", 1)
         sweep.cancel()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,18 +10,13 @@ import pytest
 
 from runwire_consumer import reduction
 from runwire_consumer.database import MEMORY
-from runwire_consumer.decode import decode
-from runwire_consumer.doctor.audit import audit
 from runwire_consumer.errors import SettingsError
 from runwire_consumer.reduction import DAY_MICROS, Due, Retention
-from runwire_consumer.replay import Directly
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
-from runwire_consumer.sweeping import Sweeper, SweepingLimits
-from runwire_consumer.writing import Writer
 from runwire_schemas import events
-from tests.consumer.telling import DAY_ONE, SECOND, Emitter, in_log, store_all
+from tests.consumer.telling import DAY_ONE, SECOND, Emitter, store_all
 
 RULES = Retention({"digits": 30})
 DAY_30 = DAY_ONE + 30 * DAY_MICROS
@@ -133,51 +127,4 @@ def test_who_is_reduced(
     assert found == ([Due(0, 30)] if reduced else [])
     assert reduction.due(store, retention, DAY_30 + 60 * SECOND, only=1) == []
     assert reduction.due(store, retention, DAY_30 - SECOND) == []
-    store.close()
-
-
-def test_a_run_is_reduced_once_and_again_when_it_went_on() -> None:
-    """In slices; the record says when, how much and by which rule, the receipt stays as it was."""
-    run = Emitter("a")
-    store = store_of(finished(run), "finished")
-    now = DAY_30 + 60 * SECOND
-    calls: list[int] = []
-
-    def drop(_: Store, run_key: int) -> int:
-        calls.append(run_key)
-        return 1 if len(calls) % 3 else 0
-
-    limits = SweepingLimits(pause_seconds=0.0)
-    sweeper = Sweeper(Directly(Writer(store)), store, RULES, drop, limits=limits, clock=lambda: now)
-    assert asyncio.run(sweeper.reduce()) == 1
-    assert asyncio.run(sweeper.reduce()) == 0
-    assert calls == [0, 0, 0]
-    told = "SELECT kind, epoch_us(time), points, reason FROM removals"
-    assert store.cursor().execute(told).fetchall() == [("reduced", now, 1, "full resolution is kept for 30 days")]
-    assert audit(store.cursor(), deep=True).anomalies == ()
-    receipt = "SELECT stored, missing, complete FROM emitters"
-    assert store.cursor().execute(receipt).fetchall() == [(3, 0, True)]
-
-    again = Emitter("b", attempt="second", started=(now - DAY_ONE) / SECOND + 9)
-    items = finished(again, restart_count=1)
-    later = now + 40 * DAY_MICROS
-    store.write(store.admit([decode(one) for one in in_log(items, 4)], later, at_tail=False))
-    sweeper = Sweeper(Directly(Writer(store)), store, RULES, drop, limits=limits, clock=lambda: later)
-    assert asyncio.run(sweeper.reduce()) == 1
-    assert store.cursor().execute("SELECT count(*) FROM removals").fetchall() == [(2,)]
-    store.close()
-
-
-def test_a_run_that_goes_on_between_two_slices_is_left_alone() -> None:
-    """Each slice looks again."""
-    store = store_of(finished(Emitter("a")), "finished")
-
-    def drop(store: Store, run_key: int) -> int:
-        store_all(store, [], {run_key: RunState("running", DAY_ONE, "resumed")})
-        return 1
-
-    limits = SweepingLimits(pause_seconds=0.0)
-    sweeper = Sweeper(Directly(Writer(store)), store, RULES, drop, limits=limits, clock=lambda: DAY_30 + 60 * SECOND)
-    asyncio.run(sweeper.reduce())
-    assert store.cursor().execute("SELECT count(*) FROM removals").fetchall() == [(0,)]
     store.close()

@@ -6,7 +6,7 @@ CREATE TABLE store.removals (
     run_key INTEGER NOT NULL,
     kind    VARCHAR NOT NULL,     -- deleted | reduced
     time    BIGINT  NOT NULL,     -- when the last of it had gone
-    points  BIGINT  NOT NULL,     -- how many there were
+    points  BIGINT  NOT NULL,     -- how many went
     reason  VARCHAR               -- the order's, or the rule's
 );
 
