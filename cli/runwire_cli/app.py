@@ -10,6 +10,7 @@ import typer
 
 from runwire_cli.access_app import login, logout, token_app
 from runwire_cli.commands import COMMANDS
+from runwire_cli.data_app import add_data_commands
 from runwire_cli.letters_app import letters_app
 
 if TYPE_CHECKING:
@@ -97,13 +98,23 @@ def up(
     tls_key: Annotated[
         str | None, typer.Option(metavar="FILE", help="Its key (RUNWIRE_TLS_KEY).", show_default=False)
     ] = None,
+    retention: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROJECT=DAYSd",
+            help="Keep full resolution of ended runs so long, as digits=30d or *=90d (RUNWIRE_RETENTION).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Read the log into the database."""
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - --help needs none of it
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
     from runwire_cli.up import serve_forever, serve_once  # noqa: PLC0415 - as above
 
-    settings = read_command_settings(url=url, home=home, host=host, port=port, certificate=tls_cert, key=tls_key)
+    settings = read_command_settings(
+        url=url, home=home, host=host, port=port, certificate=tls_cert, key=tls_key, retention=retention or ()
+    )
     raise typer.Exit(serve_once(settings, Output(Form.TABLE)) if once else serve_forever(settings))
 
 
@@ -267,4 +278,5 @@ def _read(
 app.add_typer(token_app(), name="token", help=_help("token"))
 app.command(help=_help("login"))(login)
 app.command(help=_help("logout"))(logout)
+add_data_commands(app, _read)
 app.add_typer(letters_app(_read), name="dead-letters", help=_help("dead-letters"))

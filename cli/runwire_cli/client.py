@@ -85,6 +85,9 @@ class Reader(Protocol):
     def fetch(self, sql: str, form: str) -> bytes:
         """Run a SELECT; the answer as the bytes of `form`: json or csv."""
 
+    def arrow(self, sql: str, params: Params = None) -> bytes:
+        """Run a SELECT; the answer as an Arrow stream."""
+
     def close(self) -> None:
         """Let go of connection, file and lock."""
 
@@ -151,6 +154,10 @@ class HttpReader:
     def fetch(self, sql: str, form: str) -> bytes:
         """Run a SELECT there; its answer unchanged."""
         return self._ask(f"/api/sql?format={form}", sql.encode("utf-8", "replace")).content
+
+    def arrow(self, sql: str, params: Params = None) -> bytes:
+        """Run a SELECT there; its answer as an Arrow stream."""
+        return self._ask("/api/sql?format=arrow", {"sql": sql, "params": params}).content
 
     def order(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Have the consumer change its store: POST /api/`path`; returns what it did.
@@ -260,6 +267,10 @@ class FileReader:
         """Run a SELECT on the file."""
         result = self._sandbox.run(sql)
         return result.to_csv() if form == "csv" else result.to_json()
+
+    def arrow(self, sql: str, params: Params = None) -> bytes:
+        """Run a SELECT on the file."""
+        return self._sandbox.run(sql, params).to_arrow()
 
     def close(self) -> None:
         """Close the file, give the lock back."""

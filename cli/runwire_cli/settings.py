@@ -10,13 +10,14 @@ RUNWIRE_TLS_CERT, RUNWIRE_TLS_KEY    certificate and key in PEM form: `runwire u
 RUNWIRE_METRICS  `token`: /metrics wants a token on loopback too (default: `open` there)
 RUNWIRE_WEBHOOK  address that `runwire up` tells of runs that break, a secret (default: nobody is told)
 RUNWIRE_WEBHOOK_FILE    file that holds that address instead
+RUNWIRE_RETENTION  how long `runwire up` keeps full resolution of ended runs: PROJECT=30d,*=90d (default: for ever)
 RUNWIRE_URL, RUNWIRE_HOME    as in the trainer
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,10 +33,16 @@ PORT_MAX = 65_535
 
 @dataclass(frozen=True, slots=True)
 class CommandSettings:
-    """Where events come from, where the store is, and who is asked."""
+    """Where events come from, where the store is, and who is asked.
+
+    Attributes:
+        has_url: Somebody said where the log is; else it is the home's own folder.
+        retention: Rules of how long projects keep full resolution, as they were given; later ones count.
+    """
 
     home: Home
     destination: Destination
+    has_url: bool = False
     server: str | None = None
     token: str | None = field(default=None, repr=False)
     host: str = DEFAULT_HOST
@@ -47,6 +54,7 @@ class CommandSettings:
     metrics_open: bool = True
     credentials: Path = field(default_factory=lambda: credentials_path({}))
     webhook: str | None = field(default=None, repr=False)
+    retention: tuple[str, ...] = ()
 
 
 def read_command_settings(
@@ -58,6 +66,7 @@ def read_command_settings(
     port: int | None = None,
     certificate: str | None = None,
     key: str | None = None,
+    retention: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> CommandSettings:
     """Settings from options and the environment; an empty variable is as good as absent.
@@ -72,6 +81,7 @@ def read_command_settings(
     return CommandSettings(
         home=shared.home,
         destination=shared.destination,
+        has_url=bool(url or variables.get("RUNWIRE_URL")),
         server=_server(server or variables.get("RUNWIRE_SERVER") or None),
         token=variables.get("RUNWIRE_TOKEN") or None,
         host=host or variables.get("RUNWIRE_HOST") or DEFAULT_HOST,
@@ -83,6 +93,7 @@ def read_command_settings(
         metrics_open=_metrics_open(variables.get("RUNWIRE_METRICS")),
         credentials=credentials_path(variables),
         webhook=variables.get("RUNWIRE_WEBHOOK") or _secret_in(variables.get("RUNWIRE_WEBHOOK_FILE")),
+        retention=tuple(filter(None, (variables.get("RUNWIRE_RETENTION"), *retention))),
     )
 
 

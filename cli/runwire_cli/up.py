@@ -36,17 +36,20 @@ from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.notifying import open_notifier
 from runwire_consumer.plans import Repair
-from runwire_consumer.replay import letter_orders
+from runwire_consumer.reduction import Retention
+from runwire_consumer.replay import Directly, letter_orders
 from runwire_consumer.room import watch_room
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from runwire_consumer.service import Service, ServiceLimits
 from runwire_consumer.sources.opening import open_source
 from runwire_consumer.store import Store
+from runwire_consumer.sweeping import Sweeper
 from runwire_consumer.tls import Certificate, own_certificate, server_context
 from runwire_consumer.token_orders import token_orders
 from runwire_consumer.tokens import ensure_token
 from runwire_consumer.webhook import Webhook
+from runwire_consumer.writing import Writer
 from runwire_schemas.topics import mask
 
 RECOVERY_INTERVAL_SECONDS = 15.0
@@ -61,6 +64,7 @@ def serve_forever(settings: CommandSettings) -> int:
     """Run until SIGTERM or Ctrl-C; returns the exit code.
 
     Raises:
+        SettingsError: A rule of retention can't be understood.
         StoreLocked: Another process holds the database.
         SettingsError: The webhook's address can't be one.
         PortInUse: Another program listens on the port.
@@ -68,6 +72,7 @@ def serve_forever(settings: CommandSettings) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _log.setLevel(logging.INFO)
+    retention = Retention.of(settings.retention)
     home = settings.home.create()
     token = ensure_token(home.path, settings.token)
     issued = IssuedTokens(home.path)
@@ -76,6 +81,7 @@ def serve_forever(settings: CommandSettings) -> int:
         issued,
         _tls(settings),
         None if settings.webhook is None else Webhook(settings.webhook),
+        retention,
     )
     store, repairs = open_home_store(settings, LOCK_WAIT_SECONDS, _log.warning)
     with condemning(home.database):
@@ -84,18 +90,22 @@ def serve_forever(settings: CommandSettings) -> int:
 
 
 def serve_once(settings: CommandSettings, output: Output) -> int:
-    """Store what waits, say how much it was; returns the exit code.
+    """Store what waits, let go of what is deleted, say how much came; returns the exit code.
 
     Raises:
+        SettingsError: A rule of retention can't be understood.
         StoreLocked: Another process holds the database.
         SourceUnreachable: The log couldn't be reached.
         CommandError: The log is a folder that doesn't exist.
         ConsumerError: The consumer can't go on.
     """
+    retention = Retention.of(settings.retention)
     home = settings.home.create()
-    service = _open_service(settings, output, LOCK_WAIT_SECONDS, ServiceLimits())
+    service, store = _open_service(settings, output, LOCK_WAIT_SECONDS, ServiceLimits())
     with condemning(home.database):
         asyncio.run(_once(settings, service, output))
+        if store.catalog.deleted_runs or retention:
+            _sweep_once(settings, output, retention)
     if (folder := _missing_folder(settings)) is not None:
         raise CommandError(
             f"There is no folder {folder}: nobody has sent there, or the URL (--url, RUNWIRE_URL) is wrong."
@@ -117,7 +127,7 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
     """
     home = settings.home.create()
     limits = ServiceLimits(once_timeout_seconds=READER_TIMEOUT_SECONDS)
-    service = _open_service(settings, output, lock_wait_seconds, limits)
+    service, _ = _open_service(settings, output, lock_wait_seconds, limits)
     try:
         with condemning(home.database):
             asyncio.run(_once(settings, service, output))
@@ -130,10 +140,19 @@ def open_materialized(settings: CommandSettings, output: Output, lock_wait_secon
 
 def _open_service(
     settings: CommandSettings, output: Output, lock_wait_seconds: float, limits: ServiceLimits
-) -> Service:
+) -> tuple[Service, Store]:
     source = open_source(settings.destination)
     store, _ = open_home_store(settings, lock_wait_seconds, output.say)
-    return Service(store, [source], limits=limits)
+    return Service(store, [source], limits=limits), store
+
+
+def _sweep_once(settings: CommandSettings, output: Output, retention: Retention) -> None:
+    store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
+    writer = Writer(store)
+    try:
+        asyncio.run(Sweeper(Directly(writer), store, retention).sweep())
+    finally:
+        writer.close()
 
 
 def _missing_folder(settings: CommandSettings) -> Path | None:
@@ -151,12 +170,14 @@ class _Contact:
         issued: The tokens that were made for others.
         tls: What the face speaks; None: it speaks plainly.
         webhook: Who is told what happened; None: nobody.
+        retention: What full resolution is kept of.
     """
 
     door: Door
     issued: IssuedTokens
     tls: ssl.SSLContext | None
     webhook: Webhook | None
+    retention: Retention
 
 
 def _tls(settings: CommandSettings) -> ssl.SSLContext | None:
@@ -179,6 +200,7 @@ async def _serve(settings: CommandSettings, store: Store, contact: _Contact, rep
     service = Service(store, [open_source(settings.destination)], metrics=metrics)
     notifier = open_notifier(contact.webhook, store.cursor, service.unready, settings.home.path, registry)
     keeper = open_keeper(settings, service, store, KeepingMetrics(registry), repairs)
+    sweeper = Sweeper(service.do, store, contact.retention)
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
     orders |= token_orders(contact.issued)
@@ -202,7 +224,8 @@ async def _serve(settings: CommandSettings, store: Store, contact: _Contact, rep
     async def close() -> None:
         await asyncio.gather(keeper.close(), compactor.close())
 
-    tending = [asyncio.create_task(one) for one in (_recover_again_and_again(settings), keeper.run(), compactor.run())]
+    beside = (_recover_again_and_again(settings), keeper.run(), sweeper.run(), compactor.run())
+    tending = [asyncio.create_task(one) for one in beside]
     notifier.start()
     running = asyncio.create_task(service.run(stop, closing=close))
     told_to_end = asyncio.create_task(told.wait())

@@ -19,6 +19,8 @@ ConsumerError
 │   ├── PortInUse            another program listens there: choose another port
 │   └── TokenRefused         the token can't protect anything: choose another
 ├── LetterRefused        an order about dead letters names none: its author's fault
+├── RunChanged           a run lost data while it was read: read it again, if it is there still
+├── ArchiveDamaged       an archive doesn't hold what was written: keep the run, write it again
 └── QueryError               a query gave no result: its author's fault, a retry fails again
     ├── SelectRefused        the text is no single SELECT or names what it may not
     ├── QueryTooLarge        the result is above a cap
@@ -104,6 +106,14 @@ class TokenRefused(FaceError, ValueError):
 
 class LetterRefused(ConsumerError):
     """An order about dead letters can't be understood, or names a letter that isn't there."""
+
+
+class RunChanged(ConsumerError):
+    """A run lost points while it was read."""
+
+
+class ArchiveDamaged(ConsumerError):
+    """A file of an archive is not what was written."""
 
 
 class QueryError(ConsumerError):

@@ -152,7 +152,7 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def show_run(ask: Ask, run_id: str) -> Row:
-    """Everything about one run: its row of `runs`, and lists of metrics, ranks, attempts, events, alerts, receipt.
+    """Everything about one run: its row of `runs`, and lists of metrics, attempts, events, alerts, removals, gaps.
 
     Raises:
         RunNotFound: There is no run with this id.
@@ -191,6 +191,9 @@ def show_run(ask: Ask, run_id: str) -> Row:
         )[::-1],
         "alerts": list(
             ask("SELECT * EXCLUDE (run_id) FROM alerts WHERE run_id = $run_id ORDER BY time LIMIT 100", key)
+        ),
+        "removals": list(
+            ask("SELECT kind, time, points, reason FROM removals WHERE run_id = $run_id ORDER BY time", key),
         ),
         "gaps": list(
             ask(

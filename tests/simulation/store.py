@@ -57,6 +57,7 @@ _NOT_SETTLED = (
     "SELECT r.run_key, s.state FROM store.runs r LEFT JOIN store.run_states s USING (run_key) "
     "WHERE s.state IS NULL OR s.state NOT IN (FROM wanted)"
 )
+_DELETED = "SELECT run_key FROM store.runs WHERE deleted_at IS NOT NULL"
 _LETTER_TABLES = ("dead_letters", "letter_payloads")
 
 
@@ -215,6 +216,8 @@ class ModelConnection:
             states = {key: row["state"] for (key,), row in tables["run_states"].items()}
             found = [(run["run_key"], states.get(run["run_key"])) for run in tables["runs"]]
             yield from (one for one in found if one[1] not in wanted)
+        elif sql == _DELETED:
+            yield from ((run["run_key"],) for run in tables["runs"] if run.get("deleted_at") is not None)
         elif match := _WAITING.match(sql):
             rows = sorted(_rows(tables["dead_letters"]), key=lambda row: row["letter_key"])
             yield from _columns(

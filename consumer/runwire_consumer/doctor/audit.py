@@ -25,7 +25,8 @@ SLICE_POINTS_MAX = 5_000_000
 EMITTER_SLICES_MAX = 200  # also where numbers are nonsense
 _WATCH_INTERVAL_SECONDS = 0.05
 
-# Each gives a line a broken thing, its name first. Lifecycle records take sequence numbers too.
+# Each gives a line a broken thing, its name first. Lifecycle records take sequence numbers too. What was let go of on
+# purpose (`purging.py`) is not counted.
 _QUICK = {
     "ranges": """
         SELECT emitter_key || ' at ' || first_seq FROM (
@@ -48,6 +49,9 @@ _QUICK = {
         SELECT e.emitter_id FROM counted FULL JOIN told USING (emitter_key)
         LEFT JOIN store.emitters e USING (emitter_key)
         WHERE coalesce(counted.n, 0) <> coalesce(told.n, 0)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "rows_inside": """
         WITH counted AS (
@@ -68,6 +72,9 @@ _QUICK = {
         SELECT e.emitter_id FROM counted FULL JOIN told USING (emitter_key)
         LEFT JOIN store.emitters e USING (emitter_key)
         WHERE coalesce(counted.n, 0) <> coalesce(told.n, 0)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "keys_once": """
         SELECT 'emitter ' || emitter_id FROM store.emitters GROUP BY emitter_id HAVING count(*) > 1
@@ -138,7 +145,9 @@ _WHOLE = {
             GROUP BY ALL
         )
         SELECT emitter_key || ' at ' || first_seq FROM stored LEFT JOIN found USING (emitter_key, first_seq)
-        WHERE coalesce(found.n, 0) <> end_seq - first_seq
+        WHERE coalesce(found.n, 0) <> end_seq - first_seq AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "series_true": """
         WITH found AS (
@@ -151,6 +160,9 @@ _WHOLE = {
         USING (emitter_key, metric_key)
         WHERE coalesce({dropped}, 0) = 0 AND (f.points, f.nonfinite, f.first_seq, f.last_seq, f.last_value)
             IS DISTINCT FROM (s.points, s.nonfinite, s.first_seq, s.last_seq, s.last_value)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     # Of a file that has none of it nothing is looked at.
     "pieces_true": """
