@@ -104,7 +104,7 @@ def compare(database: Path, returned: dict[tuple[int, int], int]) -> tuple[int, 
                 SELECT any_value(victim) AS victim, any_value(writer) AS writer, any_value(calls) AS calls,
                        count(DISTINCT value) FILTER (value < calls) AS there,
                        count(value) - count(DISTINCT value) AS more
-                FROM returned LEFT JOIN store.metrics USING (name) LEFT JOIN store.points USING (metric_key)
+                FROM returned LEFT JOIN store.metrics USING (name) LEFT JOIN store.all_points USING (metric_key)
                 GROUP BY name
             ) GROUP BY victim, writer
         )

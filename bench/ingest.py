@@ -166,9 +166,9 @@ def contents(database: Path) -> dict[str, int]:
             return int(value)
 
         return {
-            "points": one("SELECT count(*) FROM store.points"),
-            "rows": one("SELECT count(*) FROM store.rows"),
-            "rows_twice": one("SELECT count(*) - count(DISTINCT (emitter_key, seq)) FROM store.rows"),
+            "points": one("SELECT count(*) FROM store.all_points"),
+            "rows": one("SELECT count(*) FROM store.all_rows"),
+            "rows_twice": one("SELECT count(*) - count(DISTINCT (emitter_key, seq)) FROM store.all_rows"),
             "incomplete": one("SELECT count(*) FROM emitters WHERE NOT complete OR missing + dead + lost > 0"),
             "file_bytes": database.stat().st_size,
         }

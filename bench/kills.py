@@ -94,7 +94,7 @@ def contents(database: Path) -> dict[str, tuple[int, int]]:
     """Rows with all their values, and rows stored twice, of each emitter."""
     query = """
         SELECT emitter_id, count(*) FILTER (points = ?), sum(points) // ? - count(*) FROM (
-            SELECT emitter_key, seq, count(*) AS points FROM store.points GROUP BY ALL
+            SELECT emitter_key, seq, count(*) AS points FROM store.all_points GROUP BY ALL
         ) JOIN store.emitters USING (emitter_key) GROUP BY emitter_id
     """
     with duckdb.connect(str(database), read_only=True) as connection:

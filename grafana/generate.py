@@ -1,6 +1,6 @@
-"""Write grafana/dashboards/*.json from the Python beside this file: `python grafana/generate.py`.
+"""Write dashboards, alert rules and manifests from the Python beside this file: `python grafana/generate.py`.
 
-Grafana gets the committed files; a test keeps them equal to what this makes.
+Grafana, Prometheus and Kubernetes get the committed files; a test keeps them equal to what this makes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a scr
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana import live
+from grafana import compare, health, leaderboard, live, manifests, ranks, rules
 
-DASHBOARDS = {"live.json": live.build}
-FOLDER = Path(__file__).resolve().parent / "dashboards"
+REPOSITORY = Path(__file__).resolve().parents[1]
+DASHBOARDS = {
+    "live.json": live.build,
+    "compare.json": compare.build,
+    "leaderboard.json": leaderboard.build,
+    "ranks.json": ranks.build,
+    "health.json": health.build,
+}
+FOLDER = REPOSITORY / "grafana" / "dashboards"
 
 
 def render(name: str) -> str:
@@ -26,12 +33,25 @@ def render(name: str) -> str:
     return JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False).encode(dashboard) + "\n"
 
 
+def files() -> dict[Path, str]:
+    """Return every generated file and its text."""
+    boards = {name: render(name) for name in DASHBOARDS}
+    deploy = REPOSITORY / "deploy"
+    return {
+        **{FOLDER / name: text for name, text in boards.items()},
+        REPOSITORY / "grafana" / "provisioning" / "alerting" / "runwire.yaml": rules.grafana_file(),
+        deploy / "prometheus" / "rules" / "runwire.yml": rules.prometheus_file(),
+        deploy / "kubernetes" / "prometheusrule.yaml": manifests.prometheus_rule(),
+        deploy / "kubernetes" / "dashboards.yaml": manifests.dashboards(boards),
+    }
+
+
 def main() -> None:
-    """Write every dashboard."""
-    for name in DASHBOARDS:
-        path = FOLDER / name
-        path.write_text(render(name))
-        print(f"wrote {path.relative_to(FOLDER.parents[1])}")
+    """Write every file."""
+    for path, text in files().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(f"wrote {path.relative_to(REPOSITORY)}")
 
 
 if __name__ == "__main__":

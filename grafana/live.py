@@ -1,260 +1,152 @@
-"""The dashboard of runs that are training now: curves, states, and how the pipeline keeps up."""
+"""Runs while they train: how far, how fast, whether they live, their curves by time and by step, their machines."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from grafana_foundation_sdk.builders import common, dashboard, table, timeseries
+from grafana_foundation_sdk.models.common import ScaleDistribution
 
-from grafana_foundation_sdk.builders import common, dashboard, stat, statetimeline, table, timeseries
-from grafana_foundation_sdk.models.common import (
-    BigValueColorMode,
-    BigValueGraphMode,
-    LegendDisplayMode,
-    LegendPlacement,
-    ScaleDistribution,
-    SortOrder,
-    TooltipDisplayMode,
-    VisibilityMode,
-)
-from grafana_foundation_sdk.models.dashboard import (
-    DashboardCursorSync,
-    DataTransformerConfig,
-    ThresholdsMode,
-    ValueMap,
-    ValueMappingResult,
-    VariableOption,
-    VariableRefresh,
-    VariableSort,
-)
-from grafana_foundation_sdk.models.dashboard import Threshold as Step
-
-from grafana.queries import (
-    ALL,
-    CHOSEN_RUNS,
-    CHOSEN_RUNS_SQL,
-    PROMETHEUS,
-    SQL,
-    Column,
-    Sql,
-    promql,
-)
+from grafana.curves import by_step
+from grafana.panels import HEIGHT, WIDTH, chart, curves, linked, number, of_living, rows, states
+from grafana.picking import board, marks, metric, project, run
+from grafana.queries import CHOSEN_METRIC, CHOSEN_RUNS, CHOSEN_RUNS_SQL, SHOWN_TIME_SQL, Sql, columns, promql
+from grafana.story import STORY_SQL
 from runwire_consumer.gauges import STATE_CODES
 
-if TYPE_CHECKING:
-    from grafana_foundation_sdk.cog.builder import Builder
-    from grafana_foundation_sdk.cog.variants import Dataquery
-
 UID = "runwire-live"
-WIDTH = 24
-CURVE_HEIGHT = 9
 
-STATE_COLORS = {
-    "running": "blue",
-    "finished": "green",
-    "preempted": "yellow",
-    "lost": "purple",
-    "stuck": "super-light-purple",
-    "failed": "orange",
-    "crashed": "red",
-}
-
-RUNS_COLUMNS = (
-    Column("name"),
-    Column("run_id"),
-    Column("project"),
-    Column("state"),
-    Column("started_at", "timestamp"),
-    Column("points", "number"),
-    Column("ranks", "number"),
-    Column("attempts", "number"),
-    Column("commit"),
+STEPS_IN_ALL = (
+    "(.*[./_])?(max|total|num|num_train|training|train)_?(steps|iters|iterations|timesteps)",
+    "steps",
+    "iterations",
 )
+"""Parameters that tell how many steps a run will have, whatever a training script calls them."""
+
+# The last step over ranks, and the pace that `time/steps_per_second` says; where it is off, the mean since the start.
+_NOW_SQL = f"""WITH pace AS (
+    SELECT run_id, max(step) AS step, avg(value) FILTER (metric = 'time/steps_per_second') AS steps_per_second
+    FROM latest WHERE {CHOSEN_RUNS_SQL} GROUP BY run_id
+),
+goal AS (
+    SELECT run_id, max(number) AS steps_in_all FROM params
+    WHERE {CHOSEN_RUNS_SQL} AND regexp_full_match(lower(key), '{"|".join(STEPS_IN_ALL)}') GROUP BY run_id
+),
+heard AS (
+    SELECT run_id, max(seen_at) AS heard_at, max(overdue_seconds) AS overdue_seconds FROM emitters
+    WHERE {CHOSEN_RUNS_SQL} GROUP BY run_id
+)
+SELECT r.name AS run, r.run_id, r.project, r.state, r.state_reason AS reason,
+       epoch(now()) - epoch(h.heard_at) AS heard_ago, p.step, g.steps_in_all AS "of",
+       coalesce(p.steps_per_second, p.step / nullif(r.duration_seconds, 0)) AS steps_per_second,
+       CASE WHEN r.state IN ('running', 'stuck') THEN
+           greatest(g.steps_in_all - 1 - p.step, 0)
+           / coalesce(p.steps_per_second, p.step / nullif(r.duration_seconds, 0)) END AS "left",
+       r.ranks, r.attempts, r.duration_seconds AS took, r.started_at AS started, left(r."commit", 10) AS "commit"
+FROM runs r LEFT JOIN pace p ON p.run_id = r.run_id LEFT JOIN goal g ON g.run_id = r.run_id
+LEFT JOIN heard h ON h.run_id = r.run_id
+WHERE regexp_full_match(r.run_id, '${{run:regex}}') AND regexp_full_match(r.project, '${{project:regex}}')
+ORDER BY r.state NOT IN ('running', 'stuck'), r.started_at DESC LIMIT 50"""  # noqa: S608 - texts of our own
+
+_NOW_COLUMNS = columns(
+    "run, run_id, project, state, reason, heard_ago number, step number, of number, steps_per_second "
+    "number, left number, ranks number, attempts number, took number, started timestamp, commit"
+)
+
+_STORY_SQL = f"""{STORY_SQL}
+SELECT time, run, kind, text, run_id FROM story WHERE {SHOWN_TIME_SQL} ORDER BY time DESC LIMIT 200"""  # noqa: S608
+_STORY_COLUMNS = columns("time timestamp, run, kind, text, run_id")
+
+_LEARNING_RATE = "(.*[/._])?(lr|learning_rate)([/._].*)?"
+_PERCENT = "system/(cpu|memory|gpu[0-9]+/utilization|gpu[0-9]+/memory)_percent"
+_BYTES = "system/(memory|process_memory|gpu[0-9]+/memory)_bytes"
 
 
 def build() -> dashboard.Dashboard:
     """Return the whole dashboard."""
+    troubles = [STATE_CODES[state] for state in ("lost", "crashed", "failed", "stuck")]
+    trouble = " + ".join(f"(runwire_run_state{{{CHOSEN_RUNS}}} == bool {code})" for code in troubles)
     return (
-        dashboard.Dashboard("Runwire: live")
-        .uid(UID)
-        .description("Runs while they train. Made by grafana/generate.py; changes in the browser don't last.")
-        .tags(["runwire"])
-        .readonly()
+        board("live", UID, "Runs while they train.")
         .time("now-15m", "now")
         .refresh("5s")
-        .tooltip(DashboardCursorSync.CROSSHAIR)
-        .variables([_project(), _run()])
-        .with_panel(_number("Points a second", "sum(rate(runwire_points_stored_total[$__rate_interval]))", "cps"))
-        .with_panel(_number("Waiting messages", "sum(runwire_consumer_lag_messages)", "short", worry=10_000))
-        .with_panel(_number("Freshness, p99", _freshness(0.99), "s", worry=5))
-        .with_panel(_number("Heartbeat age, oldest", f"max({_of_running('runwire_heartbeat_age_seconds')})", "s"))
-        .with_panel(_number("Dead letters", "sum(increase(runwire_dead_letters_total[$__range]))", "short", worry=1))
-        .with_panel(_number("Missing rows", "sum(runwire_missing_rows)", "short", worry=1))
-        .with_panel(_states())
-        .with_panel(_curve("Loss", ".*loss.*"))
-        .with_panel(_curve("Accuracy", ".*acc.*").axis_soft_min(0).axis_soft_max(1))
+        .variables([project(), run(), metric(many=True)])
+        .annotations(marks())
+        .with_panel(number("Training now", f"sum(runwire_run_state{{{CHOSEN_RUNS}}} == bool 0)", "short"))
+        .with_panel(number("Lost, stuck, failed or crashed", f"sum({trouble})", "short", worry=1))
+        .with_panel(number("Silent for, at most", f"max({of_living('runwire_heartbeat_age_seconds')})", "s", worry=15))
+        .with_panel(number("Steps a second", f"sum({_steps_a_second()})", "short"))
+        .with_panel(number("Points a second", "sum(rate(runwire_points_stored_total[$__rate_interval]))", "cps"))
+        .with_panel(number("Shown after, p99", freshness(0.99), "s", worry=5))
+        .with_panel(_now())
+        .with_panel(states("States", f"runwire_run_state{{{CHOSEN_RUNS}}}", "{{run}}"))
+        .with_row(dashboard.Row("$metric").repeat("metric"))
+        .with_panel(_growing())
         .with_panel(
-            _curve("Learning rate", "(.*[/._])?(lr|learning_rate)([/._].*)?").scale_distribution(_logarithmic())
+            curves("$metric by step", by_step(), "step", "run").description(
+                "The mean over ranks, what a later attempt superseded left out. Least and greatest values are kept."
+            )
         )
-        .with_panel(_step())
-        .with_panel(_chart("Waiting messages", [promql("runwire_consumer_lag_messages", "{{source}} {{partition}}")]))
+        .with_row(dashboard.Row("Pace"))
+        .with_panel(_learning_rate())
+        .with_panel(chart("Steps a second", [promql(_steps_a_second(), "{{run}}")]))
         .with_panel(
-            _chart(
-                "Freshness: from the broker to SQL",
-                [promql(_freshness(0.5), "p50"), promql(_freshness(0.99), "p99", "B")],
-            ).unit("s")
+            chart("Step", [promql(f"runwire_step{{{CHOSEN_RUNS}}}", "{{run}}")]).description(
+                "The highest step of the newest attempt."
+            )
         )
         .with_panel(
-            _chart(
-                "Rows a second",
-                [
-                    promql("sum(rate(runwire_points_stored_total[$__rate_interval]))", "points stored"),
-                    promql("sum(rate(runwire_duplicate_rows_total[$__rate_interval]))", "rows seen twice", "B"),
-                    promql("sum(rate(runwire_dead_letters_total[$__rate_interval]))", "dead letters", "C"),
-                ],
-            ).unit("cps")
+            chart("Silent for", [promql(of_living("runwire_heartbeat_age_seconds"), "{{run}}")], "s").description(
+                "Since the last sign of life of each living run's most silent process."
+            )
         )
-        .with_panel(_runs())
+        .with_row(dashboard.Row("Machines"))
+        .with_panel(_machine("CPU, memory and GPU in use", _PERCENT, "percent").min(0).max(100))
+        .with_panel(_machine("Memory in use", _BYTES, "bytes").min(0))
+        .with_row(dashboard.Row("What happened"))
+        .with_panel(_happened())
     )
 
 
-def _freshness(quantile: float) -> str:
+def freshness(quantile: float) -> str:
+    """Return PromQL of the time from a message's append to its commit in the store."""
     rate = "sum by (le) (rate(runwire_freshness_seconds_bucket[$__rate_interval]))"
     return f"histogram_quantile({quantile}, {rate})"
 
 
-def _of_running(gauge: str) -> str:
-    """Restrict a gauge to chosen runs that live: a stuck one does."""
-    living = " or ".join(f"runwire_run_state == {STATE_CODES[state]}" for state in ("running", "stuck"))
-    return f"{gauge}{{{CHOSEN_RUNS}}} and on (run_id) ({living})"
+def _steps_a_second() -> str:
+    """From the step itself, so that a run says it whatever it logs; a restart that counts back is no pace."""
+    return f"clamp_min(deriv(runwire_step{{{CHOSEN_RUNS}}}[30s]), 0)"
 
 
-def _project() -> dashboard.QueryVariable:
+def _growing() -> timeseries.Panel:
+    expression = f'runwire_metric{{{CHOSEN_RUNS}, {CHOSEN_METRIC}, reduce="mean"}}'
     return (
-        dashboard.QueryVariable("project")
-        .label("project")
-        .datasource(PROMETHEUS)
-        .query({"qryType": 1, "query": "label_values(runwire_run_info, project)", "refId": "project"})
-        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(VariableSort.ALPHABETICAL_ASC)
-        .multi(True)
-        .include_all(True)
-        .all_value(ALL)
-        .current(VariableOption(text="All", value="$__all", selected=True))
+        chart("$metric as it grows", [promql(expression, "{{run}}")])
+        .description("The mean over ranks, by time.")
+        .height(HEIGHT)
     )
 
 
-def _run() -> dashboard.QueryVariable:
-    """Pick runs by id, since names may repeat and hold quotes; show the name."""
-    names = Sql(
-        "SELECT run_id AS __value, coalesce(name, '(unnamed)') || '  ' || run_id AS __text FROM runs"
-        " WHERE regexp_full_match(project, '${project:regex}') ORDER BY started_at DESC LIMIT 500",
-        columns=(Column("__text"), Column("__value")),
-        ref_id="variable",
-    )
-    return (
-        dashboard.QueryVariable("run")
-        .label("run")
-        .datasource(SQL)
-        .query({"queryType": "infinity", "refId": "variable", "infinityQuery": names.to_json()})
-        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .multi(True)
-        .include_all(True)
-        .all_value(ALL)
-        .current(VariableOption(text="All", value="$__all", selected=True))
+def _learning_rate() -> timeseries.Panel:
+    expression = f'runwire_metric{{{CHOSEN_RUNS}, metric=~"{_LEARNING_RATE}", reduce="mean"}}'
+    logarithmic = common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10)
+    return chart("Learning rate", [promql(expression, "{{run}} {{metric}}")]).scale_distribution(logarithmic)
+
+
+def _machine(title: str, metrics: str, unit: str) -> timeseries.Panel:
+    expression = f'runwire_metric{{{CHOSEN_RUNS}, metric=~"{metrics}", reduce="max"}}'
+    return chart(title, [promql(expression, "{{run}} {{metric}}")], unit).description(
+        "The node that uses most; every node alone is on the dashboard of ranks."
     )
 
 
-def _number(title: str, expression: str, unit: str, *, worry: float | None = None) -> stat.Panel:
-    """Show one number, red from `worry` on."""
-    steps = [Step(value=None, color="text")]
-    if worry is not None:
-        steps.append(Step(value=worry, color="red"))
-    return (
-        stat.Panel()
-        .title(title)
-        .datasource(PROMETHEUS)
-        .with_target(promql(expression, title))
-        .unit(unit)
-        .decimals(1 if unit == "s" else 0)
-        .no_value("none")
-        .thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-        .graph_mode(BigValueGraphMode.AREA)
-        .color_mode(BigValueColorMode.VALUE)
-        .height(4)
-        .span(WIDTH // 6)
+def _now() -> table.Panel:
+    units = {"heard_ago": "s", "left": "s", "took": "s"}
+    panel = rows("Now", Sql(_NOW_SQL, _NOW_COLUMNS), units).description(
+        "`of` and `left` where a parameter such as max_steps or total_steps tells how many steps there will be."
     )
+    return linked(linked(panel, "run", UID, "This run alone"), "run_id", "runwire-ranks", "Its ranks")
 
 
-def _chart(title: str, targets: list[Builder[Dataquery]]) -> timeseries.Panel:
-    return (
-        timeseries.Panel()
-        .title(title)
-        .datasource(PROMETHEUS)
-        .targets(targets)
-        .line_width(1)
-        .show_points(VisibilityMode.NEVER)
-        .legend(
-            common.VizLegendOptions()
-            .display_mode(LegendDisplayMode.LIST)
-            .placement(LegendPlacement.BOTTOM)
-            .show_legend(True)
-        )
-        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
-        .height(CURVE_HEIGHT)
-        .span(WIDTH // 3)
-    )
-
-
-def _curve(title: str, metric: str) -> timeseries.Panel:
-    """Chart the metrics whose name fits a pattern, a line a run: its mean over ranks."""
-    expression = f'runwire_metric{{{CHOSEN_RUNS}, metric=~"{metric}", reduce="mean"}}'
-    return (
-        _chart(title, [promql(expression, "{{run}} {{metric}}")])
-        .description("The mean over ranks, by time. Curves by step are in SQL: `curves`.")
-        .span(WIDTH // 2)
-    )
-
-
-def _logarithmic() -> common.ScaleDistributionConfig:
-    return common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10)
-
-
-def _step() -> timeseries.Panel:
-    return _chart("Step", [promql(f"runwire_step{{{CHOSEN_RUNS}}}", "{{run}}")]).span(WIDTH // 2)
-
-
-def _states() -> statetimeline.Panel:
-    """A bar a run over time, coloured by state."""
-    mapping = {
-        str(code): ValueMappingResult(text=state, color=STATE_COLORS[state], index=code)
-        for state, code in STATE_CODES.items()
-    }
-    return (
-        statetimeline.Panel()
-        .title("Run states")
-        .datasource(PROMETHEUS)
-        .with_target(promql(f"runwire_run_state{{{CHOSEN_RUNS}}}", "{{run}}"))
-        .mappings([ValueMap(options=mapping)])
-        .merge_values(True)
-        .show_value(VisibilityMode.AUTO)
-        .row_height(0.8)
-        .height(7)
-        .span(WIDTH)
-    )
-
-
-def _runs() -> table.Panel:
-    """The runs table of SQL, which also holds runs that left the gauges."""
-    names = ", ".join(column.name for column in RUNS_COLUMNS)
-    query = f"SELECT {names} FROM runs WHERE {CHOSEN_RUNS_SQL} ORDER BY started_at DESC LIMIT 100"  # noqa: S608
-    order = {column.name: index for index, column in enumerate(RUNS_COLUMNS)}
-    return (
-        table.Panel()
-        .title("Runs")
-        .datasource(SQL)
-        .with_target(Sql(query, RUNS_COLUMNS))
-        # Infinity returns columns in alphabetical order.
-        .with_transformation(DataTransformerConfig(id_val="organize", options={"indexByName": order}))
-        .height(CURVE_HEIGHT)
-        .span(WIDTH)
-    )
+def _happened() -> table.Panel:
+    target = Sql(_STORY_SQL, _STORY_COLUMNS)
+    return rows("What happened", target).span(WIDTH)

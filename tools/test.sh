@@ -1,31 +1,37 @@
 #!/bin/sh
-# Run the tests that a marker expression selects, in two processes side by side: most of them wait most of the time.
+# Run the tests that a marker expression selects, two processes side by side: most of them wait most of the time.
 #
-#   tools/test.sh "not long"
+#   tools/test.sh "not long"                       all, a part at a time in each process
+#   tools/test.sh "not long" tests/cli tests/docs  these folders, in one process
 #
-# Halves are folders, so each starts one broker for most of its tests. The second's output comes when both have ended.
+# Parts are folders, the longest first, so that both processes end at about the same time; a folder that stands in no
+# line here is run with the last one. Those that need a broker are one part: it is started once. A part's output comes
+# when it has ended.
 set -u
 cd "$(dirname "$0")/.."
 
 marker=$1
-second="tests/producer tests/services tests/docs"
-first=""
+shift
+if [ $# -gt 0 ]; then
+    output=$(mktemp)
+    trap 'rm -f "$output"' EXIT
+    status=0
+    .venv/bin/python -m pytest -m "$marker" "$@" >"$output" 2>&1 || status=$?
+    cat "$output"
+    [ $status -eq 5 ] && exit 0 # no test is selected
+    exit $status
+fi
+
+parts="tests/services tests/docs
+tests/producer
+tests/consumer
+tests/cli
+tests/pipeline tests/simulation"
+rest=""
 for folder in tests/*/; do
-    case " $second " in *" ${folder%/} "*) ;; *) first="$first $folder" ;; esac
+    case " $(echo $parts) " in *" ${folder%/} "*) ;; *) rest="$rest ${folder%/}" ;; esac
 done
 
-run() { # run FOLDER...: a half in which no test is selected is a good one
-    .venv/bin/python -m pytest -m "$marker" "$@" || { code=$?; [ $code -eq 5 ] || return $code; }
-}
-
-output=$(mktemp)
-trap 'rm -f "$output"' EXIT
 trap 'trap - INT TERM; kill 0' INT TERM
-# shellcheck disable=SC2086  # a list of folders
-run $second >"$output" 2>&1 &
-status=0
-# shellcheck disable=SC2086
-run $first || status=$?
-wait $! || status=$?
-cat "$output"
-exit $status
+printf '%s\n' "$parts" "${rest# }" | xargs -P 2 -L 1 tools/test.sh "$marker" &
+wait $!

@@ -10,6 +10,7 @@ import typer
 
 from runwire_cli.access_app import login, logout, token_app
 from runwire_cli.commands import COMMANDS
+from runwire_cli.data_app import add_data_commands
 from runwire_cli.letters_app import letters_app
 
 if TYPE_CHECKING:
@@ -98,16 +99,26 @@ def up(
     tls_key: Annotated[
         str | None, typer.Option(metavar="FILE", help="Its key (RUNWIRE_TLS_KEY).", show_default=False)
     ] = None,
+    retention: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROJECT=DAYSd",
+            help="Keep full resolution of ended runs so long, as digits=30d or *=90d (RUNWIRE_RETENTION).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Read the log into the database."""
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - --help needs none of it
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
     from runwire_cli.up import serve_forever, serve_once  # noqa: PLC0415 - as above
 
-    settings = read_command_settings(url=url, home=home, host=host, port=port, certificate=tls_cert, key=tls_key)
+    settings = read_command_settings(
+        url=url, home=home, host=host, port=port, certificate=tls_cert, key=tls_key, retention=retention or ()
+    )
     if once:
         raise typer.Exit(serve_once(settings, Output(Form.TABLE)))
-    raise typer.Exit(serve_forever(settings, open_in_browser=open_page))
+    raise typer.Exit(serve_forever(settings, opens=open_page))
 
 
 @app.command(help=_help("demo"))
@@ -134,7 +145,7 @@ def runs(
     home: HomeOption = None,
 ) -> None:
     """List the runs."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.runs(reader, output, project, limit))
 
@@ -142,7 +153,7 @@ def runs(
 @app.command(help=_help("show"))
 def show(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Show one run."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.show(reader, output, run))
 
@@ -156,7 +167,7 @@ def sql(
     home: HomeOption = None,
 ) -> None:
     """Answer a query."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     text = sys.stdin.read() if query == "-" else query
     _read(home, json, csv, lambda reader, output: reading.sql(reader, output, text))
@@ -165,7 +176,7 @@ def sql(
 @app.command(help=_help("verify"))
 def verify(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Print a receipt."""
-    from runwire_cli import reading  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli import reading  # noqa: PLC0415 - rich
 
     _read(home, json, csv, lambda reader, output: reading.verify(reader, output, run))
 
@@ -178,12 +189,12 @@ def snapshot(
     home: HomeOption = None,
 ) -> None:
     """Take a backup."""
-    from runwire_cli import backup  # noqa: PLC0415 - DuckDB
+    from runwire_cli import snapshots  # noqa: PLC0415 - rich
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 
     settings, output = read_command_settings(home=home), Output(Form.JSON if json else Form.TABLE)
-    raise typer.Exit(backup.show(settings, output) if listing else backup.take(settings, output))
+    raise typer.Exit(snapshots.show(settings, output) if listing else snapshots.take(settings, output))
 
 
 @app.command(help=_help("restore"))
@@ -212,7 +223,7 @@ def doctor(
     home: HomeOption = None,
 ) -> None:
     """Say what is wrong."""
-    from runwire_cli.doctor import doctor as look  # noqa: PLC0415 - DuckDB, rich
+    from runwire_cli.doctor import doctor as look  # noqa: PLC0415 - rich
     from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
     from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 
@@ -270,4 +281,5 @@ def _read(
 app.add_typer(token_app(), name="token", help=_help("token"))
 app.command(help=_help("login"))(login)
 app.command(help=_help("logout"))(logout)
+add_data_commands(app, _read)
 app.add_typer(letters_app(_read), name="dead-letters", help=_help("dead-letters"))

@@ -1,4 +1,4 @@
-"""`runwire snapshot` and `runwire restore`, and how a home's store is opened, with a repair where it needs one."""
+"""How a home's store is opened, with a repair where it needs one; backups taken and put in place without a consumer."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from runwire_cli.client import LOCK_WAIT_SECONDS, local_consumer, named_consumer
+from runwire_cli.client import LOCK_WAIT_SECONDS
 from runwire_cli.errors import CommandError
-from runwire_cli.output import Form, Grid, Output, cell
+from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings
 from runwire_consumer import snapshots
 from runwire_consumer.database import lock_beside
 from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreLocked
 from runwire_consumer.keeping import Keeper
-from runwire_consumer.repair import REPLACED, Plan, Repair, doubt, need_room, open_store
+from runwire_consumer.plans import REPLACED, Plan, Repair
+from runwire_consumer.repair import doubt, need_room, open_store
 from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service
-from runwire_consumer.snapshots import Snapshot, as_json, listed, open_and_read
+from runwire_consumer.snapshot_files import Snapshot, listed, rotate
+from runwire_consumer.snapshots import open_and_read
 from runwire_consumer.store import Store
 
 
@@ -61,53 +63,25 @@ def open_keeper(
     return Keeper(service, store, home.snapshots, metrics, topic=topic)
 
 
-def take(settings: CommandSettings, output: Output) -> int:
-    """Take a snapshot: by the consumer that runs, else of the file itself.
+def take_of_file(settings: CommandSettings, say: Callable[[str], None]) -> Snapshot:
+    """Take a snapshot of the home's database, which nobody else has open.
 
     Raises:
-        CommandError: The consumer refuses, or there is no home.
+        CommandError: There is no database.
         StoreError: No snapshot could be taken.
     """
-    began = time.monotonic()
-    consumer = named_consumer(settings, settings.server) if settings.server else local_consumer(settings)
-    if consumer is not None:
-        with contextlib.closing(consumer):
-            taken = consumer.order("snapshots", {})
-    else:
-        _need_database(settings)
-        store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, output.say)
-        try:
-            with condemning(settings.home.database):
-                snapshot = snapshots.take(store.database, settings.home.snapshots, _now())
-            snapshots.rotate(settings.home.snapshots, snapshot)
-            taken = as_json(snapshot)
-        finally:
-            store.close()
-    if output.form is Form.JSON:
-        output.json(taken)
-    else:
-        output.console.print(
-            f"Snapshot of {taken['taken_at']}: {taken['path']}, {taken['bytes'] / 2**20:,.1f} MiB "
-            f"in {time.monotonic() - began:.1f} s",
-            soft_wrap=True,
+    if not settings.home.database.exists():
+        raise CommandError(
+            f"There is no database {settings.home.database} yet: `runwire up` or `runwire up --once` makes it."
         )
-    return 0
-
-
-def show(settings: CommandSettings, output: Output) -> int:
-    """List the snapshots, newest first."""
-    found = listed(settings.home.snapshots)
-    if output.form is Form.JSON:
-        output.json([as_json(one) for one in found])
-        return 0
-    if not found:
-        output.say(f"There are no snapshots in {settings.home.snapshots}: take one with `runwire snapshot`.")
-        return 0
-    grid = Grid("snapshot", "taken at", "MiB", right=["MiB"])
-    for one in found:
-        grid.add_row(cell(one.path.name), cell(one.moment), cell(f"{one.bytes / 2**20:,.1f}"))
-    output.console.print(grid)
-    return 0
+    store, _ = open_home_store(settings, LOCK_WAIT_SECONDS, say)
+    try:
+        with condemning(settings.home.database):
+            snapshot = snapshots.take(store.database, settings.home.snapshots, _now())
+        rotate(settings.home.snapshots, snapshot)
+    finally:
+        store.close()
+    return snapshot
 
 
 def restore(settings: CommandSettings, output: Output, wanted: str | None) -> int:
@@ -163,13 +137,6 @@ def _choose(settings: CommandSettings, found: Sequence[Snapshot], wanted: str | 
     if path.resolve() == settings.home.database.resolve():
         raise CommandError(f"{wanted} is the database itself: name a snapshot.")
     return Snapshot(path, 0, path.stat().st_size)
-
-
-def _need_database(settings: CommandSettings) -> None:
-    if not settings.home.database.exists():
-        raise CommandError(
-            f"There is no database {settings.home.database} yet: `runwire up` or `runwire up --once` makes it."
-        )
 
 
 def _now() -> int:

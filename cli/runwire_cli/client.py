@@ -7,14 +7,17 @@ lock, after what waits has been materialized.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from runwire_cli.credentials import Credentials
 from runwire_cli.errors import CommandError, ServerRefused, ServerUnreachable
@@ -22,8 +25,6 @@ from runwire_cli.settings import CommandSettings
 from runwire_cli.trust import Trust, client_context, is_loopback
 
 if TYPE_CHECKING:
-    import httpx
-
     from runwire_consumer.database import Database
 
 Row = dict[str, Any]
@@ -43,7 +44,10 @@ HEALTH_TIMEOUT_SECONDS = 5.0
 FILE_QUERY_SECONDS_MAX = 3_600.0
 FILE_ROWS_MAX = 10_000_000
 
+_OK = 200
+_REFUSED = 400
 _UNAUTHORIZED = 401
+_UNREACHED = (OSError, http.client.HTTPException, UnicodeError)  # the last: a name that is no host's
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,15 @@ class Table:
 
     columns: tuple[str, ...]
     rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A consumer's: HTTP status, names of the columns as JSON where it gives them, the body."""
+
+    status: int
+    columns: str | None
+    content: bytes
 
 
 class Reader(Protocol):
@@ -72,6 +85,9 @@ class Reader(Protocol):
     def fetch(self, sql: str, form: str) -> bytes:
         """Run a SELECT; the answer as the bytes of `form`: json or csv."""
 
+    def arrow(self, sql: str, params: Params = None) -> bytes:
+        """Run a SELECT; the answer as an Arrow stream."""
+
     def close(self) -> None:
         """Let go of connection, file and lock."""
 
@@ -82,33 +98,30 @@ def rows_of(reader: Reader) -> Callable[[str, Params], list[Row]]:
 
 
 class HttpReader:
-    """Asks a consumer.
+    """Asks a consumer; one connection a question, so that any thread may ask and none is found closed.
 
     Args:
-        address: http://HOST:PORT.
+        address: http://HOST:PORT or https://HOST:PORT.
         token: Bearer token; None asks without one.
-        transport: Another way to the server than a socket, for tests.
         trust: Whose certificates an https:// address is trusted by.
+
+    Raises:
+        CommandError: The address, the token or the file of authorities can't be used.
     """
 
-    def __init__(
-        self,
-        address: str,
-        token: str | None,
-        transport: httpx.BaseTransport | None = None,
-        trust: Trust | None = None,
-    ) -> None:
+    def __init__(self, address: str, token: str | None, trust: Trust | None = None) -> None:
         """Nothing is sent yet."""
-        import httpx  # noqa: PLC0415 - 100 ms that commands without a server don't spend
-
+        if token is not None and not all("!" <= character <= "~" for character in token):
+            raise CommandError("RUNWIRE_TOKEN may only hold visible ASCII characters and no spaces.")
+        try:
+            parts = urlsplit(address)
+            self._where = (parts.hostname or "", parts.port)
+        except ValueError:
+            raise CommandError(f"{address} is no address of a consumer: set it to http://HOST:PORT.") from None
         self._address = address
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        timeout = httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
-        verify = client_context(trust or Trust()) if address.startswith("https://") else True
-        self._client = httpx.Client(
-            base_url=address, headers=headers, timeout=timeout, transport=transport, trust_env=False, verify=verify
-        )
-        self._transport_error = httpx.TransportError
+        self._path = parts.path.rstrip("/")
+        self._context = client_context(trust or Trust()) if parts.scheme == "https" else None
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
 
     @property
     def place(self) -> str:
@@ -118,25 +131,33 @@ class HttpReader:
     def answers(self) -> bool:
         """Whether a consumer is there."""
         try:
-            answer = self._client.get("/healthz", timeout=HEALTH_TIMEOUT_SECONDS)  # one that stands still never does
-            return bool(answer.status_code == 200)  # noqa: PLR2004 - OK
-        except self._transport_error:
+            # One that stands still never does.
+            return self._exchange("GET", "/healthz", None, HEALTH_TIMEOUT_SECONDS).status == _OK
+        except _UNREACHED:
             return False
+
+    def unready(self) -> str:
+        """Why the consumer doesn't read yet, "" when it does."""
+        try:
+            answer = self._exchange("GET", "/readyz", None, HEALTH_TIMEOUT_SECONDS)
+        except _UNREACHED:
+            return "it doesn't answer."
+        return "" if answer.status == _OK else _sentence(answer, self._address)
 
     def table(self, sql: str, params: Params = None) -> Table:
         """Run a SELECT there."""
-        answer = self._post("json", json={"sql": sql, "params": params})
-        try:
-            rows: list[Row] = answer.json()
-        except ValueError:
-            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
-        named = answer.headers.get("runwire-columns")
-        columns = json.loads(named) if named else list(rows[0]) if rows else []
+        answer = self._ask("/api/sql?format=json", {"sql": sql, "params": params})
+        rows: list[Row] = self._json(answer)
+        columns = json.loads(answer.columns) if answer.columns else list(rows[0]) if rows else []
         return Table(tuple(columns), rows)
 
     def fetch(self, sql: str, form: str) -> bytes:
         """Run a SELECT there; its answer unchanged."""
-        return self._post(form, content=sql.encode("utf-8", "replace")).content
+        return self._ask(f"/api/sql?format={form}", sql.encode("utf-8", "replace")).content
+
+    def arrow(self, sql: str, params: Params = None) -> bytes:
+        """Run a SELECT there; its answer as an Arrow stream."""
+        return self._ask("/api/sql?format=arrow", {"sql": sql, "params": params}).content
 
     def order(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Have the consumer change its store: POST /api/`path`; returns what it did.
@@ -144,10 +165,7 @@ class HttpReader:
         Raises:
             CommandError: It can't be reached, or refuses.
         """
-        try:
-            done: dict[str, Any] = self._send(f"/api/{path}", json=dict(asked), timeout=None).json()
-        except ValueError:
-            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
+        done: dict[str, Any] = self._json(self._ask(f"/api/{path}", dict(asked), None))
         return done
 
     def session(self) -> dict[str, Any]:
@@ -156,40 +174,68 @@ class HttpReader:
         Raises:
             CommandError: The consumer can't be reached, or refuses the token.
         """
-        try:
-            found: dict[str, Any] = self._send("/api/session", method="GET").json()
-        except ValueError:
-            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
+        found: dict[str, Any] = self._json(self._ask("/api/session", None, method="GET"))
         return found
 
     def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+        """Nothing is open between two questions."""
 
-    def _post(self, form: str, **body: Any) -> httpx.Response:
-        return self._send("/api/sql", params={"format": form}, **body)
-
-    def _send(self, path: str, method: str = "POST", **request: Any) -> httpx.Response:
+    def _json(self, answer: _Answer) -> Any:
         try:
-            answer = self._client.request(method, path, **request)
-        except self._transport_error as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise ServerUnreachable(
-                    f"The certificate of {self._address} isn't trusted ({error}): set RUNWIRE_CA to the file of the "
-                    "authority that signed it, and address the consumer by a name that stands in it."
-                ) from None
+            return json.loads(answer.content)
+        except ValueError:
+            raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
+
+    def _ask(
+        self,
+        path: str,
+        body: bytes | Mapping[str, Any] | None,
+        timeout_seconds: float | None = ANSWER_TIMEOUT_SECONDS,
+        *,
+        method: str = "POST",
+    ) -> _Answer:
+        try:
+            answer = self._exchange(method, path, body, timeout_seconds)
+        except ssl.SSLCertVerificationError as error:
+            raise ServerUnreachable(
+                f"The certificate of {self._address} isn't trusted ({error.verify_message}): set RUNWIRE_CA to the "
+                "file of the authority that signed it, and address the consumer by a name that stands in it."
+            ) from None
+        except _UNREACHED as error:
             raise ServerUnreachable(
                 f"The consumer at {self._address} can't be reached ({error}): start it with `runwire up` "
                 "or correct RUNWIRE_SERVER."
             ) from None
-        if answer.status_code == _UNAUTHORIZED:
+        if answer.status == _UNAUTHORIZED:
             raise ServerRefused(
                 f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN, or `runwire login "
                 f"{self._address}` keeps one; its owner makes them with `runwire token create`."
             )
-        if answer.is_error:
+        if answer.status >= _REFUSED:
             raise ServerRefused(_sentence(answer, self._address))
         return answer
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | Mapping[str, Any] | None, timeout_seconds: float | None
+    ) -> _Answer:
+        headers = dict(self._headers)
+        if isinstance(body, Mapping):
+            headers["content-type"] = "application/json"
+            body = json.dumps(body).encode()
+        limits = [limit for limit in (CONNECT_TIMEOUT_SECONDS, timeout_seconds) if limit is not None]
+        connection = (
+            http.client.HTTPConnection(*self._where, timeout=min(limits))
+            if self._context is None
+            else http.client.HTTPSConnection(*self._where, timeout=min(limits), context=self._context)
+        )
+        try:
+            connection.connect()
+            connection.sock.settimeout(timeout_seconds)
+            connection.request(method, self._path + path, body, headers)
+            answer = connection.getresponse()
+            return _Answer(answer.status, answer.headers.get("runwire-columns"), answer.read())
+        finally:
+            connection.close()
 
 
 class FileReader:
@@ -221,6 +267,10 @@ class FileReader:
         """Run a SELECT on the file."""
         result = self._sandbox.run(sql)
         return result.to_csv() if form == "csv" else result.to_json()
+
+    def arrow(self, sql: str, params: Params = None) -> bytes:
+        """Run a SELECT on the file."""
+        return self._sandbox.run(sql, params).to_arrow()
 
     def close(self) -> None:
         """Close the file, give the lock back."""
@@ -359,8 +409,8 @@ def _home_token(settings: CommandSettings) -> str | None:
     return None if token is None else token.text
 
 
-def _sentence(answer: httpx.Response, address: str) -> str:
+def _sentence(answer: _Answer, address: str) -> str:
     try:
-        return str(answer.json()["error"])
+        return str(json.loads(answer.content)["error"])
     except (ValueError, KeyError, TypeError):
-        return f"{address} answers with HTTP status {answer.status_code}: is it a Runwire consumer?"
+        return f"{address} answers with HTTP status {answer.status}: is it a Runwire consumer?"

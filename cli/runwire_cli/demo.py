@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-import httpx
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -68,11 +67,12 @@ def consumer(home: Path, url: str) -> Iterator[str]:
             [sys.executable, "-m", "runwire_cli", "up"], env=environment, stdout=file, stderr=file
         )
     address = f"http://127.0.0.1:{port}"
+    reader = HttpReader(address, None)
     try:
-        wait_for(lambda: process.poll() is not None or not _unready(address), SETTLE_TIMEOUT_SECONDS)
+        wait_for(lambda: process.poll() is not None or not reader.unready(), SETTLE_TIMEOUT_SECONDS)
         if process.poll() is not None:
             raise DemoError(f"The consumer ended with code {process.returncode}: {last_line(log)}")
-        if reason := _unready(address):
+        if reason := reader.unready():
             raise DemoError(f"The consumer isn't ready after {SETTLE_TIMEOUT_SECONDS:.0f} s: {reason}")
         yield address
     finally:
@@ -98,15 +98,6 @@ def wait_for(condition: Callable[[], bool], timeout_seconds: float) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def _unready(address: str) -> str:
-    """Why the consumer doesn't read yet, "" when it does."""
-    try:
-        answer = httpx.get(f"{address}/readyz", timeout=1.0)
-    except httpx.HTTPError:
-        return "it doesn't answer."
-    return "" if answer.status_code == httpx.codes.OK else str(answer.json().get("error", answer.text))
 
 
 def run_demo(url: str | None, *, keep: bool, console: Console) -> None:

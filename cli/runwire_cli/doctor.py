@@ -30,14 +30,14 @@ from runwire_consumer.doctor import home as home_checks
 from runwire_consumer.doctor import log as log_checks
 from runwire_consumer.doctor import store as store_checks
 from runwire_consumer.doctor.audit import DEEP_SECONDS_MAX, QUICK_SECONDS_MAX
-from runwire_consumer.doctor.broker import TIMEOUT_SECONDS, BrokerFacts, ask_broker
 from runwire_consumer.doctor.inspection import OPEN_SECONDS_MAX, inspect_file, inspect_snapshot
 from runwire_consumer.doctor.store import StoreFacts, Unopened
+from runwire_consumer.doctor.topic import TIMEOUT_SECONDS, BrokerFacts
 from runwire_consumer.errors import ConsumerError
 from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.lock import process_state
 from runwire_consumer.migrations import migrations
-from runwire_consumer.repair import plan_path
+from runwire_consumer.plans import plan_path
 from runwire_schemas.topics import mask
 
 PROBE_SECONDS_MAX = 10.0
@@ -201,6 +201,8 @@ def _store(seen: _Seen) -> list[Finding]:
 def _log(seen: _Seen) -> list[Finding]:
     destination = seen.settings.destination
     if destination.kind == "kafka":
+        from runwire_consumer.doctor.broker import ask_broker  # noqa: PLC0415 - aiokafka: only where there is a broker
+
         seen.topic = ask_broker(destination)
         return [*log_checks.check_broker(seen.topic, seen.url), *log_checks.check_lag(seen.topic, seen.offsets())]
     folder = Path(destination.path)

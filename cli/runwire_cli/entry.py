@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
-from runwire._version import __version__
 from runwire_cli.commands import COMMANDS
 
-NEEDED = ("typer", "rich", "httpx", "duckdb", "pyarrow", "starlette", "uvicorn", "prometheus_client")
+NEEDED = ("typer", "rich", "duckdb", "pyarrow", "starlette", "uvicorn", "prometheus_client")
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -32,6 +30,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def run_bare(arguments: Sequence[str]) -> int:
     """The command line of a bare install: help and sync; every other command names what it needs."""
+    import argparse  # noqa: PLC0415 - the whole install has typer
+
+    from runwire._version import __version__  # noqa: PLC0415 - as above
+
     parser = argparse.ArgumentParser(
         prog="runwire",
         description="Stream what training processes do. This is the bare install: it sends, and others read.",
@@ -62,15 +64,6 @@ def run_bare(arguments: Sequence[str]) -> int:
 
 def _guarded(command: Callable[[], int]) -> int:
     """Run; an error of ours is its sentence on stderr, never a trace."""
-    from runwire._errors import RunwireError  # noqa: PLC0415 - --version of a broken install must not need it
-    from runwire_cli.errors import CommandError  # noqa: PLC0415 - as above
-    from runwire_schemas.errors import SchemaError  # noqa: PLC0415 - as above
-
-    expected: tuple[type[Exception], ...] = (CommandError, RunwireError, SchemaError, OSError)
-    if importlib.util.find_spec("runwire_consumer") is not None:
-        from runwire_consumer.errors import ConsumerError  # noqa: PLC0415 - as above
-
-        expected = (*expected, ConsumerError)
     try:
         return command()
     except BrokenPipeError:
@@ -80,8 +73,24 @@ def _guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return EXIT_INTERRUPTED
-    except expected as error:
+    except Exception as error:
+        if not isinstance(error, _expected()):
+            raise
         from runwire_cli.text import clean  # noqa: PLC0415 - only here
 
         sys.stderr.write(f"runwire: {clean(error)}\n")
         return getattr(error, "exit_code", EXIT_FAILED)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """The errors whose text is a sentence for a person; asked for only once there is one, for they cost imports."""
+    from runwire._errors import RunwireError  # noqa: PLC0415 - see above
+    from runwire_cli.errors import CommandError  # noqa: PLC0415 - as above
+    from runwire_schemas.errors import SchemaError  # noqa: PLC0415 - as above
+
+    ours: tuple[type[Exception], ...] = (CommandError, RunwireError, SchemaError, OSError)
+    if importlib.util.find_spec("runwire_consumer") is None:
+        return ours
+    from runwire_consumer.errors import ConsumerError  # noqa: PLC0415 - absent in a bare install
+
+    return (*ours, ConsumerError)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.text import Text
 
-from runwire_cli.backup import open_home_store
 from runwire_cli.client import HttpReader, Reader, Row, consumer_or, named_consumer
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Form, Grid, Output, cell
 from runwire_cli.settings import CommandSettings
 from runwire_cli.text import moment, number, short
-from runwire_consumer.letters import ID_CHARACTERS
-from runwire_consumer.replay import Directly, letter_orders
-from runwire_consumer.writing import Writer
+
+if TYPE_CHECKING:
+    from runwire_consumer.store import Store
 
 STATUSES = ("dead", "replayed", "discarded")
 COLUMNS = (
@@ -29,6 +27,7 @@ COLUMNS = (
 )  # fmt: skip
 BYTES_A_LINE = 16
 REASON_CHARACTERS = 70
+RUN_CHARACTERS = 16
 
 _NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
@@ -80,7 +79,8 @@ def list_letters(
             if len(rows) == limit:
                 output.say(f"These are the newest {limit}: --limit shows more.")
         case _:
-            output.say(f"No dead letters with these filters in {reader.place}.")
+            filtered = " with these filters" if (status, reason, run) != ("dead", None, None) else ""
+            output.say(f"No dead letters{filtered} in {reader.place}.")
     return 0
 
 
@@ -156,19 +156,19 @@ def give_order(settings: CommandSettings, output: Output, path: str, asked: Mapp
             f"There is no database {settings.home.database}: set RUNWIRE_HOME or RUNWIRE_SERVER, "
             "or read the log first with `runwire up`."
         )
-    # A replacement that was begun is finished first, or what is done here would go with the file.
-    found = consumer_or(settings, lambda seconds: open_home_store(settings, seconds, output.say)[0])
+
+    def open_store(lock_wait_seconds: float) -> Store:
+        from runwire_cli.backup import open_home_store  # noqa: PLC0415 - the engine: only without a consumer
+
+        # A replacement that was begun is finished first, or what is done here would go with the file.
+        return open_home_store(settings, lock_wait_seconds, output.say)[0]
+
+    found = consumer_or(settings, open_store)
     if isinstance(found, HttpReader):
         return _ask(found, path, asked)
-    writer = Writer(found)
-    try:
-        return dict(asyncio.run(_obey(writer, path, asked)))
-    finally:
-        writer.close()
+    from runwire_consumer.replay import obey  # noqa: PLC0415 - as above
 
-
-async def _obey(writer: Writer, path: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-    return await letter_orders(Directly(writer))[path](asked)
+    return obey(found, path, asked)
 
 
 def _ask(reader: HttpReader, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _table(rows: Sequence[Row]) -> Grid:
             cell(moment(row["appended_at"], now), style),
             cell(short(_said(row), REASON_CHARACTERS), style),
             cell(short(row["type"] or "", 20), style),
-            cell(short(row["run_id"] or "", ID_CHARACTERS), style),
+            cell(short(row["run_id"] or "", RUN_CHARACTERS), style),
             cell("" if row["count"] is None else number(row["count"]), style),
             cell(number(row["bytes"]), style),
             cell(f"{short(row['partition'], 30)} @ {row['offset']}", style),

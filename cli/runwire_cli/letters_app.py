@@ -40,7 +40,7 @@ def letters_app(read: Read) -> typer.Typer:
         csv: AsCsv = False,
         home: HomeOption = None,
     ) -> None:
-        from runwire_cli import letters  # noqa: PLC0415 - DuckDB, rich
+        from runwire_cli import letters  # noqa: PLC0415 - rich
 
         wanted = None if status == "all" else status
         read(
@@ -60,7 +60,7 @@ def letters_app(read: Read) -> typer.Typer:
         csv: AsCsv = False,
         home: HomeOption = None,
     ) -> None:
-        from runwire_cli import letters  # noqa: PLC0415 - DuckDB, rich
+        from runwire_cli import letters  # noqa: PLC0415 - rich
 
         read(home, json, csv, lambda reader, output: letters.show_letter(reader, output, letter))
 
@@ -68,7 +68,7 @@ def letters_app(read: Read) -> typer.Typer:
     def replay(
         ids: IdsArgument = None, *, everything: AllOption = False, json: AsJson = False, home: HomeOption = None
     ) -> None:
-        from runwire_cli import letters  # noqa: PLC0415 - DuckDB, rich
+        from runwire_cli import letters  # noqa: PLC0415 - rich
         from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
         from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 
@@ -79,7 +79,7 @@ def letters_app(read: Read) -> typer.Typer:
     def discard(
         ids: IdsArgument = None, *, everything: AllOption = False, json: AsJson = False, home: HomeOption = None
     ) -> None:
-        from runwire_cli import letters  # noqa: PLC0415 - DuckDB, rich
+        from runwire_cli import letters  # noqa: PLC0415 - rich
         from runwire_cli.output import Form, Output  # noqa: PLC0415 - as above
         from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
 

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from typing import Any
 
@@ -77,7 +77,7 @@ class Output:
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """A sign of life on a terminal's stderr while something takes its time."""
-        with self.errors.status(what):
+        with self.errors.status(what) if self.errors.is_terminal else nullcontext():
             yield
 
 

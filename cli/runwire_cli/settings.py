@@ -8,13 +8,16 @@ RUNWIRE_PORT     port that `runwire up` listens on (default: 8470)
 RUNWIRE_HOSTS    further names under which clients address it, separated by commas
 RUNWIRE_TLS_CERT, RUNWIRE_TLS_KEY    certificate and key in PEM form: `runwire up` speaks TLS (default: it doesn't)
 RUNWIRE_METRICS  `token`: /metrics wants a token on loopback too (default: `open` there)
+RUNWIRE_WEBHOOK  address that `runwire up` tells of runs that break, a secret (default: nobody is told)
+RUNWIRE_WEBHOOK_FILE    file that holds that address instead
+RUNWIRE_RETENTION  how long `runwire up` keeps full resolution of ended runs: PROJECT=30d,*=90d (default: for ever)
 RUNWIRE_URL, RUNWIRE_HOME    as in the trainer
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,10 +33,16 @@ PORT_MAX = 65_535
 
 @dataclass(frozen=True, slots=True)
 class CommandSettings:
-    """Where events come from, where the store is, and who is asked."""
+    """Where events come from, where the store is, and who is asked.
+
+    Attributes:
+        has_url: Somebody said where the log is; else it is the home's own folder.
+        retention: Rules of how long projects keep full resolution, as they were given; later ones count.
+    """
 
     home: Home
     destination: Destination
+    has_url: bool = False
     server: str | None = None
     token: str | None = field(default=None, repr=False)
     host: str = DEFAULT_HOST
@@ -44,6 +53,8 @@ class CommandSettings:
     key: Path | None = None
     metrics_open: bool = True
     credentials: Path = field(default_factory=lambda: credentials_path({}))
+    webhook: str | None = field(default=None, repr=False)
+    retention: tuple[str, ...] = ()
 
 
 def read_command_settings(
@@ -55,12 +66,13 @@ def read_command_settings(
     port: int | None = None,
     certificate: str | None = None,
     key: str | None = None,
+    retention: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> CommandSettings:
     """Settings from options and the environment; an empty variable is as good as absent.
 
     Raises:
-        CommandError: A port or server that can't be understood.
+        CommandError: A port or server that can't be understood, or a file that can't be read.
         SettingsError: A URL or home that can't be used.
     """
     variables = dict(os.environ if environ is None else environ)
@@ -69,6 +81,7 @@ def read_command_settings(
     return CommandSettings(
         home=shared.home,
         destination=shared.destination,
+        has_url=bool(url or variables.get("RUNWIRE_URL")),
         server=_server(server or variables.get("RUNWIRE_SERVER") or None),
         token=variables.get("RUNWIRE_TOKEN") or None,
         host=host or variables.get("RUNWIRE_HOST") or DEFAULT_HOST,
@@ -79,6 +92,8 @@ def read_command_settings(
         key=tls[1],
         metrics_open=_metrics_open(variables.get("RUNWIRE_METRICS")),
         credentials=credentials_path(variables),
+        webhook=variables.get("RUNWIRE_WEBHOOK") or _secret_in(variables.get("RUNWIRE_WEBHOOK_FILE")),
+        retention=tuple(filter(None, (variables.get("RUNWIRE_RETENTION"), *retention))),
     )
 
 
@@ -131,3 +146,13 @@ def _port(text: str | None) -> int:
     if not text.isdecimal() or int(text) > PORT_MAX:
         raise CommandError(f"RUNWIRE_PORT must be a number up to {PORT_MAX}, not {text!r}.")
     return int(text)
+
+
+def _secret_in(path: str | None) -> str | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CommandError(f"RUNWIRE_WEBHOOK_FILE, {path}, can't be read: {reason}.") from None

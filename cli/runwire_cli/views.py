@@ -149,6 +149,7 @@ def _facts(run: Row, now: datetime) -> Table:
         "ranks": world,
         "attempts": run["attempts"],
         "points": number(run["points"]),
+        "reduced": "; ".join(f"{moment(one['time'], now)}: {one['reason']}" for one in run["removals"]),
         "tracking": None if not isinstance(share, float) else f"{share:.2%} of the time",
     }
     table = Table(title=Text(clean(run["name"])), title_style="bold", title_justify="left", box=None, show_header=False)

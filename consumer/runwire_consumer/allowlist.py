@@ -10,8 +10,10 @@ from enum import Enum
 
 RELATIONS = frozenset({
     "runs", "params", "curves", "curves_by_rank", "metrics", "latest", "attempts", "emitters", "events", "alerts",
-    "artifacts", "gaps", "dead_letters",
+    "artifacts", "gaps", "dead_letters", "removals",
 })  # fmt: skip
+# Runwire's own, made by the migrations: those that stand in FROM.
+TABLE_MACROS = frozenset({"curve"})
 
 
 class Growth(Enum):

@@ -86,6 +86,7 @@ class Emitter:
             how=self.how,
             ended_at=self.ended_at,
             error=self.error,
+            world_size=self.world_size,
         )
 
 
@@ -97,13 +98,18 @@ _SELECT_EMITTERS = f"SELECT {_NAMES} FROM store.emitters "  # noqa: S608 - names
 
 @dataclass(slots=True)
 class Catalog:
-    """Committed keys and states; `next_*_key` are the first ones never used, `kept_bytes` is kept of dead letters."""
+    """Committed keys and states.
+
+    `next_*_key` are the first ones never used, `deleted_runs` keys of runs whose rows are stored no more, `kept_bytes`
+    is kept of dead letters.
+    """
 
     run_keys: Keys = field(default_factory=lambda: Keys(RUN_IDS_MAX, NAME_CHARACTERS_MAX))
     emitters: dict[str, Emitter] = field(default_factory=dict)
     ledgers: dict[int, Ledger] = field(default_factory=dict)
     metric_keys: Keys = field(default_factory=lambda: Keys(METRIC_NAMES_MAX, NAME_CHARACTERS_MAX))
     positions: dict[tuple[str, str], Position] = field(default_factory=dict)
+    deleted_runs: set[int] = field(default_factory=set)
     next_run_key: int = 0
     next_emitter_key: int = 0
     next_metric_key: int = 0
@@ -121,6 +127,8 @@ class Catalog:
             "(SELECT coalesce(max(emitter_key) + 1, 0) FROM store.emitters), "
             "(SELECT coalesce(max(metric_key) + 1, 0) FROM store.metrics)"
         ).fetchall()
+        deleted = cursor.execute("SELECT run_key FROM store.runs WHERE deleted_at IS NOT NULL").fetchall()
+        catalog.deleted_runs = {key for (key,) in deleted}
         catalog.kept_bytes, catalog.next_letter_key = find_totals(cursor)
         return catalog
 

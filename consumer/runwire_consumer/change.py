@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,21 @@ class Change:
         """One more row of a small table."""
         self.tables.setdefault(table, []).append(columns)
 
+    def leave_out(self, run_keys: AbstractSet[int]) -> int:
+        """Drop rows and records of these runs, which were deleted before; returns how many points that were.
+
+        Emitters and ledgers stay: what is dropped counts as stored, so it is not met again.
+        """
+        gone = {emitter.emitter_key for emitter in self.emitters.values() if emitter.run_key in run_keys}
+        if not gone:
+            return 0
+        dropped = sum(len(piece.values) for piece in self.pieces if piece.emitter_key in gone)
+        self.pieces = [piece for piece in self.pieces if piece.emitter_key not in gone]
+        self.tables = {
+            table: [row for row in rows if row["emitter_key"] not in gone] for table, rows in self.tables.items()
+        }
+        return dropped
+
     def apply(self, catalog: Catalog) -> None:
         """Remember what is committed."""
         catalog.positions.update(self.positions)
@@ -71,6 +87,7 @@ class Change:
         catalog.emitters.update(self.emitters)
         catalog.ledgers.update(self.ledgers)
         catalog.metric_keys.learn(self.metrics)
+        catalog.deleted_runs.update(self.deleted)
         catalog.next_letter_key += len(self.letters)
         if self.kept_bytes is not None:
             catalog.kept_bytes = self.kept_bytes

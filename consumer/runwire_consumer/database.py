@@ -34,6 +34,7 @@ from runwire_consumer.errors import (
     StoreInvalidated,
     StoreLocked,
     StoreNewer,
+    first_line,
 )
 from runwire_consumer.floor import free_bytes
 from runwire_consumer.lock import LockFile
@@ -178,11 +179,11 @@ def translated() -> Iterator[None]:
     try:
         yield
     except duckdb.FatalException as error:
-        raise StoreInvalidated(f"The database engine gave up: {_sentence(error)}") from error
+        raise StoreInvalidated(f"The database engine gave up: {first_line(error)}") from error
     except duckdb.DataError:
         raise  # it quotes values, and a sender may write anything into them: its text proves nothing
     except duckdb.Error as error:
-        text = _sentence(error)
+        text = first_line(error)
         if "database has been invalidated" in str(error):
             raise StoreInvalidated(f"The database engine gave up: {text}") from error
         cramped = isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException))
@@ -230,7 +231,7 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
     try:
         return duckdb.connect(str(path), config=config)
     except duckdb.Error as error:
-        text, sentence = str(error), _sentence(error)
+        text, sentence = str(error), first_line(error)
         if is_conflict(text):
             raise StoreLocked(f"Another program has {path} open: {sentence}") from error
         if is_newer(text):
@@ -252,7 +253,3 @@ def _lock_down(connection: duckdb.DuckDBPyConnection, options: EngineOptions) ->
     connection.execute("SET GLOBAL TimeZone = 'UTC'")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
-
-
-def _sentence(error: Exception) -> str:
-    return str(error).splitlines()[0]

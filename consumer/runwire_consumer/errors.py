@@ -10,6 +10,7 @@ ConsumerError
 │   ├── StoreFull            there is no room now: when there is, it goes on by itself
 │   │   └── StoreCramped         no memory is left beside queries: it goes on when they have ended
 │   ├── SnapshotFailed       no snapshot was taken or restored; the store is as it was
+│   ├── StoreEnding          the consumer is ending: ask again when it runs
 │   ├── Fenced               somebody else moved our offsets: stop, we are not the writer any more
 │   └── StoreInvalidated     the engine gave up: the process must exit at once, without closing the file
 ├── SourceError
@@ -18,6 +19,8 @@ ConsumerError
 │   ├── PortInUse            another program listens there: choose another port
 │   └── TokenRefused         the token can't protect anything: choose another
 ├── LetterRefused        an order about dead letters names none: its author's fault
+├── RunChanged           a run lost data while it was read: read it again, if it is there still
+├── ArchiveDamaged       an archive doesn't hold what was written: keep the run, write it again
 └── QueryError               a query gave no result: its author's fault, a retry fails again
     ├── SelectRefused        the text is no single SELECT or names what it may not
     ├── QueryTooLarge        the result is above a cap
@@ -69,6 +72,10 @@ class SnapshotFailed(StoreError):
     """A snapshot can't be taken, opened or restored; the store is as it was."""
 
 
+class StoreEnding(StoreError):
+    """The consumer is ending, and does nothing new with its store."""
+
+
 class Fenced(StoreError):
     """An offset was not where this writer had left it; nothing of the transaction was kept."""
 
@@ -101,6 +108,14 @@ class LetterRefused(ConsumerError):
     """An order about dead letters can't be understood, or names a letter that isn't there."""
 
 
+class RunChanged(ConsumerError):
+    """A run lost points while it was read."""
+
+
+class ArchiveDamaged(ConsumerError):
+    """A file of an archive is not what was written."""
+
+
 class QueryError(ConsumerError):
     """A query gave no result; the sentence is for its author."""
 
@@ -123,3 +138,8 @@ class RunNotFound(QueryError):
 
 class RunAmbiguous(QueryError):
     """Several runs have this name or begin of an id; the caller has to name one by its id."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, for a sentence; the name of its class where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -131,6 +131,10 @@ class Door:
         """
         return self._visitor(digest_of(presented), "The token is wrong, or it has been revoked: ask for another.")
 
+    def invite(self) -> str:
+        """A code that begins one session of the home's token, soon."""
+        return self.sessions.offer(digest_of(self.token.text), self.clock())
+
     def guest(self, code: str) -> Visitor:
         """Who comes with a code that `sessions` offered.
 

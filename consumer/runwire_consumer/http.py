@@ -49,6 +49,7 @@ from runwire_consumer.errors import (
     QueryTooLarge,
     RunAmbiguous,
     RunNotFound,
+    StoreEnding,
 )
 from runwire_consumer.exposition import Exposition
 from runwire_consumer.guard import HEADERS_BYTES_MAX, Door, RequestRefused, answering, guarded, read_body, visitor_of
@@ -165,7 +166,7 @@ def _routes(face: Face) -> list[Route]:
             try:
                 return _json(await order(asked))
             except ConsumerError as error:
-                raise RequestRefused(409, str(error)) from None
+                raise RequestRefused(503 if isinstance(error, StoreEnding) else 409, str(error)) from None
 
         return obey
 

@@ -75,6 +75,8 @@ class Intake:
                 self._take(item)
             else:
                 self._bury(item)
+        if self._catalog.deleted_runs:
+            self._points -= self._change.leave_out(self._catalog.deleted_runs)
         pieces = self._change.pieces
         times = np.concatenate([piece.times for piece in pieces]) if pieces else None
         self._change.counts = Counts(

@@ -21,12 +21,12 @@ from typing import Any, TypeVar
 import duckdb
 
 from runwire_consumer import pruning, snapshots
-from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError
+from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreEnding, StoreError, first_line
 from runwire_consumer.leaving import leave, leaving_if_invalidated
 from runwire_consumer.repair import doubt
 from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service
-from runwire_consumer.snapshots import Snapshot
+from runwire_consumer.snapshot_files import Snapshot, as_json, listed, rotate
 from runwire_consumer.sources import Position
 from runwire_consumer.store import Store
 
@@ -35,6 +35,7 @@ FIRST_SNAPSHOT_SECONDS = 60.0
 RETRY_SECONDS = 300.0
 LOOK_SECONDS = 5.0
 _INTERRUPT_SECONDS = 0.05
+ENDING = "The consumer is ending: no snapshot is taken any more."
 
 _log = logging.getLogger("runwire")
 _Made = TypeVar("_Made")
@@ -85,7 +86,7 @@ class Keeper:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="runwire-keeper")
         self._one_at_a_time = asyncio.Lock()
         self._cursor: duckdb.DuckDBPyConnection | None = None
-        self._ended = False
+        self._closing: asyncio.Future[None] | None = None
         self._taken_of: dict[tuple[str, str], Position] | None = None  # offsets in the newest, where that is known
         self._not_before = time.monotonic() + self._limits.first_snapshot_seconds
         self._told = ""
@@ -94,26 +95,26 @@ class Keeper:
         """Look again and again, until cancelled; `close` must follow before the store closes."""
         while True:
             try:
-                found = await self._aside(snapshots.listed, self._folder)
+                found = await self._aside(self._listed)
                 self._show(found)
                 if self._is_due(found):
                     await self.snapshot()
             except StoreError:
                 pass  # said and counted where it was met
             except (OSError, duckdb.Error) as error:  # of the folder, or of a statement around the copy
-                reason = str(error).partition("\n")[0]
-                self._fail(SnapshotFailed(f"Snapshots in {self._folder} can't be looked after: {reason}."))
+                self._fail(SnapshotFailed(f"Snapshots in {self._folder} can't be looked after: {first_line(error)}."))
             await asyncio.sleep(self._limits.look_seconds)
 
     async def snapshot(self) -> Snapshot:
         """Take one now.
 
         Raises:
+            StoreEnding: The consumer is ending, and none was taken.
             StoreError: None was taken; the sentence says why.
         """
         async with self._one_at_a_time:
-            if self._ended:
-                raise SnapshotFailed("The consumer is ending: no snapshot is taken any more.")
+            if self._closing is not None:
+                raise StoreEnding(ENDING)
             began, offsets = time.monotonic(), dict(self._store.catalog.positions)
             try:
                 taken = await self._aside(self._take)
@@ -123,6 +124,8 @@ class Keeper:
                     doubt(self._store.database.path, str(error), self._clock())
                 leave(error)
             except StoreError as error:
+                if self._closing is not None:
+                    raise StoreEnding(ENDING) from error
                 self._fail(error)
                 raise
             self._taken_of, self._told = offsets, ""
@@ -130,7 +133,7 @@ class Keeper:
                 "Snapshot %s taken: %s MiB in %.1f s.",
                 taken.path.name, f"{taken.bytes / 2**20:,.1f}", time.monotonic() - began,
             )  # fmt: skip
-            self._show(await self._aside(snapshots.listed, self._folder))
+            self._show(await self._aside(listed, self._folder))
             with contextlib.suppress(StoreError):  # the consumer ends, or the disk is full
                 await self._service.do(lambda writer: writer.store.database.checkpoint())
             await self._prune()
@@ -138,11 +141,14 @@ class Keeper:
 
     async def order(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         """The order `snapshots` of the HTTP face."""
-        return snapshots.as_json(await self.snapshot())
+        return as_json(await self.snapshot())
 
     async def close(self) -> None:
-        """Stop what runs; afterwards no cursor of ours is open."""
-        self._ended = True
+        """Stop what runs, refuse what waits; afterwards no cursor of ours is open. May be called again."""
+        self._closing = self._closing or asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         # A `run` that was cancelled has left its snapshot on the thread.
         idle = asyncio.ensure_future(self._aside(bool))
         while not idle.done() or self._one_at_a_time.locked():
@@ -152,6 +158,13 @@ class Keeper:
                     cursor.interrupt()
             await asyncio.sleep(_INTERRUPT_SECONDS)  # an interrupt between two statements hits nothing
         self._thread.shutdown()
+
+    def _listed(self) -> list[Snapshot]:
+        try:
+            return listed(self._folder)
+        except SnapshotFailed as error:
+            self._fail(error)
+            raise
 
     def _show(self, found: list[Snapshot]) -> None:
         self._metrics.kept(found[0].taken_at if found else None, len(found), sum(one.bytes for one in found))
@@ -170,7 +183,7 @@ class Keeper:
     def _fail(self, error: StoreError) -> None:
         self._metrics.failed()
         self._not_before = time.monotonic() + self._limits.retry_seconds
-        if str(error) != self._told and not self._ended:
+        if str(error) != self._told:
             self._told = str(error)
             _log.warning("%s It is tried again every %d s.", error, self._limits.retry_seconds)
 
@@ -181,7 +194,7 @@ class Keeper:
                 taken = snapshots.take(self._store.database, self._folder, self._clock(), self._cursor)
             finally:
                 self._cursor = None
-            snapshots.rotate(self._folder, taken)
+            rotate(self._folder, taken)
             return taken
 
     async def _prune(self) -> None:

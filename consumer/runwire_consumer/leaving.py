@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import duckdb
 
-from runwire_consumer.errors import StoreInvalidated
+from runwire_consumer.errors import StoreInvalidated, first_line
 
 EXIT_INVALIDATED = 70
 _INVALIDATED = "database has been invalidated"
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 def leave(error: BaseException) -> NoReturn:
     """Say why and end the process, whichever thread this is."""
-    _log.critical("%s The process ends; start it again.", str(error).splitlines()[0])
+    _log.critical("%s The process ends; start it again.", first_line(error))
     logging.shutdown()
     os._exit(EXIT_INVALIDATED)
 

@@ -13,6 +13,14 @@ Longs = NDArray[np.int64]
 Ints = NDArray[np.int32]
 Doubles = NDArray[np.float64]
 
+_REDUCTIONS: dict[str, np.ufunc] = {
+    "points": np.add,
+    "nonfinite": np.add,
+    "min_step": np.minimum,
+    "max_step": np.maximum,
+    "increasing": np.logical_and,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -73,6 +81,9 @@ def lay_out(pieces: list[Piece]) -> Columns:
         }
     )
     row_ends = np.cumsum(lengths)
+    row_begins = row_ends - lengths
+    rises = np.append(True, steps[1:] > steps[:-1])
+    rises[row_begins] = True
     line_ends = np.cumsum(spans)
     odd = np.add.reduceat(~np.isfinite(values), line_ends - spans, dtype=np.int64)
     series = {
@@ -81,11 +92,14 @@ def lay_out(pieces: list[Piece]) -> Columns:
         "points": spans,
         "nonfinite": odd,
         "first_seq": line_firsts,
-        "first_step": np.repeat(steps[row_ends - lengths], widths),
+        "first_step": np.repeat(steps[row_begins], widths),
         "last_seq": line_firsts + spans - 1,
         "last_step": np.repeat(steps[row_ends - 1], widths),
         "last_time": np.repeat(times[row_ends - 1], widths),
         "last_value": values[line_ends - 1],
+        "min_step": np.repeat(np.minimum.reduceat(steps, row_begins), widths),
+        "max_step": np.repeat(np.maximum.reduceat(steps, row_begins), widths),
+        "increasing": np.repeat(np.logical_and.reduceat(rises, row_begins), widths),
     }
     return Columns(rows, points, pa.table(_merge_lines(series)))
 
@@ -99,9 +113,12 @@ def _merge_lines(lines: dict[str, Any]) -> dict[str, Any]:
     differs = (emitters[1:] != emitters[:-1]) | (metrics[1:] != metrics[:-1])
     begins = np.flatnonzero(np.append(True, differs))
     ends = np.append(begins[1:], len(emitters)) - 1
+    rises = np.append(True, ordered["min_step"][1:] > ordered["max_step"][:-1])
+    rises[begins] = True
+    ordered["increasing"] = ordered["increasing"] & rises
     return {
-        name: np.add.reduceat(column, begins)
-        if name in {"points", "nonfinite"}
+        name: _REDUCTIONS[name].reduceat(column, begins)
+        if name in _REDUCTIONS
         else column[ends if name.startswith("last_") else begins]
         for name, column in ordered.items()
     }

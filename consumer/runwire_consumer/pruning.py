@@ -29,7 +29,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from runwire_consumer.database import Database, translated
-from runwire_consumer.snapshots import listed, offsets_in
+from runwire_consumer.snapshot_files import listed
+from runwire_consumer.snapshots import offsets_in
 from runwire_consumer.store import Store
 from runwire_schemas.folder import SUFFIX
 

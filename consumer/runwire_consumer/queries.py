@@ -20,13 +20,16 @@ EVENTS_MAX = 200
 CANDIDATES_SHOWN_MAX = 5
 ID_CHARACTERS_MIN = 4
 
+# The maps are read of those runs only that are shown.
 RUNS_SQL = """
 SELECT run_id, project, name, "group", "user", tags, notes, state, started_at, ended_at, duration_seconds, "commit",
        dirty, params, last, best, world_size, ranks, attempts, points, tracking_share
 FROM runs
-WHERE $project::VARCHAR IS NULL OR project = $project
+WHERE run_id IN (
+    SELECT run_id FROM runs WHERE $project::VARCHAR IS NULL OR project = $project
+    ORDER BY started_at DESC NULLS LAST, run_id LIMIT $limit
+)
 ORDER BY started_at DESC NULLS LAST, run_id
-LIMIT $limit
 """
 
 # The proof of "twice" is counted from the points themselves, not from the ledger that is to be proved.
@@ -149,7 +152,7 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def show_run(ask: Ask, run_id: str) -> Row:
-    """Everything about one run: its row of `runs`, and lists of metrics, ranks, attempts, events, alerts, receipt.
+    """Everything about one run: its row of `runs`, and lists of metrics, attempts, events, alerts, removals, gaps.
 
     Raises:
         RunNotFound: There is no run with this id.
@@ -188,6 +191,9 @@ def show_run(ask: Ask, run_id: str) -> Row:
         )[::-1],
         "alerts": list(
             ask("SELECT * EXCLUDE (run_id) FROM alerts WHERE run_id = $run_id ORDER BY time LIMIT 100", key)
+        ),
+        "removals": list(
+            ask("SELECT kind, time, points, reason FROM removals WHERE run_id = $run_id ORDER BY time", key),
         ),
         "gaps": list(
             ask(

@@ -15,6 +15,7 @@ not kept. `reasons` holds the first few of those two, {"letter_id", "reason"} ea
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from runwire_consumer.errors import LetterRefused
 from runwire_consumer.letterbox import BEGINNING_CHARACTERS, Settled
 from runwire_consumer.letters import DEAD, DISCARDED, ID_CHARACTERS, rebuild_message
 from runwire_consumer.self_metrics import SelfMetrics
+from runwire_consumer.store import Store
 from runwire_consumer.writing import Writer
 
 REPLAY_LETTERS_MAX = 1_000
@@ -64,6 +66,23 @@ def letter_orders(do: Do, metrics: SelfMetrics | None = None) -> dict[str, _Orde
         "dead-letters/replay": lambda asked: replay(do, asked, metrics),
         "dead-letters/discard": lambda asked: discard(do, asked),
     }
+
+
+def obey(store: Store, path: str, asked: _Asked) -> dict[str, Any]:
+    """Carry out an order on an open store that nobody else has, and close it.
+
+    Raises:
+        LetterRefused: The order can't be understood, or names a letter that isn't there.
+    """
+    writer = Writer(store)
+
+    async def obeyed() -> Mapping[str, Any]:
+        return await letter_orders(Directly(writer))[path](asked)
+
+    try:
+        return dict(asyncio.run(obeyed()))
+    finally:
+        writer.close()
 
 
 @dataclass(slots=True)

@@ -87,6 +87,11 @@ class Result:
         return sink.getvalue()
 
 
+def read_arrow(stream: bytes) -> pa.Table:
+    """What `Result.to_arrow` wrote."""
+    return pa.ipc.open_stream(stream).read_all()
+
+
 def _values(column: pa.Array) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()

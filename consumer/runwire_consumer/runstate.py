@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from runwire_consumer.attempts import newest_by_rank
 
 ORDER = ("failed", "crashed", "preempted", "lost", "stuck", "running", "finished")
+SETTLED = frozenset({"finished", "failed", "crashed", "preempted", "lost"})
 PROMISE_SECONDS_DEFAULT = 5.0
 OVERDUE_FACTOR = 2.0
 OVERDUE_GRACE_SECONDS = 2.0
@@ -31,6 +32,7 @@ class Signs:
         how: EmitterEnded's finished or crashed.
         ended_at: When it ended, by its own clock.
         error: RunEnded's text.
+        world_size: How many ranks its launch has.
         seen_at: Newest sign of life, by the log's clock.
         next_in_seconds: When the next heartbeat was promised; 0 for never promised.
         overdue_seconds: How long its loop was past its promise at the last heartbeat.
@@ -49,6 +51,7 @@ class Signs:
     how: str | None = None
     ended_at: int | None = None
     error: str | None = None
+    world_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +69,19 @@ def evaluate(emitters: Iterable[Signs], now: int, reachable_since: int = 0) -> R
     if not ranks:
         return None
     states = [_rank_state(ranks[rank], now, reachable_since) for rank in sorted(ranks)]
+    expected = max(len(states), *(one.world_size for one in ranks.values()))  # some may not have come yet
     worst = min(states, key=lambda one: ORDER.index(one.state))
     if worst.state == "finished":
-        return RunState("finished", max(one.since for one in states), _some(states, states))
+        return RunState("finished", max(one.since for one in states), _some(states, expected))
     if worst.state == "running":
         running = [one for one in states if one.state == "running"]
-        return RunState("running", min(one.since for one in running), _some(running, states))
+        return RunState("running", min(one.since for one in running), _some(running, expected))
     same = [one for one in states if one.state == worst.state]
     return min(same, key=lambda one: one.since)
 
 
-def _some(part: list[RunState], whole: list[RunState]) -> str:
-    return f"{len(part)} of {len(whole)} ranks"
+def _some(part: list[RunState], expected: int) -> str:
+    return f"{len(part)} of {expected} ranks"
 
 
 def lost_after(signs: Signs, reachable_since: int = 0) -> int:

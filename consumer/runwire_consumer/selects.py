@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runwire_consumer.allowlist import FUNCTIONS, RELATIONS, TABLE_FUNCTIONS, TYPES, WIDE_TYPES, Growth
+from runwire_consumer.allowlist import FUNCTIONS, RELATIONS, TABLE_FUNCTIONS, TABLE_MACROS, TYPES, WIDE_TYPES, Growth
 from runwire_consumer.errors import SelectRefused
 
 STATEMENT_CHARACTERS_MAX = 100_000
@@ -24,6 +24,7 @@ VALUE_BYTES_MAX = 128_000
 VALUES_BYTES_MAX = 1_000_000
 TABLE_FUNCTION_ROWS_MAX = 10_000_000
 RELATIONS_MAX = 1_000
+MACRO_RELATIONS = 25  # as many as a macro reads, with room
 ARRAY_TYPE_SIZE_MAX = 1_000
 NAME_CHARACTERS_SHOWN_MAX = 60
 
@@ -117,6 +118,7 @@ class _Walk:
 
     def __init__(self, relations: frozenset[str]) -> None:
         self.relations = relations
+        self.macro = ""  # whose arguments are being visited
         self.peak_bytes = 0
         self.total_bytes = 0
 
@@ -172,6 +174,8 @@ class _Walk:
                 return self.query(node["subquery"]["node"], scope)
             case "JOIN":
                 return self._join(node, scope)
+            case "TABLE_FUNCTION" if self._function_name(node["function"]) in TABLE_MACROS:
+                return self._table_macro(node, scope)
             case "TABLE_FUNCTION":
                 return self._table_function(node, scope), 1
             case "EXPRESSION_LIST":
@@ -211,8 +215,8 @@ class _Walk:
         name = self._function_name(call)
         if name not in TABLE_FUNCTIONS or node.get("subquery"):
             raise SelectRefused(
-                f"Function {_shown(name)} isn't allowed in FROM: only range, generate_series and unnest are, "
-                "and no files, settings or engine functions."
+                f"Function {_shown(name)} isn't allowed in FROM: only range, generate_series, unnest and Runwire's "
+                f"{', '.join(sorted(TABLE_MACROS))} are, and no files, settings or engine functions."
             )
         if name == "unnest":
             return self.expression(call, scope)
@@ -222,6 +226,20 @@ class _Walk:
                 f"{name}() takes whole numbers written out here, for at most {TABLE_FUNCTION_ROWS_MAX:,} rows."
             )
         return NUMBER_BYTES
+
+    def _table_macro(self, node: Node, scope: _Scope) -> tuple[int, int]:
+        """Its arguments are put into its text, perhaps more than once: one in the other would grow without bound."""
+        call = node["function"]
+        name = self._function_name(call)
+        if self.macro or node.get("subquery"):
+            raise SelectRefused(
+                f"{name}() can't stand inside the arguments of {self.macro or 'a call'}(): "
+                "give it a name by WITH, and join it."
+            )
+        self.macro = name
+        self._expressions(_without(call, "class", "type"), scope)
+        self.macro = ""
+        return STORED_BYTES, self._counted(MACRO_RELATIONS)
 
     def _describe(self, node: Node, scope: _Scope) -> tuple[int, int]:
         if node.get("show_type") not in {"DESCRIBE", "SUMMARY"} or not node.get("query"):

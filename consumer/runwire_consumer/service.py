@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from runwire_consumer.change import Counts
-from runwire_consumer.errors import SourceUnreachable, StoreError, StoreFull
+from runwire_consumer.errors import SourceUnreachable, StoreEnding, StoreFull
 from runwire_consumer.leaving import leave_if_invalidated, leaving_if_invalidated
 from runwire_consumer.self_metrics import SelfMetrics
 from runwire_consumer.sources import Message, Source
@@ -23,6 +23,12 @@ from runwire_consumer.writing import Moment, Writer
 _log = logging.getLogger(__name__)
 _Writing = asyncio.Future[None]
 _Made = TypeVar("_Made")
+
+Closing = Callable[[], Awaitable[None]]
+
+
+async def _nothing() -> None:
+    """Nobody else uses the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +104,18 @@ class Service:
         self._polled: dict[tuple[str, str], tuple[int, int]] = {}  # [begin, end) of what may not be stored yet
         self._next_tick = self._next_commit = self._next_gaps = 0.0
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event, closing: Closing = _nothing) -> None:
         """Read on until `stop` is set; the batch in progress is still committed, then everything is closed.
+
+        Args:
+            stop: Set to end.
+            closing: Awaited however it ends, before the store closes: whoever else uses it lets go of it.
 
         Raises:
             Fenced: Another consumer writes to the same database.
             StoreError: The database can't be used.
         """
-        await self._serve(stop.is_set)
+        await self._serve(stop.is_set, closing)
 
     async def run_once(self) -> None:
         """Store everything that waits now, judge every run, close.
@@ -137,14 +147,14 @@ class Service:
         """Run `work` on the store's thread, between two batches; what it raises comes back.
 
         Raises:
-            StoreError: The store has been closed.
+            StoreEnding: The store has been closed.
         """
         if self._closed:
-            raise StoreError("The consumer is ending: its database is closed.")
+            raise StoreEnding("The consumer is ending: its database is closed.")
         with leaving_if_invalidated():
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._writer)
 
-    async def _serve(self, done: Callable[[], bool]) -> None:
+    async def _serve(self, done: Callable[[], bool], closing: Closing = _nothing) -> None:
         """The loop. At most one batch is written while at most one other gathers."""
         writing: _Writing | None = None
         telling = None if self._metrics is None else asyncio.create_task(self._keep_telling(self._metrics))
@@ -168,9 +178,14 @@ class Service:
             leave_if_invalidated(error)
             raise
         finally:
-            if telling is not None:
-                telling.cancel()
-            await self._close()
+            for task in (telling, writing):
+                if task is not None:
+                    task.cancel()
+            if writing is not None:
+                await asyncio.wait([writing])
+                if not writing.cancelled():
+                    writing.exception()  # known already, or not the first that failed
+            await self._close(closing)
 
     async def _gather(self, writing: _Writing | None, done: Callable[[], bool]) -> list[Message]:
         """Messages for one transaction: those of `batch_seconds`, or as many as come while the store is busy."""
@@ -184,6 +199,7 @@ class Service:
             if found and not batch:
                 age_seconds = (self._clock() - found[-1].appended_at) / 1e6
                 behind = age_seconds > limits.backlog_age_seconds
+                self.stats.behind = behind
                 deadline = time.monotonic() + (limits.backlog_batch_seconds if behind else limits.batch_seconds)
             batch += found
             size_bytes += sum(len(message.payload) for message in found)
@@ -205,6 +221,7 @@ class Service:
             self._reachable_since = self._clock()
         self._reachable = reachable
         self._at_tail = all(state.at_tail for state in states.values())
+        self.stats.behind = self.stats.behind and not self._at_tail
         away = (state.trouble or "A source can't be reached." for state in states.values() if not state.reachable)
         unseen = (
             state.trouble or f"{name} was not looked through yet."
@@ -326,11 +343,12 @@ class Service:
             metrics.anomalies(name, state.anomalies)
             metrics.retention_used(name, state.retention_used_ratio)
 
-    async def _close(self) -> None:
+    async def _close(self, closing: Closing) -> None:
         self._closed = True
         if self._metrics is not None:
             self._tell(self._metrics)
         try:
+            await closing()
             for source in self._sources:
                 await source.close()
         finally:

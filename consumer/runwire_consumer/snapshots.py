@@ -7,86 +7,28 @@ and doubles nothing.
 The order of effects, never another: 1. leftovers of earlier drafts go; 2. room is looked for; 3. the engine copies
 into a hidden draft (`.runwire-....duckdb`), in one transaction of its own beside the writer; 4. the draft is
 detached, so that no WAL is left; 5. it is opened again read-only and compared with what it was made of; 6. fsync of
-the draft; 7. rename; 8. fsync of the folder: only now it counts; 9. older ones go, by `kept`. A crash before 7 leaves
-a draft, which is no snapshot. Only the holder of the database's lock does any of this.
+the draft; 7. rename; 8. fsync of the folder: only now it counts; 9. older ones go (`snapshot_files.py`). A crash
+before 7 leaves a draft, which is no snapshot. Only the holder of the database's lock does any of this.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
 from runwire_consumer.database import Database, EngineOptions, translated
-from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull, StoreInvalidated
+from runwire_consumer.errors import SnapshotFailed, StoreDamaged, StoreError, StoreFull, StoreInvalidated, first_line
 from runwire_consumer.floor import free_bytes, reserve_bytes
 from runwire_consumer.migrations import migrations
+from runwire_consumer.snapshot_files import Snapshot, listed, micros_of, stamp_of
 
-NEWEST_KEPT = 3
-DAYS_KEPT = 7
-
-_NAME = re.compile(r"runwire-(\d{8}T\d{6}Z)\.duckdb")
-_STAMP = "%Y%m%dT%H%M%SZ"
+_COPY_INVALIDATED = 'Checkpoint failed for database "runwire_snapshot"'
 _DRAFTS = ".runwire-*"
 _SECOND = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A snapshot that counts.
-
-    Attributes:
-        path: The file.
-        taken_at: The moment whose state it holds, microseconds since the epoch.
-        bytes: Size of the file.
-    """
-
-    path: Path
-    taken_at: int
-    bytes: int
-
-    @property
-    def moment(self) -> str:
-        """When it was taken, for a person."""
-        return spoken(self.taken_at)
-
-
-def listed(folder: Path) -> list[Snapshot]:
-    """The snapshots of a folder, newest first; [] where there is no folder."""
-    found = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            match = _NAME.fullmatch(entry.name)
-            if match and entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(ValueError, FileNotFoundError):
-                    found.append(Snapshot(Path(entry.path), micros_of(match[1]), entry.stat().st_size))
-    return sorted(found, key=lambda one: one.taken_at, reverse=True)
-
-
-def kept(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
-    """Which of them stay: the newest 3, and the last of each of the newest 7 days (UTC) that have one."""
-    newest_first = sorted(snapshots, key=lambda one: one.taken_at, reverse=True)
-    days: dict[int, Snapshot] = {}
-    for one in newest_first:
-        days.setdefault(one.taken_at // (86_400 * _SECOND), one)
-    stay = {*newest_first[:NEWEST_KEPT], *list(days.values())[:DAYS_KEPT]}
-    return [one for one in newest_first if one in stay]
-
-
-def rotate(folder: Path, taken: Snapshot) -> list[Snapshot]:
-    """Remove what `kept` leaves out; returns what went. The one just taken stays, even where the clock went back."""
-    found = listed(folder)
-    gone = [one for one in found if one not in {taken, *kept(found)}]
-    for one in gone:
-        one.path.unlink(missing_ok=True)
-    return gone
 
 
 def take(database: Database, folder: Path, now: int, cursor: duckdb.DuckDBPyConnection | None = None) -> Snapshot:
@@ -104,6 +46,7 @@ def take(database: Database, folder: Path, now: int, cursor: duckdb.DuckDBPyConn
         SnapshotFailed: It was interrupted, or didn't come out as it should.
         StoreInvalidated: The process must exit at once.
     """
+    listed(folder)  # a file in its place is said in its own words
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_drafts(folder)
@@ -166,11 +109,11 @@ def attached(cursor: duckdb.DuckDBPyConnection, path: Path) -> Iterator[None]:
     try:
         cursor.execute(f"ATTACH {quoted(path)} AS runwire_snapshot (READ_ONLY)")
     except duckdb.Error as error:
-        raise SnapshotFailed(f"The snapshot {path} doesn't open: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"The snapshot {path} doesn't open: {first_line(error)}") from error
     try:
         yield
     except duckdb.Error as error:
-        raise SnapshotFailed(f"The snapshot {path} can't be read: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"The snapshot {path} can't be read: {first_line(error)}") from error
     finally:
         cursor.execute("DETACH runwire_snapshot")
 
@@ -188,7 +131,7 @@ def open_and_read(path: Path) -> int:
             for table in tables_of(connection):
                 connection.execute(f"SELECT bit_xor(hash(t)) FROM store.{table} AS t").fetchall()  # noqa: S608 - ours
     except (duckdb.Error, ValueError) as error:
-        raise SnapshotFailed(f"It can't be read: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"It can't be read: {first_line(error)}") from error
     if not 0 < version <= migrations()[-1].version:
         raise SnapshotFailed(f"It has version {version}, which this program doesn't know.")
     return version
@@ -204,7 +147,7 @@ def take_in_wal(path: Path) -> None:
         with contextlib.closing(duckdb.connect(str(path))) as connection:
             connection.execute("CHECKPOINT")
     except duckdb.Error as error:
-        raise SnapshotFailed(f"It can't be opened with its WAL: {str(error).splitlines()[0]}") from error
+        raise SnapshotFailed(f"It can't be opened with its WAL: {first_line(error)}") from error
 
 
 def tables_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -220,25 +163,6 @@ def remove_drafts(folder: Path) -> None:
     """What a crash left of snapshots that were never finished."""
     for draft in folder.glob(_DRAFTS):
         draft.unlink(missing_ok=True)
-
-
-def spoken(micros: int) -> str:
-    """A moment for a person: 2026-01-31 18:00:00 UTC."""
-    return datetime.fromtimestamp(micros // _SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def stamp_of(micros: int) -> str:
-    """A moment as part of a file's name: 20260131T180000Z."""
-    return datetime.fromtimestamp(micros // _SECOND, UTC).strftime(_STAMP)
-
-
-def micros_of(stamp: str) -> int:
-    """The moment of a stamp.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return int(datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC).timestamp()) * _SECOND
 
 
 def quoted(path: Path) -> str:
@@ -310,13 +234,15 @@ def quoted_name(connection: duckdb.DuckDBPyConnection) -> str:
 def _failures() -> Iterator[None]:
     try:
         with translated():
-            yield
-    except (StoreFull, StoreInvalidated, StoreDamaged):
+            try:
+                yield
+            except duckdb.IOException as error:
+                if _COPY_INVALIDATED not in str(error):
+                    raise
+                # The last step of the copy found no room: the copy is beyond use, which is what `translated` would
+                # take for the end of the store.
+                raise SnapshotFailed(f"The snapshot failed: {first_line(error)}") from error
+    except (SnapshotFailed, StoreFull, StoreInvalidated, StoreDamaged):
         raise
     except (StoreError, duckdb.Error) as error:
-        raise SnapshotFailed(f"The snapshot failed: {str(error).splitlines()[0]}") from error
-
-
-def as_json(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as a JSON object."""
-    return {"path": str(snapshot.path), "taken_at": snapshot.moment, "bytes": snapshot.bytes}
+        raise SnapshotFailed(f"The snapshot failed: {first_line(error)}") from error

@@ -22,6 +22,7 @@ class Stats:
         transactions: Commits with at least one message.
         transaction_seconds: Of the last commit: decode, admit and write.
         freshness_seconds: Of the last commits: its time minus the oldest row's time, one a commit.
+        behind: What came last had waited so long that there is a backlog.
         lag: Messages (Kafka) or bytes (`dir:`) that wait, by (source, partition).
     """
 
@@ -33,4 +34,5 @@ class Stats:
     transactions: int = 0
     transaction_seconds: float = 0.0
     freshness_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=FRESHNESS_SAMPLES_MAX))
+    behind: bool = False
     lag: Mapping[tuple[str, str], int] = field(default_factory=dict)

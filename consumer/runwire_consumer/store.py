@@ -3,7 +3,8 @@
 The order of effects, never another:
 
 1. BEGIN. 2. Offsets are compared with what this writer committed last, and set; a difference means that somebody
-else writes: `Fenced`. 3. Keys, rows, points, ledger, lifecycle, dead letters, states. 4. COMMIT: durable.
+else writes: `Fenced`. 3. Keys, rows, points, ledger, lifecycle, dead letters,
+states, and what follows from all of it (placing.py). 4. COMMIT: durable.
 5. Only now what is in memory changes (`Change.apply`). Any error before 5 leaves file and memory as they were.
 """
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 from runwire_consumer.catalog import EMITTER_COLUMNS, Catalog, Emitter
 from runwire_consumer.change import Change
+from runwire_consumer.compaction import Compaction
 from runwire_consumer.database import Database, EngineOptions, translated
 from runwire_consumer.decode import DeadLetter, Decoded
 from runwire_consumer.errors import Fenced
@@ -27,6 +29,7 @@ from runwire_consumer.intake import Intake, metrics_of
 from runwire_consumer.letterbox import count_dead, find_totals, find_waiting, insert_letters, settle_letters
 from runwire_consumer.lock import LockFile
 from runwire_consumer.pieces import lay_out
+from runwire_consumer.placing import Places
 from runwire_consumer.runstate import RunState
 from runwire_consumer.sources import Position
 
@@ -56,8 +59,13 @@ WHEN MATCHED THEN UPDATE SET
     last_step = CASE WHEN n.last_seq > t.last_seq THEN n.last_step ELSE t.last_step END,
     last_time = CASE WHEN n.last_seq > t.last_seq THEN n.last_time ELSE t.last_time END,
     last_value = CASE WHEN n.last_seq > t.last_seq THEN n.last_value ELSE t.last_value END,
-    last_seq = greatest(t.last_seq, n.last_seq)
-WHEN NOT MATCHED THEN INSERT
+    last_seq = greatest(t.last_seq, n.last_seq),
+    min_step = least(t.min_step, n.min_step),
+    max_step = greatest(t.max_step, n.max_step),
+    increasing = t.increasing AND n.increasing AND (
+        (n.first_seq > t.last_seq AND n.min_step > t.max_step) OR (n.last_seq < t.first_seq AND n.max_step < t.min_step)
+    )
+WHEN NOT MATCHED THEN INSERT BY NAME
 """
 # As `emitters.missing` and `emitters.lost` of all emitters that have ended, without their places in their runs.
 _GAPS = """
@@ -97,6 +105,8 @@ class Store:
         self.database = database
         self._writer = database.cursor()
         self.catalog = Catalog.load(self._writer)
+        self.places = Places(self._writer)
+        self.compaction = Compaction(self._writer, self.places)
         self._schemas = {name: _schema_of(self._writer, name) for name in _SMALL_TABLES}
 
     @classmethod
@@ -119,6 +129,11 @@ class Store:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection for reading beside the writer; one a thread, the caller closes it."""
         return self.database.cursor()
+
+    @property
+    def writer(self) -> duckdb.DuckDBPyConnection:
+        """The connection that writes; for the thread that does."""
+        return self._writer
 
     def positions(self, source: str) -> dict[str, Position]:
         """Where a source goes on, by partition."""
@@ -160,12 +175,15 @@ class Store:
                     self._insert(table, rows)
                 self._write_letters(change)
                 self._merge_states(states or {})
+                self.places.write(self._writer, change, self.catalog, (states or {}).keys())
                 self._writer.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(duckdb.Error):
                     self._writer.execute("ROLLBACK")
                 raise
         change.apply(self.catalog)
+        self.places.commit()
+        self.compaction.arrived(change)
 
     def gaps(self) -> tuple[int, int]:
         """(missing, lost) rows of all runs; missing only of emitters that have ended. For any thread."""
@@ -229,6 +247,7 @@ class Store:
                 self._writer.execute(f"INSERT INTO store.{table} SELECT * FROM incoming")  # noqa: S608 - two names
         if columns.series is not None:
             self._register(columns.series)
+            self.places.look(self._writer, change)
             self._writer.execute(_MERGE_SERIES)
 
     def _is_news(self, emitter: Emitter) -> bool:

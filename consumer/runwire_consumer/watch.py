@@ -20,17 +20,23 @@ import duckdb
 
 from runwire_consumer.catalog import Catalog, Emitter
 from runwire_consumer.change import Change
-from runwire_consumer.runstate import RunState, evaluate
+from runwire_consumer.runstate import SETTLED, RunState, evaluate
 from runwire_consumer.wanted import want
 
 LOOK_INTERVAL_MICROS = 1_000_000
 SETTLED_EMITTERS_MAX = 10_000
 
 _place_of = attrgetter(
-    "status", "how", "role", "attempt", "restart_count", "started_at", "next_in_seconds", "overdue_seconds"
+    "status",
+    "how",
+    "role",
+    "attempt",
+    "restart_count",
+    "started_at",
+    "world_size",
+    "next_in_seconds",
+    "overdue_seconds",
 )
-
-SETTLED = frozenset({"finished", "failed", "crashed", "preempted", "lost"})
 
 
 class Watch:
@@ -151,11 +157,13 @@ class Watch:
         """Read back runs that are not here: their emitters and their states."""
         if not run_keys:
             return
-        self._members.update(self._catalog.fetch_runs(self._cursor, run_keys))
+        members = self._catalog.fetch_runs(self._cursor, run_keys)
         want(self._cursor, run_keys)
         rows = self._cursor.execute(
             "SELECT run_key, state, since, reason FROM store.run_states WHERE run_key IN (FROM wanted)"
         ).fetchall()
+        # Both or neither: who is known by its members alone would pass for a run that has no state.
+        self._members.update(members)
         self._states.update({key: RunState(state, since, reason) for key, state, since, reason in rows})
 
     def _is_open(self, run_key: int) -> bool:

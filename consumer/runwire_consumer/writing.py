@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from runwire_consumer.change import Change, Counts
+from runwire_consumer.compaction import Slice
 from runwire_consumer.database import MEMORY, translated
 from runwire_consumer.decode import DeadLetter, Decoded, decode
 from runwire_consumer.errors import StoreFull
@@ -101,6 +102,17 @@ class Writer:
         self._checkpoint(
             CHECKPOINT_QUIET_WAL_BYTES if quiet_seconds >= CHECKPOINT_QUIET_SECONDS else CHECKPOINT_WAL_BYTES
         )
+
+    def compact(self) -> Slice | None:
+        """One slice of compaction; None when nothing is left to do.
+
+        Raises:
+            StoreError: Nothing of it was kept.
+        """
+        self._need_room(0)
+        done = self.store.compaction.step()
+        self._checkpoint(CHECKPOINT_WAL_BYTES)
+        return done
 
     def settle(self, settled: Sequence[Settled]) -> None:
         """Change the status of dead letters, and nothing else."""

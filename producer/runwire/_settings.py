@@ -130,8 +130,8 @@ def read_settings(
             raise SettingsError(
                 f"{_source(argument, keyword)} has {len(chosen):,} characters, at most {characters_max:,} are taken."
             )
-        if chosen is not None and "\0" in chosen and argument in {"home", "url"}:
-            raise SettingsError(f"{_source(argument, keyword)} holds a NUL character, which no folder's name can.")
+        if chosen is not None and argument in {"home", "url"}:
+            _need_folder_name(chosen, argument, _source(argument, keyword))
         return utf8(chosen)  # type: ignore[no-any-return]
 
     given_home = choose("home", _path_text(home))
@@ -257,6 +257,14 @@ def _preempt_signals(variables: Mapping[str, str]) -> tuple[int, ...]:
     if wrong:
         raise SettingsError(f"RUNWIRE_PREEMPT_SIGNALS must be signals such as TERM,USR1, or none, not {wrong[0]!r}.")
     return tuple(dict.fromkeys(int(signal.Signals[f"SIG{name}"]) for name in names))
+
+
+def _need_folder_name(text: str, argument: str, source: str) -> None:
+    """Refuse what can't be a folder's name; a home would be another one when its name was escaped."""
+    if "\0" in text:
+        raise SettingsError(f"{source} holds a NUL character, which no folder's name can.")
+    if argument == "home" and utf8(text) != text:
+        raise SettingsError(f"{source} is no UTF-8 text ({utf8(text)}): name a folder whose path is.")
 
 
 def _path_text(home: object) -> object:

@@ -37,7 +37,7 @@ SELECT
     count(*) FILTER (name <> 'chaos/' || (code & {2**KEY_BITS - 1})) AS misnamed
 FROM (
     SELECT p.emitter_key, p.seq, m.name, p.value::BIGINT AS code
-    FROM store.points p JOIN store.metrics m USING (metric_key)
+    FROM store.all_points p JOIN store.metrics m USING (metric_key)
     WHERE {_A_CODE}
 )
 GROUP BY writer, row
@@ -61,14 +61,14 @@ LEFT JOIN (
 
 _TWICE_POINTS = "SELECT coalesce(sum(points - keys), 0) FROM stored"
 _TWICE_ROWS = """
-SELECT coalesce(sum(times - 1), 0) FROM (SELECT count(*) AS times FROM store.rows GROUP BY emitter_key, seq)
+SELECT coalesce(sum(times - 1), 0) FROM (SELECT count(*) AS times FROM store.all_rows GROUP BY emitter_key, seq)
 """
 
 # What should not be: (what it is, a query of the cases).
 _WRONG = (
     (
         "a value that nobody logged",
-        f"SELECT value FROM store.points p WHERE NOT ({_A_CODE})",  # noqa: S608 - as above
+        f"SELECT value FROM store.all_points p WHERE NOT ({_A_CODE})",  # noqa: S608 - as above
     ),
     (
         "a row that nobody logged",
@@ -83,11 +83,11 @@ _WRONG = (
     ),
     (
         "a row with another step",
-        "SELECT * FROM stored s LEFT JOIN store.rows r USING (emitter_key, seq) WHERE r.step IS DISTINCT FROM s.row",
+        "FROM stored s LEFT JOIN store.all_rows r USING (emitter_key, seq) WHERE r.step IS DISTINCT FROM s.row",
     ),
     (
         "a row whose points aren't there",
-        "SELECT emitter_key, seq FROM store.rows r ANTI JOIN stored s USING (emitter_key, seq)",
+        "SELECT emitter_key, seq FROM store.all_rows r ANTI JOIN stored s USING (emitter_key, seq)",
     ),
     (
         "ranges of the ledger that overlap",
@@ -99,7 +99,7 @@ _WRONG = (
     (
         "a stored row that the ledger doesn't call stored",
         """
-        SELECT r.emitter_key, r.seq FROM store.rows r ASOF LEFT JOIN store.ledger l
+        SELECT r.emitter_key, r.seq FROM store.all_rows r ASOF LEFT JOIN store.ledger l
         ON r.emitter_key = l.emitter_key AND r.seq >= l.first_seq
         WHERE l.disposition IS DISTINCT FROM 'stored' OR r.seq >= l.end_seq
         """,
@@ -171,7 +171,7 @@ class _Audit:
         self._show("rows are lost", f"SELECT *, {missing} AS lost FROM writers WHERE {missing} > 0")  # noqa: S608
         self._show("points are twice there", "SELECT * FROM stored WHERE points > keys")
         return Findings(
-            points=self._number("SELECT count(*) FROM store.points"),
+            points=self._number("SELECT count(*) FROM store.all_points"),
             rows=self._number("SELECT coalesce(sum(there), 0) FROM writers"),
             lost=self._number(f"SELECT coalesce(sum({missing}), 0) FROM writers"),  # noqa: S608
             twice=self._number(_TWICE_POINTS) + self._number(_TWICE_ROWS),

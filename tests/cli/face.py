@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from runwire_consumer.database import Database
 from runwire_consumer.guard import Door
-from runwire_consumer.http import Face, build_app, serve
+from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.tls import Certificate, server_context
@@ -24,13 +24,19 @@ TOKEN = "t" * 24
 
 @contextmanager
 def served(
-    database: Database, token: str = TOKEN, *, home: Path | None = None, files: Certificate | None = None
+    database: Database,
+    token: str = TOKEN,
+    *,
+    orders: Mapping[str, Order] | None = None,
+    home: Path | None = None,
+    files: Certificate | None = None,
 ) -> Iterator[int]:
     """The port of 127.0.0.1 that answers.
 
     Args:
         database: What is asked.
         token: The home's.
+        orders: What it obeys.
         home: Where issued tokens are; None: there are none.
         files: It speaks TLS with these.
     """
@@ -45,8 +51,8 @@ def served(
         bound.set()
 
     issued = None if home is None else IssuedTokens(home)
-    orders = {} if issued is None else token_orders(issued)
-    face = Face(Sandbox(database.cursor), CollectorRegistry(), orders=orders)
+    obeyed = {**(orders or {}), **({} if issued is None else token_orders(issued))}
+    face = Face(Sandbox(database.cursor), CollectorRegistry(), orders=obeyed)
     app = build_app(face, Door(Token(token), "127.0.0.1", issued=issued))
     tls = None if files is None else server_context(files)
     serving = serve(app, "127.0.0.1", 0, on_bound, stop, tls=tls)

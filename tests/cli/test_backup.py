@@ -23,8 +23,9 @@ from runwire_cli.settings import read_command_settings
 from runwire_consumer import repair
 from runwire_consumer.errors import SnapshotFailed
 from runwire_consumer.leaving import EXIT_INVALIDATED
-from tests.cli.test_entry import RUNWIRE, call
-from tests.cli.test_up import Consumer, rows, train, wait_until
+from runwire_consumer.plans import REPLACED, Plan
+from tests.cli.commands import ask, have_trained
+from tests.cli.test_up import Consumer, rows, wait_until
 
 COUNT = "SELECT count(*) AS points FROM metrics"
 
@@ -49,33 +50,33 @@ def points(home: Path) -> int:
 
 def test_by_hand_without_a_consumer(home: Path) -> None:
     """Take, list, damage, repair, go back: every command says in a sentence what it did."""
-    train(home, "first")
+    have_trained(home, "first")
     assert points(home) == 101
-    taken = json.loads(call(RUNWIRE, home, "snapshot", "--json").stdout)
+    taken = json.loads(ask(home, "snapshot", "--json").stdout)
     assert Path(taken["path"]).stat().st_size == taken["bytes"]
-    train(home, "second")
+    have_trained(home, "second")
     assert points(home) == 202
-    said = call(RUNWIRE, home, "snapshot")
+    said = ask(home, "snapshot")
     assert said.stdout.startswith("Snapshot of 20")
-    listed = json.loads(call(RUNWIRE, home, "snapshot", "--list", "--json").stdout)
+    listed = json.loads(ask(home, "snapshot", "--list", "--json").stdout)
     assert len(listed) == 2
     assert listed[1] == taken
-    assert Path(taken["path"]).name in call(RUNWIRE, home, "snapshot", "--list").stdout
+    assert Path(taken["path"]).name in ask(home, "snapshot", "--list").stdout
 
-    back = call(RUNWIRE, home, "restore", Path(taken["path"]).name)
+    back = ask(home, "restore", Path(taken["path"]).name)
     assert back.returncode == 0, back.stderr
     assert "is set aside as runwire.duckdb.replaced-20" in back.stderr
     assert f"{Path(taken['path']).name} is in its place; the log is replayed from that moment." in back.stderr
     assert points(home) == 202
 
     (home / "runwire.duckdb").write_bytes(b"x" * 20_000)
-    once = call(RUNWIRE, home, "up", "--once")
+    once = ask(home, "up", "--once")
     assert once.returncode == 0, once.stderr
     assert "is set aside as runwire.duckdb.damaged-20" in once.stderr
     assert points(home) == 202
 
     (old,) = home.glob("runwire.duckdb.replaced-*")
-    there = call(RUNWIRE, home, "restore", str(old))
+    there = ask(home, "restore", str(old))
     assert there.returncode == 0, there.stderr
     assert points(home) == 202
 
@@ -90,10 +91,10 @@ def test_by_hand_without_a_consumer(home: Path) -> None:
     ],
 )
 def test_what_can_not_be_restored_changes_nothing(arguments: list[str], sentence: str, home: Path) -> None:
-    train(home, "first")
+    have_trained(home, "first")
     assert points(home) == 101
     (home / "token").write_text("no database")
-    answer = call(RUNWIRE, home, *(argument.format(home=home) for argument in arguments))
+    answer = ask(home, *(argument.format(home=home) for argument in arguments))
     assert answer.returncode == 1
     assert sentence in answer.stderr
     assert points(home) == 101
@@ -102,16 +103,16 @@ def test_what_can_not_be_restored_changes_nothing(arguments: list[str], sentence
 
 def test_a_home_without_a_database_has_nothing_to_save(home: Path) -> None:
     home.mkdir()
-    answer = call(RUNWIRE, home, "snapshot")
+    answer = ask(home, "snapshot")
     assert answer.returncode == 1
     assert "There is no database" in answer.stderr
 
 
 def test_the_running_consumer_takes_it(home: Path, consumer: Consumer) -> None:
     """While it reads on; its metrics tell; a restore is refused as long as it runs."""
-    train(home, "first")
+    have_trained(home, "first")
     wait_until(lambda: points(home) == 101)
-    taken = json.loads(call(RUNWIRE, home, "snapshot", "--json").stdout)
+    taken = json.loads(ask(home, "snapshot", "--json").stdout)
     assert Path(taken["path"]).is_file()
     token = (home / "token").read_text().strip()
     text = httpx.get(f"http://127.0.0.1:{consumer.port}/metrics", headers={"authorization": f"Bearer {token}"}).text
@@ -120,7 +121,7 @@ def test_the_running_consumer_takes_it(home: Path, consumer: Consumer) -> None:
     assert float(values["runwire_snapshots_bytes"]) == taken["bytes"]
     assert 0 <= float(values["runwire_snapshot_age_seconds"]) < 300
     assert float(values["runwire_snapshot_failures_total"]) == 0
-    refused = call(RUNWIRE, home, "restore")
+    refused = ask(home, "restore")
     assert refused.returncode == 1
     assert f"is in use by pid {consumer.process.pid} on " in refused.stderr
     assert "Stop it first: a database is restored while nobody has it open." in refused.stderr
@@ -145,14 +146,14 @@ def spoil_a_quiet_block(path: Path) -> None:
 
 def test_a_snapshot_that_meets_a_damaged_block_ends_the_consumer(home: Path) -> None:
     """The engine opens such a file and reads on; the copy reads all of it. The next start goes on from a good one."""
-    train(home, "first")
+    have_trained(home, "first")
     assert points(home) == 101
-    assert call(RUNWIRE, home, "snapshot").returncode == 0
+    assert ask(home, "snapshot").returncode == 0
     with duckdb.connect(str(home / "runwire.duckdb")) as connection:
         connection.execute("INSERT INTO store.points SELECT 99, 99, i, random() FROM range(300_000) t(i)")
     spoil_a_quiet_block(home / "runwire.duckdb")
     first = Consumer(home)
-    ordered = call(RUNWIRE, home, "snapshot")
+    ordered = ask(home, "snapshot")
     assert ordered.returncode == 1
     assert first.process.wait(30) == EXIT_INVALIDATED
     assert "The database file is damaged: " in first.log.read_text()
@@ -167,11 +168,11 @@ def test_a_snapshot_that_meets_a_damaged_block_ends_the_consumer(home: Path) -> 
 
 def test_up_repairs_what_a_torn_checkpoint_left(home: Path) -> None:
     """Killed, its headers zeroed: the next `up` says what it does, counts it, and has every row."""
-    train(home, "first")
+    have_trained(home, "first")
     assert points(home) == 101
-    assert call(RUNWIRE, home, "snapshot").returncode == 0
+    assert ask(home, "snapshot").returncode == 0
     first = Consumer(home)
-    train(home, "second")
+    have_trained(home, "second")
     wait_until(lambda: points(home) == 202)
     os.kill(first.process.pid, signal.SIGKILL)
     first.process.wait()
@@ -198,9 +199,9 @@ def test_up_repairs_what_a_torn_checkpoint_left(home: Path) -> None:
 
 def test_without_room_a_restore_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a store that works would be set aside, and no start could put another in its place."""
-    train(home, "first")
+    have_trained(home, "first")
     assert points(home) == 101
-    assert call(RUNWIRE, home, "snapshot").returncode == 0
+    assert ask(home, "snapshot").returncode == 0
     before = sorted(home.iterdir())
     settings = read_command_settings(home=str(home), environ={})
     monkeypatch.setattr(repair, "free_bytes", lambda _: 1_000)
@@ -213,9 +214,9 @@ def test_without_room_a_restore_changes_nothing(home: Path, monkeypatch: pytest.
 def test_nobody_comes_between_the_plan_of_a_restore_and_its_effects(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(home, "first")
+    have_trained(home, "first")
     assert points(home) == 101
-    assert call(RUNWIRE, home, "snapshot").returncode == 0
+    assert ask(home, "snapshot").returncode == 0
     program = (
         "from pathlib import Path; from runwire_consumer.database import lock_beside; "
         f"lock_beside(Path({str(home / 'runwire.duckdb')!r}))"
@@ -234,12 +235,12 @@ def test_nobody_comes_between_the_plan_of_a_restore_and_its_effects(
 
 def test_an_order_about_letters_finishes_a_replacement_that_was_begun(home: Path) -> None:
     """Else what it does to the old file would be undone by the next start."""
-    train(home, "first")
+    have_trained(home, "first")
     assert points(home) == 101
-    taken = json.loads(call(RUNWIRE, home, "snapshot", "--json").stdout)
+    taken = json.loads(ask(home, "snapshot", "--json").stdout)
     path = home / "runwire.duckdb"
-    repair.Plan.make(path, repair.REPLACED, "A restore that was killed.", 0, taken["path"]).write(path)
-    answer = call(RUNWIRE, home, "dead-letters", "replay", "--all")
+    Plan.make(path, REPLACED, "A restore that was killed.", 0, taken["path"]).write(path)
+    answer = ask(home, "dead-letters", "replay", "--all")
     assert answer.returncode == 0, answer.stderr
     assert "is in its place; the log is replayed from that moment." in answer.stderr
     assert points(home) == 101

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_which_token_goes_where(tmp_path: Path, server: str, environ: dict[str, 
     settings = read_command_settings(environ=variables)
     Credentials(settings.credentials).keep("https://runwire.example.org", "kept-kept-kept-kept")
     reader = client.named_consumer(settings, server)
-    given = reader._client.headers.get("authorization")
+    given = reader._headers.get("authorization")
     reader.close()
     assert given == (None if sent is None else f"Bearer {sent}")
 
@@ -270,3 +271,50 @@ def test_a_consumer_that_stands_still_is_not_waited_for(monkeypatch: pytest.Monk
         reader = HttpReader(f"http://127.0.0.1:{listener.getsockname()[1]}", None)
         assert not reader.answers()
         reader.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "sentence"),
+    [
+        ("http://host:99999", None, r"http://host:99999 is no address"),
+        ("http://[::1", None, "is no address"),
+        ("http://host", "s3cret\n", "^RUNWIRE_TOKEN may only hold visible ASCII"),
+    ],
+)
+def test_what_can_not_be_asked_is_a_sentence(address: str, token: str | None, sentence: str) -> None:
+    """Before anything is sent; no secret is in it."""
+    with pytest.raises(CommandError, match=sentence) as refusal:
+        HttpReader(address, token)
+    assert "s3cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", f"http://{'a' * 70}", "http://a..b"])
+def test_who_can_not_be_reached_is_named(address: str) -> None:
+    """A closed port; a name that no host can have."""
+    reader = HttpReader(address, None)
+    assert not reader.answers()
+    assert reader.unready() == "it doesn't answer."
+    with pytest.raises(ServerUnreachable, match=f"The consumer at {address} can't be reached"):
+        reader.table("SELECT 1")
+
+
+def test_an_answer_that_is_no_consumers_is_said() -> None:
+    """Another program listens there: it refuses, speaks HTTP of its own, or no HTTP at all."""
+    for said, sentence in (
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}", "answers with HTTP status 404"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", "it is no Runwire consumer"),
+        (b"SSH-2.0-OpenSSH\r\n", "can't be reached"),
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def answer(listener: socket.socket = listener, said: bytes = said) -> None:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(said)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            with pytest.raises(CommandError, match=sentence):
+                HttpReader(f"http://127.0.0.1:{listener.getsockname()[1]}", None).table("SELECT 1")
+            thread.join()

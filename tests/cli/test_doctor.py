@@ -20,7 +20,7 @@ from runwire_cli.settings import read_command_settings
 from runwire_consumer.doctor import FIELDS, Severity
 from runwire_consumer.doctor.inspection import inspect_snapshot
 from runwire_consumer.repair import doubt
-from tests.cli.test_entry import RUNWIRE, call, clean_environment
+from tests.cli.commands import ask, clean_environment
 from tests.consumer.versions import digests
 from tests.services.consumer import ConsumerProcess
 from tests.services.process import wait_until
@@ -55,7 +55,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a trained run that is stored; copies of it are broken."""
     home = tmp_path_factory.mktemp("sound") / "home"
     python(TRAINING, home)
-    assert call(RUNWIRE, home, "up", "--once").returncode == 0
+    assert ask(home, "up", "--once").returncode == 0
     return home
 
 
@@ -100,7 +100,7 @@ def test_a_sound_home(home: Path) -> None:
     before = digests(home)
     assert findings(home, deep=True).keys() == {("server", Severity.NOTE), ("snapshots", Severity.NOTE)}
     assert digests(home) == before
-    answer = call(RUNWIRE, home, "doctor")
+    answer = ask(home, "doctor")
     assert answer.returncode == 0, answer.stdout
     assert answer.stdout.splitlines()[0].startswith("note ")
     assert "ok      store         1 run, 50 rows, 100 points agree with the ledger" in answer.stdout
@@ -160,7 +160,7 @@ def torn_tail(home: Path) -> None:
 
 def garbage(home: Path) -> None:
     (home / "topic" / "alien.avro").write_bytes(b"no topic file" * 1_000)
-    assert call(RUNWIRE, home, "up", "--once").returncode == 0
+    assert ask(home, "up", "--once").returncode == 0
 
 
 def set_aside(home: Path) -> None:
@@ -174,7 +174,7 @@ def doubted(home: Path) -> None:
 
 def repaired(home: Path) -> None:
     doubted(home)
-    assert call(RUNWIRE, home, "up", "--once").returncode == 0
+    assert ask(home, "up", "--once").returncode == 0
     (aside,) = home.glob("runwire.duckdb.damaged-*")
     aside.unlink()
 
@@ -272,7 +272,7 @@ def test_a_held_database_is_not_waited_for(home: Path, holder: subprocess.Popen[
         timeout_seconds=30,
         what="the doctor sees that it is stopped",
     )
-    answer = call(RUNWIRE, home, "doctor")
+    answer = ask(home, "doctor")
     assert answer.returncode == 2
     assert answer.stdout.startswith("error   lock")
     assert f"→ Let it go on: kill -CONT {holder.pid}." in answer.stdout
@@ -286,7 +286,7 @@ def test_the_exit_code_and_json(home: Path) -> None:
         (torn_database, 2, "error"),
     ):
         broken(home)
-        answer = call(RUNWIRE, home, "doctor", "--json")
+        answer = ask(home, "doctor", "--json")
         told = json.loads(answer.stdout)
         assert (answer.returncode, told["verdict"], told.keys()) == (code, verdict, {"verdict", "findings"})
         assert all(tuple(one) == FIELDS for one in told["findings"])
@@ -305,11 +305,11 @@ def test_hostile_names_drive_no_terminal(home: Path) -> None:
         "AS reason, 0 AS bytes, ''::BLOB AS head, 'dead' AS status, false AS whole",
     )
     for form in ([], ["--json"]):
-        answer = call(RUNWIRE, home, "doctor", *form)
+        answer = ask(home, "doctor", *form)
         assert "\x1b" not in answer.stdout + answer.stderr
         assert "\u202e" not in answer.stdout
         assert "x" * 32 not in answer.stdout + answer.stderr
-    assert "bad\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}ok store" in call(RUNWIRE, home, "doctor").stdout
+    assert "bad\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}ok store" in ask(home, "doctor").stdout
 
 
 def test_a_running_consumer_is_asked(home: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,14 +11,14 @@ import pytest
 from runwire_cli.commands import COMMANDS
 from runwire_cli.errors import CommandError
 from runwire_cli.settings import read_command_settings
+from tests.cli.commands import RUNWIRE, ask, call, clean_environment
 
-RUNWIRE = [sys.executable, "-m", "runwire_cli"]
 # Installed but invisible, as in `pip install runwire`.
 BARE = """
 import importlib.abc, sys
 class Hidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"typer", "click", "rich", "duckdb", "pyarrow", "httpx", "starlette", "uvicorn",
+        if name.partition(".")[0] in {"typer", "click", "rich", "duckdb", "pyarrow", "starlette", "uvicorn",
                                       "prometheus_client"}:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Hidden())
@@ -38,36 +36,14 @@ main()
 """
 
 
-def clean_environment(home: Path) -> dict[str, str]:
-    """This process's environment without Runwire's own variables."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNWIRE_")}
-    return {**inherited, "RUNWIRE_HOME": str(home), "RUNWIRE_AUTO_METRICS": "off", "COLUMNS": "200"}
-
-
-def call(command: list[str], home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command, *arguments],
-        env=clean_environment(home), cwd=home.parent, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-def test_help_is_fast_and_names_every_command(tmp_path: Path) -> None:
-    """Nothing heavy is imported for it."""
-    started = time.perf_counter()
+def test_help_names_every_command(tmp_path: Path) -> None:
+    """So does a call without a command; what it imports is told in test_imports.py."""
     answer = call(RUNWIRE, tmp_path / "home", "--help")
-    assert time.perf_counter() - started < 5
     assert answer.returncode == 0
     assert all(command in answer.stdout for command in COMMANDS)
     assert "..." not in answer.stdout.partition("Commands:")[2]
-    alone = call(RUNWIRE, tmp_path / "home")
-    assert (alone.returncode, alone.stdout, alone.stderr) == (0, answer.stdout, "")
-    modules = subprocess.run(
-        [sys.executable, "-c", "import runwire_cli.app, sys; print(sorted(sys.modules))"],
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout  # fmt: skip
-    assert not [
-        name for name in ("duckdb", "pyarrow", "numpy", "aiokafka", "uvicorn", "httpx") if f"'{name}'" in modules
-    ]
+    for alone in (ask(tmp_path / "home"), ask(tmp_path / "home", "--help")):
+        assert (alone.returncode, alone.stdout, alone.stderr) == (0, answer.stdout, "")
 
 
 def test_a_bare_install_helps_and_syncs(tmp_path: Path) -> None:
@@ -127,13 +103,20 @@ def test_a_bare_install_names_the_extra(tmp_path: Path, arguments: list[str]) ->
 )
 def test_wrong_use_is_one_sentence(tmp_path: Path, arguments: list[str], code: int, part: str) -> None:
     """On stderr, with a non-zero exit, without a trace."""
-    answer = call(RUNWIRE, tmp_path / "home", *arguments)
+    answer = ask(tmp_path / "home", *arguments)
     assert answer.returncode == code, answer.stderr
     assert part in answer.stderr
     assert "Traceback" not in answer.stderr
     assert answer.stderr.count("\n") == 1
     assert answer.stdout == ""
     assert not (tmp_path / "home").exists() or arguments[0] == "up"
+
+
+def test_a_process_ends_as_its_command_does(tmp_path: Path) -> None:
+    """Exit code, stdout and stderr are those that the other tests ask for in their own process."""
+    for arguments in (["nothing"], ["runs"], ["sync"], ["snapshot", "--list"]):
+        process, here = call(RUNWIRE, tmp_path / "home", *arguments), ask(tmp_path / "home", *arguments)
+        assert (process.returncode, process.stdout, process.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_list_as_json_and_csv(ask: Asking) -> None:
     rows = list(csv.DictReader(io.StringIO(ask("list", "--csv", "--limit", "2")[1])))
     assert len(rows) == 2
     assert set(rows[0]["whole"]) <= set("truefalse")
+    assert ask("list", "--reason", "nothing says this")[2].startswith("No dead letters with these filters in ")
     code, _, err = ask("list", "--status", "odd")
     assert code == 2
     assert "none of dead, replayed, discarded, all" in err
@@ -117,6 +118,7 @@ def test_replay_and_discard_on_the_file(
     code, out, err = ask("replay", newer, "--json")
     assert (code, json.loads(out)["settled"]) == (0, 1)
     assert json.loads(ask("discard", "--all", "--json")[1]) == {"discarded": 2, "settled": 0}
+    assert ask("list")[2] == f"No dead letters in {home / 'runwire.duckdb'}.\n"
     assert len(json.loads(ask("list", "--json", "--status", "all")[1])) == 3
     assert run(["sql", "--csv", "SELECT step, value FROM metrics ORDER BY step", "--home", str(home)]) == 0
     assert capfd.readouterr().out == "step,value\n1,1.0\n2,2.0\n3,3.0\n"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +20,13 @@ import pytest
 
 from runwire_cli import up
 from runwire_cli.settings import read_command_settings
-from tests.cli.test_entry import RUNWIRE, call, clean_environment
+from tests.cli.commands import RUNWIRE, TRAIN, ask, clean_environment, have_trained, train
 from tests.consumer.certificates import make_certificate
-
-TRAIN = """
-import sys, time
-import runwire
-with runwire.init(project="digits", name=sys.argv[1], params={"lr": 0.1}) as run:
-    run.define("val/acc", best="max")
-    for step in range(100):
-        run.log({"train/loss": 1.0 / (step + 1)}, step=step)
-    run.log({"val/acc": 0.9}, step=99)
-    if len(sys.argv) > 2:
-        print("logged", flush=True)
-        time.sleep(60)
-"""
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
-
-
-def train(home: Path, name: str, url: str = "", mode: str = "") -> None:
-    """A short training, logged into the home's topic folder where no URL says otherwise."""
-    subprocess.run(
-        [sys.executable, "-c", TRAIN, name],
-        env={**clean_environment(home), "RUNWIRE_URL": url, "RUNWIRE_MODE": mode},
-        cwd=home.parent, check=True, timeout=60, capture_output=True,
-    )  # fmt: skip
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -101,7 +80,7 @@ def consumer(home: Path) -> Iterator[Consumer]:
 
 
 def rows(home: Path, *arguments: str) -> Any:
-    answer = call(RUNWIRE, home, *arguments, "--json")
+    answer = ask(home, *arguments, "--json")
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout)
 
@@ -115,26 +94,26 @@ def test_train_then_runs_without_a_daemon(home: Path) -> None:
         "SELECT name, params['lr'] AS lr, best['val/acc'] AS acc FROM runs WHERE project = 'digits' ORDER BY acc DESC"
     )
     assert rows(home, "sql", leaderboard) == [{"name": "first", "lr": "0.1", "acc": 0.9}]
-    train(home, "second")
+    have_trained(home, "second")
     assert rows(home, "verify", "second")["verdict"] == "complete"
     assert len(rows(home, "runs")) == 2
-    assert call(RUNWIRE, home, "show", "second").returncode == 0
+    assert ask(home, "show", "second").returncode == 0
     assert not (home / "token").exists()
 
 
 def test_once_says_what_it_stored(home: Path) -> None:
     """And finds nothing new the second time."""
-    train(home, "first")
-    answer = call(RUNWIRE, home, "up", "--once")
+    have_trained(home, "first")
+    answer = ask(home, "up", "--once")
     assert answer.returncode == 0, answer.stderr
     assert "101 points stored" in answer.stdout
-    assert call(RUNWIRE, home, "up", "--once").stdout.startswith("0 messages read: 0 rows, 0 points")
+    assert ask(home, "up", "--once").stdout.startswith("0 messages read: 0 rows, 0 points")
 
 
 def test_once_of_a_folder_that_is_not_there_says_so(home: Path) -> None:
     """A mistyped URL is no empty log, and no folder is made there."""
     folder = home.parent / "mistyped" / "log"
-    answer = call(RUNWIRE, home, "up", "--once", "--url", f"dir:{folder}")
+    answer = ask(home, "up", "--once", "--url", f"dir:{folder}")
     assert (answer.returncode, answer.stdout) == (1, "")
     assert answer.stderr.startswith(f"runwire: There is no folder {folder}: ")
     assert answer.stderr.count("\n") == 1
@@ -159,10 +138,18 @@ def test_sync_says_where_the_rows_went(home: Path) -> None:
     """Not where they were once meant to go."""
     train(home, "offline", "kafka://127.0.0.1:1/none", mode="offline")
     target = f"dir:{home.parent / 'target'}"
-    answer = call(RUNWIRE, home, "sync", "--to", target)
+    answer = ask(home, "sync", "--to", target)
     assert answer.returncode == 0, answer.stderr
     assert f"rows sent to {target}\n" in answer.stdout
     assert "kafka" not in answer.stdout
+
+
+def order_snapshot(url: str, headers: dict[str, str]) -> int | None:
+    """The status that answers; None where the consumer was gone already."""
+    try:
+        return httpx.post(url, headers=headers, timeout=30).status_code
+    except httpx.TransportError:
+        return None
 
 
 def test_up_serves_and_ends_when_told(home: Path, consumer: Consumer) -> None:
@@ -172,27 +159,25 @@ def test_up_serves_and_ends_when_told(home: Path, consumer: Consumer) -> None:
     token = (home / "token").read_text().strip()
     assert (home / "token").stat().st_mode & 0o777 == 0o600
     assert httpx.post(f"{address}/api/sql", content="SELECT 1").status_code == 401
-    train(home, "live")
+    have_trained(home, "live")
     headers = {"authorization": f"Bearer {token}"}
     query = "SELECT points FROM runs WHERE name = 'live' AND state = 'finished'"
     wait_until(lambda: httpx.post(f"{address}/api/sql", content=query, headers=headers).json() == [{"points": 101}])
     assert 'run="live",metric="val/acc",reduce="mean"} ' in httpx.get(f"{address}/metrics").text
     assert rows(home, "verify", "live")["verdict"] == "complete"
-    assert consumer.stop() == 0
+    with ThreadPoolExecutor(30) as clients:
+        orders = [clients.submit(order_snapshot, f"{address}/api/snapshots", headers) for _ in range(30)]
+        wait_until((home / "snapshots").is_dir)
+        assert consumer.stop() == 0
+        assert {order.result() for order in orders} <= {200, 503, None}
     assert "Traceback" not in consumer.log.read_text()
     assert not (home / "server.json").exists()
     assert [run["name"] for run in rows(home, "runs")] == ["live"]
 
 
-def test_ctrl_c_ends_it_too(consumer: Consumer) -> None:
-    """Quietly."""
-    assert consumer.stop(signal.SIGINT) == 0
-    assert "Traceback" not in consumer.log.read_text()
-
-
 def test_a_killed_consumer_goes_on_where_it_was(home: Path, consumer: Consumer) -> None:
     """Its stale address confuses nobody, and no row comes twice."""
-    train(home, "live")
+    have_trained(home, "live")
     wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101])
     consumer.process.kill()
     consumer.process.wait()
@@ -217,33 +202,39 @@ def test_a_killed_trainers_journal_is_sent_by_the_next_reader(home: Path) -> Non
     assert rows(home, "verify", "killed")["verdict"] == "complete"
 
 
-def test_a_port_in_use_is_one_sentence(home: Path, consumer: Consumer) -> None:
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consumer]:
+    """One that nobody stops."""
+    made = Consumer(tmp_path_factory.mktemp("standing") / "home")
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path, standing: Consumer) -> None:
     """The other home's database is given back."""
-    other = home.parent / "other"
-    answer = call(RUNWIRE, other, "up", "--port", str(consumer.port))
+    other = tmp_path / "other"
+    answer = ask(other, "up", "--port", str(standing.port))
     assert answer.returncode == 1
     assert answer.stderr == (
-        f"runwire: Port {consumer.port} on 127.0.0.1 is in use by another program: "
+        f"runwire: Port {standing.port} on 127.0.0.1 is in use by another program: "
         "stop it or choose another port with --port or RUNWIRE_PORT.\n"
     )
     assert rows(other, "runs") == []
 
 
-def test_a_second_consumer_of_a_home_names_the_first(home: Path, consumer: Consumer) -> None:
-    """After 10 s, in one sentence."""
-    answer = call(RUNWIRE, home, "up", "--port", "0")
+def test_a_second_consumer_of_a_home_names_the_first(standing: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a wait, in one sentence."""
+    monkeypatch.setattr("runwire_cli.up.LOCK_WAIT_SECONDS", 0.5)
+    answer = ask(standing.home, "up", "--port", "0")
     assert answer.returncode == 1
-    assert f"in use by pid {consumer.process.pid} on " in answer.stderr
+    assert f"in use by pid {standing.process.pid} on " in answer.stderr
     assert answer.stderr.count("\n") == 1
 
 
 def test_a_useless_token_keeps_it_from_starting(home: Path) -> None:
     """An empty variable is absent; a short one is refused."""
-    environment = {**clean_environment(home), "RUNWIRE_TOKEN": "short"}
-    answer = subprocess.run(
-        [*RUNWIRE, "up", "--port", "0"],
-        env=environment, cwd=home.parent, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    answer = ask(home, "up", "--port", "0", token="short")  # noqa: S106 - a case
     assert answer.returncode == 1
     assert "The token has 5 characters" in answer.stderr
 
@@ -255,7 +246,7 @@ def test_under_tls_nothing_more_is_typed_at_home_and_tokens_come_and_go(home: Pa
     try:
         train(home, "first")
         wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101])
-        token = call(RUNWIRE, home, "token", "create", "page", "--project", "digits").stdout.strip()
+        token = ask(home, "token", "create", "page", "--project", "digits").stdout.strip()
         with httpx.Client(
             base_url=f"https://localhost:{consumer.port}",
             headers={"authorization": f"Bearer {token}"},
@@ -263,7 +254,7 @@ def test_under_tls_nothing_more_is_typed_at_home_and_tokens_come_and_go(home: Pa
         ) as asking:
             assert [run["name"] for run in asking.get("/api/runs").json()] == ["first"]
             assert asking.post("/api/snapshots").status_code == 403
-            assert call(RUNWIRE, home, "token", "revoke", "page").returncode == 0
+            assert ask(home, "token", "revoke", "page").returncode == 0
             assert asking.get("/api/runs").status_code == 401
         assert consumer.stop() == 0
         log = consumer.log.read_text()
@@ -294,7 +285,7 @@ def test_bad_tls_files_keep_it_from_starting(home: Path) -> None:
         (("--tls-cert", "a.crt"), "give both --tls-cert and --tls-key"),
         (("--tls-cert", "a.crt", "--tls-key", "a.key"), "The TLS certificate a.crt can't be read: No such file"),
     ):
-        answer = call(RUNWIRE, home, "up", "--port", "0", *arguments)
+        answer = ask(home, "up", "--port", "0", *arguments)
         assert (answer.returncode, answer.stderr.count("\n")) == (1, 1)
         assert words in answer.stderr
     assert not (home / "runwire.duckdb").exists()
@@ -310,12 +301,13 @@ WRONG_QUESTIONS = [
 
 
 def test_wrong_questions_are_one_sentence(home: Path, consumer: Consumer) -> None:
-    """By the consumer and, for some, without it."""
+    """By the consumer and, for some, without it, once Ctrl-C has ended it quietly."""
     for arguments, part in (*WRONG_QUESTIONS, *WRONG_QUESTIONS[::2]):
-        answer = call(RUNWIRE, home, *arguments)
+        answer = ask(home, *arguments)
         assert answer.returncode == 1
         assert part in answer.stderr
         assert answer.stderr.count("\n") == 1
         assert answer.stdout == ""
         if arguments is WRONG_QUESTIONS[-1][0] and consumer.process.poll() is None:
-            consumer.stop()
+            assert consumer.stop(signal.SIGINT) == 0
+            assert "Traceback" not in consumer.log.read_text()

@@ -22,7 +22,7 @@ from runwire_consumer.store import Store
 from runwire_schemas import events
 from tests.consumer.telling import Emitter, store_all
 
-DEEP_ONLY = {"rows_once", "rows_in_ranges", "points_once", "points_in_rows", "series_true"}
+DEEP_ONLY = {"rows_once", "rows_in_ranges", "points_once", "points_in_rows", "series_true", "pieces_true"}
 
 
 def told_store() -> Store:
@@ -84,6 +84,11 @@ def test_a_sound_store_is_counted() -> None:
         ("UPDATE store.points SET value = 7 WHERE emitter_key = 1 AND seq = 4", set(), {"series_true"}),
         ("UPDATE store.points SET seq = 3 WHERE emitter_key = 1 AND seq = 2", set(), {"points_once"}),
         ("UPDATE store.series SET points = points + 1 WHERE emitter_key = 1", {"points_counted"}, {"series_true"}),
+        (
+            "INSERT INTO store.rollups VALUES (1, 0, 0, 0, 5, 0, 4, 0, 4, 0, 0, 0, 1, 1, 0, 0, true)",
+            set(),
+            {"pieces_true"},
+        ),
         ("INSERT INTO store.ledger VALUES (1, 2, 4, 'lost')", {"ranges"}, set()),
         ("UPDATE store.ledger SET disposition = 'gone' WHERE disposition = 'lost'", {"ranges"}, set()),
         ("DELETE FROM store.ledger WHERE emitter_key = 1", {"rows_counted"}, set()),

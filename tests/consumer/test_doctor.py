@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from runwire_consumer.doctor import Finding, Severity, error, exit_code, note, ok, probed, warning
-from runwire_consumer.doctor.broker import BrokerFacts, PartitionFacts
 from runwire_consumer.doctor.home import (
     DiskFacts,
     JournalFacts,
@@ -54,6 +53,7 @@ from runwire_consumer.doctor.store import (
     check_store,
     check_version,
 )
+from runwire_consumer.doctor.topic import BrokerFacts, PartitionFacts
 from runwire_consumer.issued import IssuedTokens
 from tests.repo.files import REPOSITORY
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runwire_consumer import guard, http
 from runwire_consumer.access import READ, WRITE
 from runwire_consumer.database import Database
-from runwire_consumer.errors import FaceError, PortInUse, QueryTimeout, StoreError
+from runwire_consumer.errors import FaceError, PortInUse, QueryTimeout, StoreEnding, StoreError
 from runwire_consumer.guard import Door, guarded, is_loopback
 from runwire_consumer.http import Face, build_app, serve
 from runwire_consumer.sandbox import Limits, Sandbox
@@ -256,6 +256,8 @@ async def test_an_order_takes_and_gives_an_object(face: Face, monkeypatch: pytes
     async def count(asked: Mapping[str, Any]) -> Mapping[str, Any]:
         if "to" not in asked:
             raise StoreError("Say how far.")
+        if asked["to"] == "end":
+            raise StoreEnding("The consumer is ending.")
         return {"counted": asked["to"]}
 
     monkeypatch.setitem(http.ACCESS, ("POST", "/api/count/up"), WRITE)
@@ -265,6 +267,8 @@ async def test_an_order_takes_and_gives_an_object(face: Face, monkeypatch: pytes
         assert (done.status_code, done.json()) == (200, {"counted": 3})
         refused = await asking.post("/api/count/up")
         assert (refused.status_code, refused.json()) == (409, {"error": "Say how far."})
+        late = await asking.post("/api/count/up", json={"to": "end"})
+        assert (late.status_code, late.json()) == (503, {"error": "The consumer is ending."})
         assert (await asking.post("/api/count/up", content=b"[1]")).status_code == 400
         assert (await asking.get("/api/count/up")).status_code == 405
     async with client(app) as stranger:

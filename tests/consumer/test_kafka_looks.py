@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from runwire._batch import Message
+from runwire_consumer.letters import letter_id
+from runwire_consumer.sources import Message as Read
 from runwire_consumer.sources import kafka as kafka_module
 from runwire_consumer.sources.kafka import KafkaSource
 from runwire_schemas.envelope import Envelope
@@ -40,12 +42,17 @@ def append(broker: Broker, text: bytes) -> None:
     broker.append(Message(Envelope("TextLogged", "project", "run", "emitter", "attempt", 0, 0, 1), text))
 
 
-async def read(source: KafkaSource, loop: VirtualLoop, seconds: float) -> list[bytes]:
+async def take(source: KafkaSource, loop: VirtualLoop, seconds: float) -> list[Read]:
     """What comes within a time."""
-    ends_at, found = loop.time() + seconds, list[bytes]()
+    ends_at, found = loop.time() + seconds, list[Read]()
     while loop.time() < ends_at:
-        found += [message.payload for message in await source.poll(0.5)]
+        found += await source.poll(0.5)
     return found
+
+
+async def read(source: KafkaSource, loop: VirtualLoop, seconds: float) -> list[bytes]:
+    """The bytes that come within a time."""
+    return [message.payload for message in await take(source, loop, seconds)]
 
 
 def test_a_service_that_is_busy_makes_no_client_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +93,19 @@ def test_a_look_that_fails_as_none_before_costs_a_connection(monkeypatch: pytest
         await source.close()
 
     tell(story, monkeypatch, end_offsets=end_offsets)
+
+
+def test_two_losses_at_one_offset_are_two_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log loses its end, and what came instead is lost, too: each is told, by an id of its own."""
+
+    async def story(broker: Broker, source: KafkaSource, loop: VirtualLoop) -> None:
+        await source.start({})
+        ids = []
+        for text in (b"one", b"two", b"three"):
+            append(broker, text)
+            ids += [letter_id(one) for one in await take(source, loop, 60.0) if one.damage]
+            broker.truncate(0, 1)
+        assert len(ids) == len(set(ids)) == 2
+        await source.close()
+
+    tell(story, monkeypatch)

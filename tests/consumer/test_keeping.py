@@ -12,12 +12,13 @@ import duckdb
 import pytest
 from prometheus_client import CollectorRegistry
 
-from runwire_consumer import floor, snapshots
-from runwire_consumer.errors import SnapshotFailed, StoreFull
+from runwire_consumer import floor, keeping, snapshots
+from runwire_consumer.errors import StoreEnding, StoreFull
 from runwire_consumer.keeping import Keeper, KeepingLimits
 from runwire_consumer.self_metrics import KeepingMetrics
 from runwire_consumer.service import Service, ServiceLimits
-from runwire_consumer.snapshots import listed, options_for
+from runwire_consumer.snapshot_files import Snapshot, listed
+from runwire_consumer.snapshots import options_for
 from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter
@@ -147,11 +148,11 @@ async def test_whatever_fails_is_said_once_counted_and_tried_again(
     """A folder that can't be read, an engine that says something else than ever before: the keeper lives on."""
     world = World(tmp_path)
 
-    def fail(_: Path) -> list[snapshots.Snapshot]:
+    def fail(_: Path) -> list[Snapshot]:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "listed", fail)
+        patch.setattr(keeping, "listed", fail)
         playing = await world.play()
         world.logs()
         await world.until(lambda: world.value("runwire_snapshot_failures_total") >= 3)
@@ -183,7 +184,7 @@ async def test_stopping_interrupts_a_snapshot(tmp_path: Path, *, is_ordered: boo
     await world.until(lambda: any(world.snapshots.glob(".runwire-*")))
     await world.end(*playing)
     if ordered is not None:
-        with pytest.raises(SnapshotFailed):
+        with pytest.raises(StoreEnding):
             await ordered
     assert list(world.snapshots.iterdir()) == []
     Store.open(tmp_path / "runwire.duckdb").close()
@@ -203,4 +204,33 @@ async def test_a_name_from_the_future_keeps_no_snapshot_from_being_taken(tmp_pat
     assert len(listed(world.snapshots)) == 2  # the one of now is young
     world.now += 101 * SECOND
     await world.until(lambda: len(listed(world.snapshots)) == 3)
+    await world.end(*playing)
+
+
+async def test_orders_that_meet_the_end_are_refused(tmp_path: Path) -> None:
+    """However many wait: nobody hangs, nobody gets a failure that is none; what was taken is one."""
+    world = World(tmp_path, KeepingLimits(first_snapshot_seconds=1e9))
+    playing = await world.play()
+    world.logs()
+    await world.until(lambda: world.service.stats.rows == 1)
+    orders = [asyncio.create_task(world.keeper.order({})) for _ in range(100)]
+    await asyncio.sleep(0)
+    await world.end(*playing)
+    answers = await asyncio.gather(*orders, return_exceptions=True)
+    refused = [one for one in answers if isinstance(one, StoreEnding)]
+    assert {str(one) for one in refused} == {"The consumer is ending: no snapshot is taken any more."}
+    assert len(answers) - len(refused) == len([one for one in answers if isinstance(one, dict)]) <= 1
+    assert world.value("runwire_snapshot_failures_total") == 0
+
+
+async def test_a_folder_that_is_a_file_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And when it has gone, snapshots are taken."""
+    world = World(tmp_path)
+    world.snapshots.write_text("no folder")
+    playing = await world.play()
+    world.logs()
+    await world.until(lambda: world.value("runwire_snapshot_failures_total") >= 3)
+    assert len([record for record in caplog.records if "is a file where the folder" in record.message]) == 1
+    world.snapshots.unlink()
+    await world.until(lambda: len(listed(world.snapshots)) == 1)
     await world.end(*playing)

@@ -92,6 +92,7 @@ HONEST: list[tuple[str, projects.Params]] = [
     ("SELECT * FROM curves a, curves b WHERE a.run_id = 'aaaaaaaaaaaaaaaa' AND b.run_id = 'bbbbbbbbbbbbbbbb'", None),
     ("SELECT * FROM curves WHERE run_id = 'aaaaaaaaaaaaaaaa' UNION ALL SELECT * FROM curves WHERE run_id = 'bbbbbbbbbbbbbbbb'", None),
     ("SELECT * FROM curves WHERE run_id = 'aaaaaaaaaaaaaaaa' UNION ALL SELECT * FROM curves", None),
+    ("SELECT run_id FROM curves WHERE run_id = 'aaaaaaaaaaaaaaaa' UNION ALL SELECT c.run_id FROM curves c JOIN runs r USING (run_id)", None),
     ("SELECT count(*) FROM curves WHERE run_id = 'aaaaaaaaaaaaaaaa' AND EXISTS (SELECT 1 FROM curves x WHERE x.metric = 'val/acc')", None),
     ("SELECT * FROM curves WHERE run_id IN (?, ?) AND metric = ?", [DIGITS, OLD, "train/loss"]),
     ("SELECT * FROM curves WHERE run_id IN ('aaaaaaaaaaaaaaaa', $r) AND 'val/acc' = metric", {"r": OTHER}),
@@ -175,6 +176,15 @@ def test_macros_are_refused_and_stay_for_others(two: Two, monkeypatch: pytest.Mo
     for sql in ("SELECT spied_one()", "SELECT upper(spied_one())"):
         assert "'spied_one' reads all projects" in two.outcomes(sql)[0]
         assert outcome(two.full, sql, None, None)[0].lower() == "('old',)"
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FROM main.runs", "SELECT (SELECT max(name) FROM main.runs)", "DESCRIBE main.runs"]
+)
+def test_names_with_a_schema_are_refused(two: Two, sql: str) -> None:
+    """Which of two relations such a name means is the engine's affair, so none is asked."""
+    assert "name a relation alone, without its schema" in two.outcomes(sql)[0]
+    assert "name a relation alone" not in str(outcome(two.full, sql, None, None))
 
 
 def test_no_project_is_nothing(two: Two) -> None:

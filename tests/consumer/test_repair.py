@@ -24,7 +24,8 @@ from runwire_consumer.errors import (
     StoreLocked,
     StoreNewer,
 )
-from runwire_consumer.repair import doubt, open_store, plan_path, repairs_of
+from runwire_consumer.plans import plan_path, repairs_of
+from runwire_consumer.repair import doubt, open_store
 from runwire_consumer.snapshots import options_for, take
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, Emitter, store_all
@@ -245,7 +246,7 @@ def test_a_plan_without_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("runwire_consumer.repair.os.fsync", full)
+    monkeypatch.setattr("runwire_consumer.plans.os.fsync", full)
     with pytest.raises(StoreFull, match=r"runwire\.duckdb can't be replaced now: No space left on device\."):
         doubt(tmp_path / "runwire.duckdb", "Damaged.", DAY_ONE)
     assert list(tmp_path.iterdir()) == []

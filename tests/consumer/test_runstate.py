@@ -70,6 +70,10 @@ STATES = [
     # An evaluator's end is not the run's.
     ([signs(0), signs(0, attempt="judge", role="eval", status="failed", ended_at=ENDED)], "running", "1 of 1 ranks"),
     ([signs(0, how="finished", ended_at=ENDED)], "finished", "1 of 1 ranks"),
+    # Ranks of the launch that never came are counted, too; a larger launch before is over.
+    ([signs(0, how="finished", ended_at=ENDED, world_size=4)], "finished", "1 of 4 ranks"),
+    ([signs(0, world_size=4), signs(2, how="finished", ended_at=ENDED, world_size=4)], "running", "1 of 4 ranks"),
+    ([signs(0, attempt="one", world_size=8), signs(0, attempt="two", started=9)], "running", "1 of 1 ranks"),
     # A loop past its own promise, while its process heartbeats; a dead one is lost, an ended one has ended.
     ([signs(0), signs(1, overdue_seconds=0.5)], "stuck", "rank 1 makes no progress"),
     ([signs(0, silent=60, overdue_seconds=3.0)], "lost", "rank 0 is silent"),

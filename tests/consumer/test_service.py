@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import shutil
 import subprocess
@@ -434,3 +436,54 @@ def test_several_sources_keep_their_offsets_apart() -> None:
     asyncio.run(once())
     close()
     assert seen == [("memory:one", "0", 1, "0"), ("memory:two", "0", 1, "0")]
+
+
+async def test_what_fails_while_a_batch_waits_for_room_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source's error comes out; the batch that waits ends with the service, and nobody asks for its outcome."""
+    world, stop = World(), asyncio.Event()
+    world.append(Emitter("a").starts())
+    waits = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def full(*_: object) -> None:
+        loop.call_soon_threadsafe(waits.set)
+        raise StoreFull("planted")
+
+    async def poll(_: float) -> list[Message]:
+        if waits.is_set():
+            raise KeyError("planted, too")
+        return await MemorySource.poll(world.source, 0.001)
+
+    left: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: left.append(context))
+    monkeypatch.setattr(world.service, "_write", full)
+    monkeypatch.setattr(world.source, "poll", poll)
+    with pytest.raises(KeyError, match="planted, too"):
+        await world.service.run(stop)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()
+    assert left == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_else_uses_the_store_lets_go_before_it_closes(
+    monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    """Told to end, or by its own error: the store is open while `closing` runs."""
+    world, stop = World(), asyncio.Event()
+    seen = []
+
+    async def closing() -> None:
+        await asyncio.sleep(0.01)
+        seen.append(world.store.cursor().execute("SELECT 1").fetchall())
+
+    async def poll(_: float) -> list[Message]:
+        raise KeyError("planted")
+
+    if fails:
+        monkeypatch.setattr(world.source, "poll", poll)
+    else:
+        stop.set()
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+        await world.service.run(stop, closing)
+    assert seen == [[(1,)]]

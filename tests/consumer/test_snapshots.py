@@ -12,7 +12,8 @@ import pytest
 from runwire_consumer import floor, snapshots
 from runwire_consumer.allowlist import RELATIONS
 from runwire_consumer.errors import SnapshotFailed, StoreFull
-from runwire_consumer.snapshots import Snapshot, kept, listed, offsets_in, open_and_read, options_for, rotate, take
+from runwire_consumer.snapshot_files import Snapshot, kept, listed, rotate, stamp_of
+from runwire_consumer.snapshots import offsets_in, open_and_read, options_for, take
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter, store_all
 from tests.producer.disks import small_disk
@@ -124,7 +125,7 @@ def test_names_are_unique_and_drafts_no_snapshots(store: Store, tmp_path: Path) 
 def test_rotation_never_takes_the_one_just_taken(tmp_path: Path) -> None:
     """Even when the clock went back behind all others."""
     for hour in range(1, 6):
-        (tmp_path / f"runwire-{snapshots.stamp_of(MIDNIGHT + hour * HOUR)}.duckdb").write_text("x")
+        (tmp_path / f"runwire-{stamp_of(MIDNIGHT + hour * HOUR)}.duckdb").write_text("x")
     found = listed(tmp_path)
     rotate(tmp_path, found[-1])
     assert listed(tmp_path) == [*found[:3], found[-1]]
@@ -138,7 +139,7 @@ def test_without_room_it_is_not_begun(store: Store, tmp_path: Path, monkeypatch:
     store.close()
 
 
-@pytest.mark.parametrize("size", ["64k", "1m", "2m", "4m", "5m"])
+@pytest.mark.parametrize("size", ["64k", "2m", "5m"])
 def test_a_disk_that_fills_meanwhile_costs_the_snapshot_only(
     size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,3 +198,50 @@ def test_the_reserve_is_a_share_of_a_small_disk(tmp_path: Path) -> None:
         floor.check_floor(disk, 0, 2**20)
         with pytest.raises(StoreFull, match=r"The disk of .* is almost full: 8 MiB are free, and below 9 MiB nothing"):
             floor.check_floor(disk, 2**22, 2**16)
+
+
+def test_a_file_in_the_folders_place_is_said(tmp_path: Path) -> None:
+    """By what lists and by what takes, with what to do."""
+    folder = tmp_path / "snapshots"
+    folder.write_text("no folder")
+    with pytest.raises(
+        SnapshotFailed, match=f"^{folder} is a file where the folder of snapshots belongs: move it away"
+    ):
+        listed(folder)
+    store = Store.open(tmp_path / "runwire.duckdb", options_for(folder, 0.0))
+    with pytest.raises(SnapshotFailed, match="is a file where the folder"):
+        take(store.database, folder, MIDNIGHT)
+    store.close()
+
+
+class Unroomy:
+    """A connection whose copy has no room left for its last step; what the engine says then is seen on a full disk."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+
+    def execute(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """As the connection does."""
+        done = self.connection.execute(sql)
+        if sql.startswith("DETACH"):
+            raise duckdb.IOException(
+                "IO Error: Detached database 'runwire_snapshot', but CHECKPOINT during DETACH failed.\n"
+                'Checkpoint failed for database "runwire_snapshot". The database has been invalidated. Original error: '
+                "Could not write file: No space left on device"
+            )
+        return done
+
+    def close(self) -> None:
+        """As the connection does."""
+        self.connection.close()
+
+
+def test_a_copy_that_is_invalidated_is_no_store_that_is(tmp_path: Path) -> None:
+    """The process goes on: only the draft is beyond use."""
+    folder = tmp_path / "snapshots"
+    store = Store.open(tmp_path / "runwire.duckdb", options_for(folder, 0.0))
+    with pytest.raises(SnapshotFailed, match="CHECKPOINT during DETACH failed"):
+        take(store.database, folder, MIDNIGHT, Unroomy(store.cursor()))  # type: ignore[arg-type]
+    assert list(folder.iterdir()) == []
+    take(store.database, folder, MIDNIGHT)
+    store.close()

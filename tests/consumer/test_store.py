@@ -67,8 +67,8 @@ def test_what_is_written_is_there_after_reopening(tmp_path: Path) -> None:
     assert before["offsets"] == [("memory:log", "0", 5, "")]
     assert before["ledger"] == [(0, 0, 11, "stored"), (0, 11, 12, "dead")]
     assert before["series"] == [
-        (0, 0, 9, 0, 2, 0, 10, 8, DAY_ONE + 10_000_000, 1.0),
-        (0, 1, 4, 0, 7, 5, 10, 8, DAY_ONE + 10_000_000, 2.0),
+        (0, 0, 9, 0, 2, 0, 10, 8, DAY_ONE + 10_000_000, 1.0, 0, 8, True, None, 0),
+        (0, 1, 4, 0, 7, 5, 10, 8, DAY_ONE + 10_000_000, 2.0, 5, 8, True, None, 0),
     ]
     store.close()
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import duckdb
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -211,3 +213,39 @@ def test_names_are_forgotten_from_the_oldest() -> None:
     keys.learn({"short": 0, "much longer": 1})
     keys.forget()
     assert keys == {}
+
+
+class Refusing:
+    """A cursor that gives no states while it is told not to."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        self.cursor = cursor
+        self.refuses = False
+
+    def execute(self, sql: str, *given: Any) -> Any:
+        """As the cursor, or an error."""
+        if self.refuses and "FROM store.run_states" in sql:
+            raise duckdb.InterruptException("planted")
+        return self.cursor.execute(sql, *given)
+
+    def __getattr__(self, name: str) -> Any:
+        """Of the cursor."""
+        return getattr(self.cursor, name)
+
+
+def test_a_look_back_that_fails_is_made_again_whole() -> None:
+    """A run whose emitters were read back but not its state would be written anew as if it had none."""
+    consumer, trainer = Consumer(forgetful=True), Emitter("a")
+    cursor = Refusing(consumer.store.cursor())
+    watch = consumer.writer._watch = Watch(cursor, consumer.store.catalog, 0)  # type: ignore[arg-type]
+    moment = Moment(DAY_ONE, at_tail=True, judged_at=DAY_ONE)
+    consumer.writer.write(in_log([trainer.starts(), trainer.says(events.RunEnded, status="finished")]), moment)
+    consumer.writer.write(in_log([Emitter("b", run_id="b" * 16).starts()], 2), moment)
+    assert watch._states.keys() == {1}  # the first is forgotten
+    cursor.refuses = True
+    with pytest.raises(duckdb.InterruptException):
+        watch._meet({0})
+    assert 0 not in watch._members
+    cursor.refuses = False
+    watch._meet({0})
+    assert watch._states[0].state == "finished"

@@ -12,7 +12,8 @@ import yaml
 from runwire_cli.client import ServerFile
 from runwire_consumer import connections, guard, http, rates
 from runwire_consumer.access import Scope
-from tests.cli.test_up import free_port, train
+from tests.cli.commands import train
+from tests.cli.test_up import free_port
 from tests.consumer.certificates import make_certificate
 from tests.docs.guides import shell_blocks, start_block
 from tests.repo.files import REPOSITORY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from runwire_consumer.exposition import LABEL_BYTES_MAX, render
 from runwire_consumer.gauges import STATE_CODES, RunGauges
 from runwire_consumer.live import METRIC_SILENT_SECONDS, SERIES_A_METRIC, SERIES_A_RUN, GaugeOptions
+from runwire_consumer.notifying import NoticeMetrics
+from runwire_consumer.room import watch_room
 from runwire_consumer.self_metrics import KeepingMetrics, SelfMetrics
 from tests.consumer.small_store import NOW_US, small_store
 from tests.docs.blocks import GUIDES
@@ -27,6 +30,8 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
     own.anomalies("kafka", {"log_truncated": 1})
     own.retention_used("kafka", 0.5)
     KeepingMetrics(registry)
+    watch_room(registry, Path("runwire.duckdb"))
+    NoticeMetrics(registry)
     with closing(small_store()) as database:
         registry.register(RunGauges(database.cursor, clock=lambda: NOW_US / 1e6))
         text = render(registry).decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from tests.cli.test_up import train
+from tests.cli.commands import have_trained
 from tests.docs.guides import shell_blocks, start_block
 from tests.services.process import wait_until
 
@@ -16,8 +16,7 @@ DEADLINE_SECONDS = 60.0
 def test_snapshots_and_going_back(tmp_path: Path) -> None:
     """With a consumer, then, stopped as the page says, without one."""
     home = tmp_path / ".runwire"
-    home.mkdir()
-    train(home, "first")
+    have_trained(home, "first")
     up = start_block("exec runwire up --port 0", tmp_path, {})
     try:
         wait_until((home / "server.json").exists, timeout_seconds=DEADLINE_SECONDS, what="the consumer serves")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from runwire_consumer.repair import open_store
 from runwire_consumer.service import Service, ServiceLimits
-from runwire_consumer.snapshots import Snapshot, options_for, take
+from runwire_consumer.snapshot_files import Snapshot
+from runwire_consumer.snapshots import options_for, take
 from runwire_consumer.sources.directory import DirectorySource
 from runwire_consumer.store import Store
 from runwire_schemas.envelope import Envelope

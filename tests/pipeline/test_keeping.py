@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runwire_consumer.repair import DAMAGED, Plan, open_store, repairs_of
-from runwire_consumer.snapshots import listed, options_for
+from runwire_consumer.plans import DAMAGED, Plan, repairs_of
+from runwire_consumer.repair import open_store
+from runwire_consumer.snapshot_files import listed
+from runwire_consumer.snapshots import options_for
 from tests.pipeline.homes import TopicHome, told_anew
 from tests.repo.files import REPOSITORY
 
-# A process that kills itself (SIGKILL) before its n-th effect on files or on the engine; exit 0 when there were fewer.
-DOOMED = """
-import os, signal, sys
+# Forks a child a line of its input, [what, home, a number], for importing the store takes half a second each time. A
+# child kills itself (SIGKILL) before its n-th effect on files or on the engine, and exits with 0 when there were fewer.
+DYING = """
+import json, os, signal, sys, traceback
 from pathlib import Path
 from runwire_consumer import snapshots
+from runwire_consumer.database import Database
 from runwire_consumer.repair import open_store
+from runwire_consumer.snapshot_files import rotate
+from tests.pipeline.homes import TopicHome
 
-home, what, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 seen = 0
 armed = False
+last = 0
 
 def effect():
     global seen
     seen += armed
-    if seen == at:
+    if seen == last:
         os.kill(os.getpid(), signal.SIGKILL)
 
 def hook(event, args):
@@ -48,29 +57,69 @@ class Doomed:
             effect()
         return self.connection.execute(sql, *given)
 
-sys.addaudithook(hook)
-clock = iter(range(1_700_000_100_000_000, 1_800_000_000_000_000, 1_000_000))
-options = snapshots.options_for(home / "snapshots", 5.0)
-if what == "snapshot":
-    store, _ = open_store(home / "runwire.duckdb", options, lambda: next(clock))
-    armed = True
-    taken = snapshots.take(store.database, home / "snapshots", next(clock), Doomed(store.cursor()))
-    snapshots.rotate(home / "snapshots", taken)
-else:
-    armed = True
-    open_store(home / "runwire.duckdb", options, lambda: next(clock))
-os._exit(0)
+def run(what, home, number):
+    global armed, last
+    if what == "ingest":  # and die at the end: the WAL stays
+        Database.close = lambda *_, **__: os._exit(0)
+        TopicHome(home, number).ingest()
+    last = number
+    sys.addaudithook(hook)
+    clock = iter(range(1_700_000_100_000_000, 1_800_000_000_000_000, 1_000_000))
+    options = snapshots.options_for(home / "snapshots", 5.0)
+    if what == "snapshot":
+        store, _ = open_store(home / "runwire.duckdb", options, lambda: next(clock))
+        armed = True
+        taken = snapshots.take(store.database, home / "snapshots", next(clock), Doomed(store.cursor()))
+        rotate(home / "snapshots", taken)
+    else:
+        armed = True
+        open_store(home / "runwire.duckdb", options, lambda: next(clock))
+
+for line in sys.stdin:
+    what, home, number = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(what, Path(home), number)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+
+
+@functools.cache
+def dying() -> subprocess.Popen[str]:
+    """The process that forks them; it ends with its input."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DYING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_stays() -> Iterator[None]:
+    yield
+    if dying.cache_info().currsize:
+        dying().communicate()
+        dying.cache_clear()
+
+
+def fork(what: str, home: TopicHome, number: int) -> int:
+    """The exit code of a child."""
+    process = dying()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps([what, str(home.path), number]) + "\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
 
 
 def run_doomed(home: TopicHome, what: str, at: int) -> bool:
     """Run until it dies; False when it came through."""
-    program = home.path.parent / "doomed.py"
-    program.write_text(DOOMED)
-    command = [sys.executable, str(program), str(home.path), what, str(at)]
-    died = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
-    assert died.returncode in {0, -9}, died.stderr
-    return died.returncode == -9
+    code = fork(what, home, at)
+    assert code in {0, -9}
+    return code == -9
 
 
 def copied(home: TopicHome, folder: Path) -> TopicHome:
@@ -200,13 +249,7 @@ def test_an_older_snapshot_by_hand_comes_to_the_same(tmp_path: Path) -> None:
 
 def kill_with_a_wal(home: TopicHome) -> None:
     """Ingest in a process that dies at the end: the WAL stays."""
-    program = (
-        "import os, sys; from pathlib import Path; from runwire_consumer.database import Database; "
-        "Database.close = lambda *_, **__: os._exit(0); "
-        "from tests.pipeline.homes import TopicHome; TopicHome(Path(sys.argv[1]), int(sys.argv[2])).ingest()"
-    )
-    command = [sys.executable, "-c", program, str(home.path), str(home.now)]
-    subprocess.run(command, check=True, cwd=REPOSITORY)
+    assert fork("ingest", home, home.now) == 0
 
 
 def spoil(path: Path, what: str) -> None:

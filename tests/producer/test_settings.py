@@ -166,6 +166,10 @@ def test_a_folder_that_no_url_can_name_is_an_error() -> None:
         read_settings(environ={}, folder=Path("/nowhere/x\udcff"))
     with pytest.raises(SettingsError, match="NUL"):
         read_settings(home="a\0b", environ={}, folder=Path("/nowhere"))
+    with pytest.raises(SettingsError, match=r"^home is no UTF-8 text \(/x\\udcff\): name a folder whose path is"):
+        read_settings(home="/x\udcff", environ={}, folder=Path("/nowhere"))
+    with pytest.raises(SettingsError, match="RUNWIRE_HOME is no UTF-8 text"):
+        read_settings(environ={"RUNWIRE_HOME": "/x\udcff"}, folder=Path("/nowhere"))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     # The demo opens the file as anybody would: it is plain DuckDB.
     "duckdb": (CONSUMER, f"{CLI}demo.py"),
     "fastavro": ("schemas/runwire_schemas/",),
-    "httpx": (CLI,),
     "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
     "psutil": ("producer/runwire/_system_host.py",),
     "pynvml": ("producer/runwire/_system_gpus.py",),
@@ -31,6 +30,8 @@ HOMES: dict[str, tuple[str, ...]] = {
         f"{CONSUMER}exposition.py",
         f"{CONSUMER}gauges.py",
         f"{CONSUMER}http.py",
+        f"{CONSUMER}notifying.py",
+        f"{CONSUMER}room.py",
         f"{CONSUMER}self_metrics.py",
     ),
     "pyarrow": (CONSUMER,),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runwire_consumer.doctor.broker import ask_broker
-from runwire_consumer.snapshots import stamp_of
+from runwire_consumer.snapshot_files import stamp_of
 from runwire_schemas.topics import parse_url
 from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.kafka import KafkaTopics

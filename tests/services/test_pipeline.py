@@ -1,16 +1,11 @@
-"""From `log()` through a real broker into SQL, into a real Prometheus, and onto the dashboard."""
+"""From `log()` through a real broker into SQL; into a real Prometheus and onto dashboards: `test_boards.py`."""
 
 from __future__ import annotations
 
-import json
-import operator
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 
-from grafana.generate import DASHBOARDS, FOLDER
 from tests.services.consumer import ConsumerProcess
 from tests.services.kafka import unused_topic
 from tests.services.trainer import VALUE_OF_A_RANK, TrainerProcess
@@ -21,33 +16,9 @@ if TYPE_CHECKING:
     from tests.services.kafka import KafkaTopics
     from tests.services.prometheus import PrometheusServer
 
-PROVISIONING = FOLDER.parent / "provisioning"
 RANKS = 2
 ROWS = 300
 EVERYWHERE = "0.0.0.0"  # noqa: S104  as in a container: then /metrics asks for the token
-VARIABLES = {
-    "$project": ".*",
-    "${project:regex}": ".*",
-    "$run": ".*",
-    "${run:regex}": ".*",
-    "$__rate_interval": "10s",
-    "$__range": "15m",
-}
-
-
-def _filled(query: str) -> str:
-    """Put values in place of dashboard variables, as Grafana does with All chosen."""
-    for name in sorted(VARIABLES, key=len, reverse=True):
-        query = query.replace(name, VARIABLES[name])
-    assert not re.search(r"\$[a-z{_]", query)
-    return query
-
-
-def _targets() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in DASHBOARDS:
-        for panel in json.loads((FOLDER / name).read_text())["panels"]:
-            for target in panel["targets"]:
-                yield panel["title"], target
 
 
 @pytest.fixture(scope="module")
@@ -99,50 +70,6 @@ def test_a_run_says_what_it_is(trained: ConsumerProcess) -> None:
         "tags": ["test"],
         "lr": "0.1",
     }
-
-
-def test_every_panel_of_the_dashboard_has_data(
-    trained: ConsumerProcess, start_prometheus: Callable[[str, str], PrometheusServer]
-) -> None:
-    """Prometheus, configured as deployed, answers each PromQL of each panel with rows, and the consumer each SQL."""
-    prometheus = start_prometheus(trained.address, trained.token)
-    prometheus.wait_for('up{job="runwire"} == 1')
-    assert prometheus.target_errors() == {trained.address: ""}
-    for panel, target in _targets():
-        if "expr" in target:
-            rows: list[Any] = prometheus.wait_for(_filled(target["expr"]), timeout_seconds=30)
-        else:
-            rows = trained.sql(_filled(target["url_options"]["data"]))
-        assert rows, panel
-
-
-def test_every_alert_rule_can_be_evaluated(
-    trained: ConsumerProcess, start_prometheus: Callable[[str, str], PrometheusServer]
-) -> None:
-    """Prometheus answers each rule's expression; with a healthy consumer and run none of them fires."""
-    prometheus = start_prometheus(trained.address, trained.token)
-    prometheus.wait_for('up{job="runwire"} == 1')
-    rules = yaml.safe_load((PROVISIONING / "alerting" / "runwire.yaml").read_text())["groups"][0]["rules"]
-    for rule in rules:
-        query, _, threshold = (step["model"] for step in rule["data"])
-        (bound,) = threshold["conditions"][0]["evaluator"]["params"]
-        fires = {"gt": operator.gt, "lt": operator.lt}[threshold["conditions"][0]["evaluator"]["type"]]
-        answer = prometheus.query(query["expr"])
-        assert not [one for one in answer if fires(float(one["value"][1]), bound)], rule["uid"]
-
-
-def test_the_pickers_offer_the_run(
-    trained: ConsumerProcess, start_prometheus: Callable[[str, str], PrometheusServer]
-) -> None:
-    """The dashboard's variables find project and run, in gauges and in SQL."""
-    prometheus = start_prometheus(trained.address, trained.token)
-    (info,) = prometheus.wait_for("runwire_run_info")
-    assert info["metric"]["project"] == "services"
-    variables = json.loads((FOLDER / "live.json").read_text())["templating"]["list"]
-    query = variables[1]["query"]["infinityQuery"]["url_options"]["data"]
-    (offered,) = trained.sql(_filled(query))
-    assert offered["__value"] == info["metric"]["run_id"]
-    assert info["metric"]["run"] in offered["__text"]
 
 
 def test_a_wrong_token_reads_nothing(

@@ -57,6 +57,7 @@ _NOT_SETTLED = (
     "SELECT r.run_key, s.state FROM store.runs r LEFT JOIN store.run_states s USING (run_key) "
     "WHERE s.state IS NULL OR s.state NOT IN (FROM wanted)"
 )
+_DELETED = "SELECT run_key FROM store.runs WHERE deleted_at IS NOT NULL"
 _LETTER_TABLES = ("dead_letters", "letter_payloads")
 
 
@@ -215,6 +216,8 @@ class ModelConnection:
             states = {key: row["state"] for (key,), row in tables["run_states"].items()}
             found = [(run["run_key"], states.get(run["run_key"])) for run in tables["runs"]]
             yield from (one for one in found if one[1] not in wanted)
+        elif sql == _DELETED:
+            yield from ((run["run_key"],) for run in tables["runs"] if run.get("deleted_at") is not None)
         elif match := _WAITING.match(sql):
             rows = sorted(_rows(tables["dead_letters"]), key=lambda row: row["letter_key"])
             yield from _columns(
@@ -297,14 +300,37 @@ def _merge_series(table: dict[Any, Any], rows: list[dict[str, Any]]) -> None:
         key = (row["emitter_key"], row["metric_key"])
         old = table.get(key)
         if old is None:
-            table[key] = row
+            table[key] = {"dropped": 0, **row}
             continue
         new = {**old, "points": old["points"] + row["points"], "nonfinite": old["nonfinite"] + row["nonfinite"]}
+        behind = row["first_seq"] > old["last_seq"] and row["min_step"] > old["max_step"]
+        before = row["last_seq"] < old["first_seq"] and row["max_step"] < old["min_step"]
+        new |= {
+            "min_step": min(old["min_step"], row["min_step"]),
+            "max_step": max(old["max_step"], row["max_step"]),
+            "increasing": old["increasing"] and row["increasing"] and (behind or before),
+        }
         if row["first_seq"] < old["first_seq"]:
             new |= {"first_seq": row["first_seq"], "first_step": row["first_step"]}
         if row["last_seq"] > old["last_seq"]:
             new |= {name: row[name] for name in ("last_seq", "last_step", "last_time", "last_value")}
         table[key] = new
+
+
+class NoPlaces:
+    """What follows from other tables, and compaction, are left out: the laws don't read what they write."""
+
+    def look(self, *_: object) -> None:
+        return None
+
+    def write(self, *_: object) -> None:
+        return None
+
+    def commit(self) -> None:
+        return None
+
+    def arrived(self, _: object) -> None:
+        return None
 
 
 class ModelStore(Store):
@@ -313,6 +339,7 @@ class ModelStore(Store):
     def __init__(self, database: ModelDatabase, hook: Hook) -> None:
         self.database = database  # type: ignore[assignment]
         self._writer = ModelConnection(database, hook)  # type: ignore[assignment]
+        self.places = self.compaction = NoPlaces()  # type: ignore[assignment]
         self.catalog = Catalog.load(self._writer)
         self._schemas = {name: columns_of()[name] for name in real._SMALL_TABLES}
 
@@ -390,6 +417,7 @@ class RealEngine:
             self._database.close = lambda **_: None  # type: ignore[method-assign]
         store = Store(self._database)
         store._writer = _Hooked(store._writer, hook)  # type: ignore[assignment]
+        store.places = store.compaction = NoPlaces()  # type: ignore[assignment]
         return store
 
     def abandon(self) -> None:

@@ -16,7 +16,8 @@ from typing import Any, Self
 import duckdb
 
 from runwire_consumer.doctor.store import LAWS, SHOWN_MAX, Anomaly, StoreFacts
-from runwire_consumer.repair import repairs_of
+from runwire_consumer.errors import first_line
+from runwire_consumer.plans import repairs_of
 
 QUICK_SECONDS_MAX = 30.0
 DEEP_SECONDS_MAX = 3_600.0
@@ -24,7 +25,8 @@ SLICE_POINTS_MAX = 5_000_000
 EMITTER_SLICES_MAX = 200  # also where numbers are nonsense
 _WATCH_INTERVAL_SECONDS = 0.05
 
-# Each gives a line a broken thing, its name first. Lifecycle records take sequence numbers too.
+# Each gives a line a broken thing, its name first. Lifecycle records take sequence numbers too. What was let go of on
+# purpose (`purging.py`) is not counted.
 _QUICK = {
     "ranges": """
         SELECT emitter_key || ' at ' || first_seq FROM (
@@ -37,7 +39,7 @@ _QUICK = {
     "rows_counted": """
         WITH counted AS (
             SELECT emitter_key, count(*) AS n FROM (
-                SELECT emitter_key FROM store.rows UNION ALL SELECT emitter_key FROM store.lifecycle
+                SELECT emitter_key FROM {rows} UNION ALL SELECT emitter_key FROM store.lifecycle
             ) GROUP BY emitter_key
         ),
         told AS (
@@ -47,11 +49,14 @@ _QUICK = {
         SELECT e.emitter_id FROM counted FULL JOIN told USING (emitter_key)
         LEFT JOIN store.emitters e USING (emitter_key)
         WHERE coalesce(counted.n, 0) <> coalesce(told.n, 0)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "rows_inside": """
         WITH counted AS (
             SELECT emitter_key, min(seq) AS low, max(seq) AS high FROM (
-                SELECT emitter_key, seq FROM store.rows UNION ALL SELECT emitter_key, seq FROM store.lifecycle
+                SELECT emitter_key, seq FROM {rows} UNION ALL SELECT emitter_key, seq FROM store.lifecycle
             ) GROUP BY emitter_key
         ),
         told AS (
@@ -62,11 +67,14 @@ _QUICK = {
         WHERE counted.low < told.low OR counted.high >= told.below
     """,
     "points_counted": """
-        WITH counted AS (SELECT emitter_key, count(*) AS n FROM store.points GROUP BY emitter_key),
-        told AS (SELECT emitter_key, sum(points) AS n FROM store.series GROUP BY emitter_key)
+        WITH counted AS (SELECT emitter_key, count(*) AS n FROM {points} GROUP BY emitter_key),
+        told AS (SELECT emitter_key, sum(points - {dropped}) AS n FROM store.series GROUP BY emitter_key)
         SELECT e.emitter_id FROM counted FULL JOIN told USING (emitter_key)
         LEFT JOIN store.emitters e USING (emitter_key)
         WHERE coalesce(counted.n, 0) <> coalesce(told.n, 0)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "keys_once": """
         SELECT 'emitter ' || emitter_id FROM store.emitters GROUP BY emitter_id HAVING count(*) > 1
@@ -79,7 +87,7 @@ _QUICK = {
     """,
     "keys_known": """
         SELECT 'emitter ' || emitter_key FROM (
-            SELECT emitter_key FROM store.rows UNION SELECT emitter_key FROM store.points
+            SELECT emitter_key FROM {rows} UNION SELECT emitter_key FROM {points}
             UNION SELECT emitter_key FROM store.ledger UNION SELECT emitter_key FROM store.lifecycle
         ) WHERE emitter_key NOT IN (SELECT emitter_key FROM store.emitters)
         UNION ALL
@@ -101,7 +109,7 @@ _QUICK = {
 _DEEP = {
     "rows_once": """
         SELECT emitter_key || ' row ' || seq FROM (
-            SELECT emitter_key, seq FROM store.rows
+            SELECT emitter_key, seq FROM {rows}
             WHERE emitter_key BETWEEN $low AND $high AND seq BETWEEN $low_seq AND $high_seq
             UNION ALL
             SELECT emitter_key, seq FROM store.lifecycle
@@ -109,17 +117,17 @@ _DEEP = {
         ) GROUP BY emitter_key, seq HAVING count(*) > 1
     """,
     "points_once": """
-        SELECT emitter_key || ' row ' || seq FROM store.points
+        SELECT emitter_key || ' row ' || seq FROM {points}
         WHERE emitter_key BETWEEN $low AND $high AND seq BETWEEN $low_seq AND $high_seq
         GROUP BY emitter_key, metric_key, seq HAVING count(*) > 1
     """,
     "points_in_rows": """
         SELECT p.emitter_key || ' row ' || p.seq
         FROM (
-            SELECT emitter_key, seq FROM store.points
+            SELECT emitter_key, seq FROM {points}
             WHERE emitter_key BETWEEN $low AND $high AND seq BETWEEN $low_seq AND $high_seq
         ) p ANTI JOIN (
-            SELECT emitter_key, seq FROM store.rows
+            SELECT emitter_key, seq FROM {rows}
             WHERE emitter_key BETWEEN $low AND $high AND seq BETWEEN $low_seq AND $high_seq
         ) w ON w.emitter_key = p.emitter_key AND w.seq = p.seq
     """,
@@ -130,28 +138,55 @@ _WHOLE = {
         found AS (
             SELECT l.emitter_key, l.first_seq, count(*) AS n
             FROM (
-                SELECT emitter_key, seq FROM store.rows UNION ALL SELECT emitter_key, seq FROM store.lifecycle
+                SELECT emitter_key, seq FROM {rows} UNION ALL SELECT emitter_key, seq FROM store.lifecycle
             ) w
             ASOF JOIN stored l ON l.emitter_key = w.emitter_key AND w.seq >= l.first_seq
             WHERE w.seq < l.end_seq
             GROUP BY ALL
         )
         SELECT emitter_key || ' at ' || first_seq FROM stored LEFT JOIN found USING (emitter_key, first_seq)
-        WHERE coalesce(found.n, 0) <> end_seq - first_seq
+        WHERE coalesce(found.n, 0) <> end_seq - first_seq AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
     """,
     "series_true": """
         WITH found AS (
             SELECT
                 emitter_key, metric_key, count(*) AS points, count(*) FILTER (NOT isfinite(value)) AS nonfinite,
                 min(seq) AS first_seq, max(seq) AS last_seq, arg_max(value, seq) AS last_value
-            FROM store.points GROUP BY emitter_key, metric_key
+            FROM {points} GROUP BY emitter_key, metric_key
         )
         SELECT emitter_key || ' metric ' || metric_key FROM found f FULL JOIN store.series s
         USING (emitter_key, metric_key)
-        WHERE (f.points, f.nonfinite, f.first_seq, f.last_seq, f.last_value)
+        WHERE coalesce({dropped}, 0) = 0 AND (f.points, f.nonfinite, f.first_seq, f.last_seq, f.last_value)
             IS DISTINCT FROM (s.points, s.nonfinite, s.first_seq, s.last_seq, s.last_value)
+            AND emitter_key NOT IN (
+                SELECT emitter_key FROM store.emitters JOIN store.runs USING (run_key) WHERE deleted_at IS NOT NULL
+            )
+    """,
+    # Of a file that has none of it nothing is looked at.
+    "pieces_true": """
+        WITH told AS (
+            SELECT emitter_key, metric_key, first_seq AS block, points, kept FROM store.rollups WHERE level = 1
+        ),
+        found AS (
+            SELECT emitter_key, metric_key, block, count(*) AS points
+            FROM store.cold_points WHERE block >= 0 GROUP BY ALL
+        ),
+        coarse AS (SELECT emitter_key, sum(points) AS points FROM store.rollups WHERE level = 2 GROUP BY emitter_key),
+        fine AS (SELECT emitter_key, sum(points) AS points FROM told GROUP BY emitter_key)
+        SELECT emitter_key || ' metric ' || metric_key || ' block ' || block
+        FROM told FULL JOIN found USING (emitter_key, metric_key, block)
+        WHERE coalesce(found.points, 0) IS DISTINCT FROM CASE WHEN told.kept THEN told.points ELSE 0 END
+        UNION ALL
+        SELECT 'emitter ' || emitter_key FROM coarse FULL JOIN fine USING (emitter_key)
+        WHERE coarse.points IS DISTINCT FROM fine.points
     """,
 }
+_LAYOUT_VERSION = 7
+# How it is asked for in files of that version, and before.
+_NOW = {"points": "store.all_points", "rows": "store.all_rows", "dropped": "dropped"}
+_BEFORE = {"points": "store.points", "rows": "store.rows", "dropped": "0"}
 _SLICES = """
 SELECT emitter_key, coalesce(s.points, 0), coalesce(l.below, 0)
 FROM (SELECT emitter_key, sum(points)::BIGINT AS points FROM store.series GROUP BY emitter_key) s
@@ -197,9 +232,11 @@ class _Audit:
         self._deadline = deadline
         self._unchecked: list[str] = []
         self._broken: dict[str, tuple[int, list[str]]] = {}
+        self._names = _NOW
 
     def run(self, *, deep: bool) -> StoreFacts:
         version = self._cursor.execute("SELECT value FROM store.meta WHERE key = 'version'").fetchall()
+        self._names = _NOW if int(version[0][0]) >= _LAYOUT_VERSION else _BEFORE
         for law, sql in _QUICK.items():
             self._look(law, sql)
         if deep:
@@ -207,12 +244,13 @@ class _Audit:
                 for law, sql in _DEEP.items():
                     self._look(law, sql, where)
             for law, sql in _WHOLE.items():
-                self._look(law, sql)
+                if law != "pieces_true" or self._names is _NOW:
+                    self._look(law, sql)
         return StoreFacts(
             version=int(version[0][0]),
             runs=self._number("runs", "SELECT count(*) FROM store.runs"),
-            rows=self._number("rows", "SELECT count(*) FROM store.rows"),
-            points=self._number("points", "SELECT count(*) FROM store.points"),
+            rows=self._number("rows", "SELECT count(*) FROM {rows}"),
+            points=self._number("points", "SELECT count(*) FROM {points}"),
             offsets=tuple(self._all("offsets", 'SELECT source, "partition", next_offset FROM store.offsets')),
             anomalies=tuple(Anomaly(law, count, tuple(some)) for law, (count, some) in self._broken.items()),
             gaps=tuple(
@@ -268,7 +306,7 @@ class _Audit:
         try:
             return tuple((one.stamp, one.reason, one.snapshot) for one in repairs_of(self._cursor))
         except (duckdb.Error, ValueError, TypeError) as error:
-            self._unchecked.append(f"repairs: {str(error).splitlines()[0]}")
+            self._unchecked.append(f"repairs: {first_line(error)}")
             return ()
 
     def _number(self, what: str, sql: str) -> int:
@@ -280,12 +318,12 @@ class _Audit:
             self._unchecked.append(f"{what}: out of time")
             return []
         try:
-            return self._cursor.execute(sql, dict(where) if where else None).fetchall()
+            return self._cursor.execute(sql.format(**self._names), dict(where) if where else None).fetchall()
         except duckdb.FatalException:
             raise
         except duckdb.Error as error:
             late = self._deadline.passed()
-            self._unchecked.append(f"{what}: {'out of time' if late else str(error).splitlines()[0]}")
+            self._unchecked.append(f"{what}: {'out of time' if late else first_line(error)}")
             return []
 
 

@@ -18,7 +18,7 @@ NAMES_SHOWN_MAX = 3
 _DAY_SECONDS = 86_400
 _HOUR_SECONDS = 3_600
 _MINUTE_SECONDS = 60
-# What `repair.Plan.aside` calls a file, what that means, and when it may go.
+# What `plans.Plan.aside` calls a file, what that means, and when it may go.
 _ASIDE = (
     (
         "damaged",

@@ -20,7 +20,7 @@ from runwire_consumer.damage import is_conflict, is_damage, is_newer, is_sqlite
 from runwire_consumer.database import need_regular, wal_path
 from runwire_consumer.doctor.audit import DEEP_SECONDS_MAX, QUICK_SECONDS_MAX, audit
 from runwire_consumer.doctor.store import StoreFacts, Unopened
-from runwire_consumer.errors import StoreDamaged, StoreError, StoreForeign, StoreLocked, StoreNewer
+from runwire_consumer.errors import StoreDamaged, StoreError, StoreForeign, StoreLocked, StoreNewer, first_line
 from runwire_consumer.lock import LockFile
 from runwire_consumer.migrations import check_version, migrations
 
@@ -102,7 +102,7 @@ def look(path: Path, how: str) -> dict[str, Any]:
         return {"kind": _KINDS.get(type(error), "unknown"), "sentence": str(error)}
     except duckdb.Error as error:
         kind = next((kind for says, kind in _SAID if says(str(error))), "unknown")
-        return {"kind": kind, "sentence": f"The database {path} won't open: {str(error).splitlines()[0]}"}
+        return {"kind": kind, "sentence": f"The database {path} won't open: {first_line(error)}"}
     except OSError as error:
         return {"kind": "unknown", "sentence": f"The database {path} can't be read: {error.strerror or error}."}
     finally:

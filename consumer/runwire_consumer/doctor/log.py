@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runwire_consumer.doctor import Finding, error, note, ok, warning
-from runwire_consumer.doctor.broker import BrokerFacts, PartitionFacts
 from runwire_consumer.doctor.home import NAMES_SHOWN_MAX, many, names, size, span
+from runwire_consumer.doctor.topic import BrokerFacts, PartitionFacts
 from runwire_schemas.topics import TOPIC_CONFIG
 
 RETENTION_SECONDS_MIN = 86_400.0

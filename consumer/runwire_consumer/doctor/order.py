@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from runwire_consumer.doctor.audit import audit
-from runwire_consumer.errors import ConsumerError, StoreError
+from runwire_consumer.errors import ConsumerError, StoreError, first_line
 from runwire_consumer.leaving import leaving_if_invalidated
 
 
@@ -62,4 +62,4 @@ class DoctorOrder:
             with leaving_if_invalidated(), contextlib.closing(self._cursors()) as cursor:
                 return audit(cursor, deep=deep, stopped=lambda: self._stopped).fields()
         except duckdb.Error as error:
-            raise StoreError(f"The store can't be looked through: {str(error).splitlines()[0]}") from error
+            raise StoreError(f"The store can't be looked through: {first_line(error)}") from error

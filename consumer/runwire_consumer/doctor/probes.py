@@ -19,8 +19,8 @@ from runwire_consumer.doctor.programs import TRIED_VERSIONS
 from runwire_consumer.errors import TokenRefused
 from runwire_consumer.floor import free_bytes, reserve_bytes
 from runwire_consumer.lock import process_state
-from runwire_consumer.repair import Plan, plan_path
-from runwire_consumer.snapshots import listed
+from runwire_consumer.plans import Plan, plan_path
+from runwire_consumer.snapshot_files import listed
 from runwire_consumer.tokens import TOKEN_FILE, read_token
 from runwire_schemas.folder import HEADER_BYTES_MAX, SUFFIX, Damage, FolderError, parse_header, split_blocks
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from runwire_consumer.doctor import Finding, error, note, ok, warning
 from runwire_consumer.doctor.home import many
-from runwire_consumer.snapshots import micros_of, spoken
+from runwire_consumer.snapshot_files import micros_of, spoken
 
 SHOWN_MAX = 3
 
@@ -116,6 +116,7 @@ LAWS: Mapping[str, _Law] = {
     "points_in_rows": _Law("{count} points belong to no row"),
     "points_counted": _Law("{count} emitters have another number of points than their running totals"),
     "series_true": _Law("{count} series have running totals that their points don't give"),
+    "pieces_true": _Law("{count} blocks of compacted points have another number of points than their rollups"),
     "keys_once": _Law("{count} keys or ids stand for several things"),
     "keys_known": _Law("{count} emitters have rows and stand in no list"),
     "ends": _Law("{count} emitters have rows behind the end that they told"),

@@ -18,7 +18,8 @@ from typing import Any
 import duckdb
 
 from runwire_consumer.leaving import leaving_if_invalidated
-from runwire_consumer.live import Live, LiveMetric, LiveRun
+from runwire_consumer.live import GaugeOptions, Live, LiveMetric, LiveRun, read_live
+from runwire_consumer.stats import Stats
 
 FOLLOWERS_MAX = 64
 RUNS_FOLLOWED_MAX = 60
@@ -194,3 +195,10 @@ def _told_metric(run: LiveRun, metric: LiveMetric) -> Told:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def live_feed(cursors: Callable[[], duckdb.DuckDBPyConnection], stats: Stats) -> LiveFeed:
+    """The feed of a store that a service writes to."""
+    return LiveFeed(
+        lambda: read_live(cursors, GaugeOptions(), time.time_ns() // 1_000), lambda: stats.transactions
+    )

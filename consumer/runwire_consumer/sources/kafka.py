@@ -431,7 +431,9 @@ class KafkaSource:
         gone = f"Whatever it held from record {at} on may be gone unread"
         if known.sure_end > at:
             gone = f"Its records {at} to {known.sure_end - 1}, and whatever followed them, may be gone unread"
-        self._lost.append(self._loss(number, at, 0, f"{reason} {gone}."))
+        # Two losses at one offset are of two logs: the record read last tells which, and makes the letter's id.
+        read_last = known.sure[1] if known.sure[0] else known.anchor
+        self._lost.append(self._loss(number, at, 0, f"{reason} {gone}.", str(read_last).encode()))
 
     async def _recover_offsets(self, consumer: AIOKafkaConsumer, error: OffsetOutOfRangeError) -> None:
         """Retention removed what was to be read next, or the log is shorter than it was, or another one."""
@@ -467,9 +469,9 @@ class KafkaSource:
                 known.next_offset, known.anchor = begin, Anchor(self._topic_id)
             consumer.seek(where, known.next_offset)
 
-    def _loss(self, number: int, offset: int, next_offset: int, reason: str) -> Message:
+    def _loss(self, number: int, offset: int, next_offset: int, reason: str, payload: bytes = b"") -> Message:
         now, anchor = time.time_ns() // 1_000, str(Anchor(self._topic_id))
-        return Message(self.name, str(number), offset, next_offset, now, (), b"", anchor, reason)
+        return Message(self.name, str(number), offset, next_offset, now, (), payload, anchor, reason)
 
     def _name_of(self, number: int) -> str:
         return f"Partition {number} of {self.name}"
