@@ -179,6 +179,7 @@ class _Contact:
         tls: What the face speaks; None: it speaks plainly.
         webhook: Who is told what happened; None: nobody.
         retention: What full resolution is kept of.
+        opens: Whether the page is opened in a browser.
     """
 
     door: Door
@@ -186,6 +187,7 @@ class _Contact:
     tls: ssl.SSLContext | None
     webhook: Webhook | None
     retention: Retention
+    opens: bool
 
 
 def _tls(settings: CommandSettings) -> ssl.SSLContext | None:

@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def _trained(home: Path, url: str) -> Iterator[tuple[str, str]]:
     """(name, id) of each run that was logged."""
     for number, name in enumerate(("calm-fox", "brave-owl", "quick-elk")):
-        params = {"lr": 10.0**-number, "layers": 2, "optimizer": ("sgd", "adam")[number % 2]}
+        params: dict[str, object] = {"lr": 10.0**-number, "layers": 2, "optimizer": ("sgd", "adam")[number % 2]}
         with _begun(home, url, name, params) as run:
             run.define("val/acc", best="max")
             for step in range(STEPS):

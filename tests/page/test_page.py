@@ -32,7 +32,8 @@ UNNAMED = """() => [...document.querySelectorAll("button, input, select, textare
 
 def shown_names(page: Page) -> list[str]:
     """The names in the table, from the top."""
-    return page.locator("tbody tr[data-at] td:nth-child(3)").all_inner_texts()
+    names: list[str] = page.locator("tbody tr[data-at] td:nth-child(3)").all_inner_texts()
+    return names
 
 
 def panel(page: Page, metric: str) -> Any:
@@ -308,8 +309,7 @@ def test_thousands_of_runs_are_a_few_rows_at_a_time(page: Page, place: Place) ->
         columns = {name: [values[0]] * count for name, values in told["columns"].items()}
         columns["name"] = [f"run-{number}" for number in range(count)]
         columns["run_id"] = [f"{number:016x}" for number in range(count)]
-        empty = dict.fromkeys(("metrics", "params"), {})
-        route.fulfill(json={**told, **empty, "columns": columns})
+        route.fulfill(json={**told, "metrics": {}, "params": {}, "columns": columns})
 
     page.route("**/api/table*", many)
     page.goto(f"{place.address}/?sort=name")

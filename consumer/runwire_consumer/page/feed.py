@@ -199,6 +199,4 @@ def _finite(value: float) -> float | None:
 
 def live_feed(cursors: Callable[[], duckdb.DuckDBPyConnection], stats: Stats) -> LiveFeed:
     """The feed of a store that a service writes to."""
-    return LiveFeed(
-        lambda: read_live(cursors, GaugeOptions(), time.time_ns() // 1_000), lambda: stats.transactions
-    )
+    return LiveFeed(lambda: read_live(cursors, GaugeOptions(), time.time_ns() // 1_000), lambda: stats.transactions)
