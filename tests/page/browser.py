@@ -1,4 +1,4 @@
-"""A real browser for tests and benches: Debian's Chromium, driven by Playwright; whatever it complains of is an error."""
+"""A real browser for tests and benches: Debian's Chromium, driven by Playwright; its complaints are errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOW_TO_GET = "apt-get install chromium"
@@ -41,11 +41,15 @@ class Complaints:
         context.on("console", self._heard)
         context.on("weberror", lambda error: self.found.append(f"error: {error.error}"))
         context.on("request", lambda request: self._asked(request.url))
-        context.on("dialog", lambda dialog: (self.found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        context.on("dialog", self._interrupted)
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"} and not any(text in message.text for text in _EXPECTED):
             self.found.append(f"{message.type}: {message.text}")
+
+    def _interrupted(self, dialog: Dialog) -> None:
+        self.found.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def _asked(self, url: str) -> None:
         if not url.startswith((self._address, "blob:", "data:")):

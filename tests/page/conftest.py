@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, BrowserContext, Page
 import runwire
 from tests.page.browser import CHROMIUM, HOW_TO_GET, Complaints, chromium, log_in
 from tests.services.consumer import ConsumerProcess
+from tests.services.process import wait_until
 from tests.tiers import require_service
-
 
 SHOTS = Path(__file__).parents[2] / ".cache" / "page"
 STEPS = 3_000
@@ -56,7 +56,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     runs = dict(_trained(home, url))
     consumer = ConsumerProcess(url, home=home).start()
     try:
-        consumer.wait_for(f"SELECT 1 FROM runs HAVING count(*) FILTER (state = 'finished') = {len(runs)}")
+        wait_until(
+            lambda: consumer.sql("SELECT count(*) AS n FROM runs WHERE state = 'finished'")[0]["n"] == len(runs),
+            timeout_seconds=30.0, what="the end of all runs",
+        )  # fmt: skip
         yield Place(consumer, runs)
     finally:
         consumer.stop()

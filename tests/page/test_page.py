@@ -233,7 +233,8 @@ def test_names_are_text_wherever_they_stand(page: Page, place: Place, name: str)
     run_id = place.runs[name]
     for address in (
         "/", f"/?q={run_id}", f"/runs/{run_id}", f"/runs/{run_id}?tab=params", f"/runs/{run_id}?tab=events",
-        f"/compare?run={run_id}&run={place.runs['calm-fox']}", f"/?{urlencode({'q': name, 'sort': name, 'metric': name})}",
+        f"/compare?run={run_id}&run={place.runs['calm-fox']}",
+        f"/?{urlencode({'q': name, 'sort': name, 'metric': name})}",
     ):  # fmt: skip
         page.goto(place.address + address)
         page.locator("main [data-metric], main tr[data-at], main .tabs").first.wait_for()

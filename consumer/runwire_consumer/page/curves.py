@@ -22,21 +22,8 @@ CURVES_MAX = 60
 STEP_MAX = 2**63 - 1
 
 _CURVE_SQL = """
-WITH found AS MATERIALIZED (
-    SELECT step, time, value, "min", "max", nonfinite FROM curves
-    WHERE run_id = $run_id AND metric = $metric AND step BETWEEN $first_step AND $last_step
-),
-frame AS (
-    SELECT min(step)::DOUBLE AS low, max(step)::DOUBLE - min(step)::DOUBLE + 1 AS width, count(*) AS steps FROM found
-)
-SELECT
-    min(step) AS first_step, max(step) AS last_step, min(time) AS first_time, max(time) AS last_time,
-    avg(value) FILTER (isfinite(value)) AS value,
-    min("min") FILTER (isfinite("min")) AS "min", max("max") FILTER (isfinite("max")) AS "max",
-    count(*) AS points, sum(nonfinite)::BIGINT AS nonfinite
-FROM found, frame
-GROUP BY CASE WHEN steps <= $buckets THEN step::DOUBLE ELSE floor((step - low) / width * $buckets) END
-ORDER BY first_step
+SELECT first_step, last_step, first_time, last_time, value, "min", "max", points, nan + infinite AS nonfinite
+FROM curve($run_id, $metric, $buckets, $first_step, $last_step)
 """
 _EMITTERS_SQL = "SELECT attempt, started_at, seen_at FROM emitters WHERE run_id = $run_id"
 
