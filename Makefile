@@ -39,8 +39,9 @@ check: $(DEV)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/mypy $(CHECKED_HERE)
 	@$(VENV)/bin/lint-imports --no-cache  # its cache keeps an import that pointed at a module before it existed
 
-modules: $(DEV)  ## write the list of modules in ARCHITECTURE.md
+modules: $(DEV)  ## write the list of modules in ARCHITECTURE.md, and the tables of docs/guides/sql.md
 	@$(PYTHON_IN) tools/modules.py
+	@$(PYTHON_IN) tools/dictionary.py
 
 wheel: $(DEV)  ## build sdist and wheel, try the wheel bare in an environment of its own
 	@tools/check-wheel.sh

@@ -14,21 +14,8 @@ _CHOSEN = f"""chosen AS (
     FROM (SELECT DISTINCT run_id, run FROM latest WHERE {CHOSEN_RUNS_SQL} AND {CHOSEN_METRIC_SQL})
 )"""  # noqa: S608 - texts of our own
 
-# An attempt lives from its first process's start to its last sign of life; what lies between two is no training.
-_ACTIVE_POINTS = f"""SELECT c.run_id, epoch(c.time) - i.started - i.idle AS x, c.value
-    FROM curves c ASOF JOIN (
-        SELECT run_id, since, min(epoch(since)) OVER (PARTITION BY run_id) AS started,
-               sum(gap) OVER (PARTITION BY run_id ORDER BY since) AS idle
-        FROM (
-            SELECT run_id, since, coalesce(greatest(epoch(since) - epoch(max(until) OVER (
-                PARTITION BY run_id ORDER BY since ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)), 0), 0) AS gap
-            FROM (
-                SELECT run_id, min(started_at) AS since, max(greatest(seen_at, started_at)) AS until
-                FROM emitters WHERE {CHOSEN_RUNS_SQL} AND attempt IS NOT NULL GROUP BY run_id, attempt
-            )
-        )
-    ) i ON c.run_id = i.run_id AND c.time >= i.since
-    WHERE regexp_full_match(c.run_id, '${{run:regex}}') AND {CHOSEN_METRIC_SQL} AND isfinite(c.value)"""  # noqa: S608
+_ACTIVE_POINTS = f"""SELECT run_id, active_seconds(run_id, time) AS x, value FROM curves
+    WHERE {CHOSEN_RUNS_SQL} AND {CHOSEN_METRIC_SQL} AND isfinite(value)"""  # noqa: S608 - texts of our own
 
 
 def by_step() -> str:

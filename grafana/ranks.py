@@ -9,7 +9,6 @@ from grafana.picking import board, metric, one_run, project
 from grafana.queries import CHOSEN_METRIC, CHOSEN_METRIC_SQL, CHOSEN_RUNS_SQL, Sql, columns, digits, promql
 
 UID = "runwire-ranks"
-RECENT_STEPS = 20
 
 _HOSTS_SQL = f"""hosts AS (
     SELECT "rank", arg_max(body->>'$.host.name', time) AS host,
@@ -17,22 +16,17 @@ _HOSTS_SQL = f"""hosts AS (
     FROM events WHERE {CHOSEN_RUNS_SQL} AND type = 'RunStarted' GROUP BY "rank"
 )"""  # noqa: S608 - texts of our own
 
-# The mean of each rank's last values of time/step, against the median rank.
-_STRAGGLERS_SQL = f"""WITH {_HOSTS_SQL},
-paces AS (
-    SELECT "rank", avg(value) AS seconds FROM (
-        SELECT "rank", value, row_number() OVER (PARTITION BY "rank" ORDER BY step DESC) AS age
-        FROM curves_by_rank WHERE {CHOSEN_RUNS_SQL} AND metric = 'time/step'
-    ) WHERE age <= {RECENT_STEPS} GROUP BY "rank"
-),
-places AS (SELECT "rank", max(step) AS step, max(time) AS last_at FROM latest WHERE {CHOSEN_RUNS_SQL} GROUP BY "rank")
-SELECT w."rank", h.host, p.seconds AS step_takes,
-       p.seconds / nullif(median(p.seconds) OVER (), 0) - 1 AS slower, w.step,
-       max(w.step) OVER () - w.step AS behind, epoch(now()) - epoch(w.last_at) AS last_value_ago
-FROM places w LEFT JOIN paces p ON p."rank" = w."rank" LEFT JOIN hosts h ON h."rank" = w."rank"
-ORDER BY slower DESC NULLS LAST, behind DESC, w."rank" LIMIT 200"""  # noqa: S608 - texts of our own
+# What a straggler is, the macro knows; beside it how far each rank has come. Without a run there are no rows.
+_STRAGGLERS_SQL = f"""WITH places AS (
+    SELECT "rank", max(step) AS step, max(time) AS last_at FROM latest WHERE {CHOSEN_RUNS_SQL} GROUP BY "rank"
+)
+SELECT s."rank", s.host, s.median AS step_takes, s.slowdown - 1 AS slower,
+       CASE WHEN s.straggler THEN 'straggler' ELSE '' END AS verdict, p.step,
+       max(p.step) OVER () - p.step AS behind, epoch(now()) - epoch(p.last_at) AS last_value_ago
+FROM stragglers(nullif('${{run:raw}}', '')) s LEFT JOIN places p ON p."rank" = s."rank"
+ORDER BY s.slowdown DESC NULLS LAST, behind DESC, s."rank" LIMIT 200"""  # noqa: S608 - texts of our own
 _STRAGGLERS_COLUMNS = columns(
-    "rank number, host, step_takes number, slower number, step number, behind number, last_value_ago number"
+    "rank number, host, step_takes number, slower number, verdict, step number, behind number, last_value_ago number"
 )
 
 _SECTIONS_SQL = f"""SELECT metric, 'rank ' || "rank" AS "rank", {digits("value", 3)} || ' s' AS value FROM latest
@@ -82,8 +76,8 @@ def build() -> dashboard.Dashboard:
                 {"step_takes": "s", "slower": "percentunit", "last_value_ago": "s"},
             )
             .description(
-                f"The mean of each rank's last {RECENT_STEPS} values of time/step against the median rank. Ranks that "
-                "wait for each other in every step take equally long: the sections beside tell who made them wait."
+                "The median of each rank's time/step against the others'. Ranks that wait for each other in every "
+                "step take equally long: the sections beside tell who made them wait."
             )
             .span(WIDTH // 2)
         )

@@ -10,10 +10,11 @@ from enum import Enum
 
 RELATIONS = frozenset({
     "runs", "params", "curves", "curves_by_rank", "metrics", "latest", "attempts", "emitters", "events", "alerts",
-    "artifacts", "gaps", "dead_letters", "removals",
+    "artifacts", "gaps", "dead_letters", "removals", "relations", "columns",
 })  # fmt: skip
-# Runwire's own, made by the migrations: those that stand in FROM.
-TABLE_MACROS = frozenset({"curve"})
+# Runwire's own, made by the migrations: those that stand in FROM, and those that make a value of a fixed size.
+TABLE_MACROS = frozenset({"curve", "smoothed", "rank_spread", "stragglers", "compare"})
+MACROS = frozenset({"relative_seconds", "active_seconds"})
 
 
 class Growth(Enum):

@@ -23,11 +23,11 @@ import pyarrow as pa
 
 from runwire_consumer.allowlist import RELATIONS
 from runwire_consumer.errors import QueryError, QueryTimeout, QueryTooLarge, SelectRefused
+from runwire_consumer.hints import explained
 from runwire_consumer.projects import Limiter, Params
 from runwire_consumer.results import Result
 from runwire_consumer.selects import STATEMENT_CHARACTERS_MAX, check_tree
 
-SENTENCE_CHARACTERS_MAX = 500
 COLUMNS_MAX = 2_000
 _BATCH_ROWS = 2_048
 _WATCH_INTERVAL_SECONDS = 0.05
@@ -140,7 +140,7 @@ class Sandbox:
         except (duckdb.Error, pa.ArrowException, UnicodeError, OverflowError) as error:
             if "INTERRUPT" in str(error).upper():
                 raise QueryTimeout("The query was stopped before its end: read fewer rows.") from None
-            raise QueryError(_one_sentence(error)) from None
+            raise QueryError(explained(error)) from None
         finally:
             cursor.close()
 
@@ -160,7 +160,7 @@ def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str]
     except duckdb.FatalException:
         raise  # as below: it is not the text's fault
     except (duckdb.Error, UnicodeError) as error:
-        raise SelectRefused(f"The query can't be parsed: {_one_sentence(error)}") from None
+        raise SelectRefused(f"The query can't be parsed: {explained(error)}") from None
     tree = str(found[0]) if found else ""
     check_tree(tree, relations, sql)
     return tree
@@ -226,10 +226,3 @@ def _bindable(params: Params) -> Any:
     if params is None or isinstance(params, Mapping):
         return dict(params) if params else None
     return list(params)
-
-
-def _one_sentence(error: Exception) -> str:
-    text = str(error).strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
-    return first if len(first) <= SENTENCE_CHARACTERS_MAX else first[: SENTENCE_CHARACTERS_MAX - 1] + "…"

@@ -15,7 +15,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runwire_consumer.allowlist import FUNCTIONS, RELATIONS, TABLE_FUNCTIONS, TABLE_MACROS, TYPES, WIDE_TYPES, Growth
+from runwire_consumer.allowlist import (
+    FUNCTIONS,
+    MACROS,
+    RELATIONS,
+    TABLE_FUNCTIONS,
+    TABLE_MACROS,
+    TYPES,
+    WIDE_TYPES,
+    Growth,
+)
 from runwire_consumer.errors import SelectRefused
 
 STATEMENT_CHARACTERS_MAX = 100_000
@@ -196,7 +205,8 @@ class _Walk:
         if catalog or schema not in {"", "main"} or name.lower() not in self.relations or node.get("at_clause"):
             full = ".".join(part for part in (catalog, schema, name) if part)
             raise SelectRefused(
-                f"There is no relation {_shown(full)} here: choose from {', '.join(sorted(self.relations))}."
+                f"There is no relation {_shown(full)} here: choose from {', '.join(sorted(self.relations))}; "
+                "FROM columns lists what is in each."
             )
         return STORED_BYTES, 1
 
@@ -243,7 +253,9 @@ class _Walk:
 
     def _describe(self, node: Node, scope: _Scope) -> tuple[int, int]:
         if node.get("show_type") not in {"DESCRIBE", "SUMMARY"} or not node.get("query"):
-            raise SelectRefused("SHOW isn't allowed here: DESCRIBE a relation, such as DESCRIBE runs.")
+            raise SelectRefused(
+                "SHOW isn't allowed here: FROM relations lists what there is, DESCRIBE runs what is in one."
+            )
         _, relations = self.query(node["query"], scope)
         return STORED_BYTES, relations
 
@@ -331,7 +343,9 @@ class _Walk:
 
     def _call(self, node: Node, scope: _Scope) -> int:
         name = self._function_name(node)
-        growth = FUNCTIONS.get(name)
+        growth = Growth.FIXED if name in MACROS else FUNCTIONS.get(name)
+        if name in TABLE_MACROS:
+            raise SelectRefused(f"{name}() makes a table: put it behind FROM.")
         if growth is None:
             raise SelectRefused(
                 f"Function {_shown(name)} isn't allowed here: queries may use DuckDB's functions of values, "

@@ -253,6 +253,31 @@ STATEMENTS_REFUSED = [
     "SELECT * FROM " + "(SELECT * FROM " * 500 + "runs" + ")" * 500,
     "SELECT '" + "x" * 100_000 + "'",
 ]  # fmt: skip
+MACROS_REFUSED = [
+    # macros are no way to what they read, to functions, or to a query that grows without bound
+    *(
+        f"SELECT * FROM {call}"
+        for call in (
+            "store.points_of(['a'], 'loss')", "points_of(['a'], 'loss')", "store.asked_runs(['a'])", "asked_runs(['a'])",
+            "store.smoothed('a', 'loss')", "memory.main.smoothed('a', 'loss')", "named_lines", "lifetimes", "described",
+            "store.lifetimes", "_asked", "_points", "smoothed((SELECT emitter_key FROM store.points), 'loss')",
+            "smoothed((FROM points), 'loss')", "smoothed('a', getenv('HOME'))", "smoothed('a', (SELECT getvariable('x')))",
+            "smoothed('a', 'loss', weight := nextval('ids'))", "smoothed('a', 'loss', axis := (FROM store.points))",
+            "compare((SELECT list(content) FROM read_text('/etc/passwd')), 'loss')", "compare(['a'], query('SELECT 1'))",
+            "compare((SELECT list(run_id) FROM compare(['a'], 'loss')), 'loss')", "smoothed('a', repeat('x', 1000000000))",
+            "smoothed('a', (WITH s AS (FROM rank_spread('a', 'loss')) SELECT max(step)::VARCHAR FROM s))",
+            "smoothed((SELECT x FROM (SELECT 1 AS x) q, LATERAL (FROM stragglers('a'))), 'loss')",
+            "runs r, smoothed((SELECT value FROM store.points WHERE emitter_key = r.run_id), 'loss')",
+            "smoothed('a', 'loss', (SELECT 1 FROM stragglers('a')))", "smoothed('a', 'loss') s, store.points",
+            ", ".join(["stragglers('a')"] * 41), "smoothed('a', x::store.secret) ",
+        )
+    ),
+    "SELECT smoothed('a', 'loss')", "SELECT store.lived(1, [])", "SELECT lived(1, [])", "SELECT active_seconds(getenv('x'), now())",
+    "SELECT active_seconds('a', (SELECT value FROM store.points))", "SELECT main.store.active_seconds('a', now())",
+    "CREATE MACRO smoothed(a, b) AS TABLE SELECT 1", "DROP MACRO TABLE smoothed", "CALL smoothed('a', 'loss')",
+    "DESCRIBE SELECT * FROM store.points_of(['a'], 'loss')", "SELECT * FROM duckdb_columns()", "SHOW COLUMNS FROM store.points",
+    "WITH smoothed AS (SELECT 1) SELECT * FROM store.smoothed",
+]  # fmt: skip
 ADVICE = [
     *((sql, False) for sql in ("DELETE FROM runs", "insert into runs values (1)", "UPDATE runs SET name = 'x'", "DROP VIEW runs")),
     ("PIVOT curves ON metric USING sum(value)", True), ("SELECT * FROM (PIVOT curves ON metric)", True),
@@ -290,7 +315,15 @@ AMPLIFIERS = [
     "SELECT count(*) FROM curves GROUP BY CUBE (" + ", ".join(f"step + {i}" for i in range(16)) + ")",
 ]  # fmt: skip
 
-ATTACKS = FILE_READERS + ENGINE_TABLES + RELATIONS_REFUSED + FUNCTIONS_REFUSED + STATEMENTS_REFUSED + AMPLIFIERS
+ATTACKS = (
+    FILE_READERS
+    + ENGINE_TABLES
+    + RELATIONS_REFUSED
+    + FUNCTIONS_REFUSED
+    + STATEMENTS_REFUSED
+    + MACROS_REFUSED
+    + AMPLIFIERS
+)
 
 
 @pytest.mark.parametrize(("sql", "pivots"), ADVICE)

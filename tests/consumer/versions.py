@@ -106,7 +106,7 @@ def contents(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, list[
 
 
 def shape(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-    """Version, columns with their types, and the text of each view."""
+    """Version, columns with their types, and the text of each view and macro."""
     return connection.execute(
         "SELECT 'version', value, '', '' FROM store.meta WHERE key = 'version' UNION ALL "
         "SELECT c.schema_name || '.' || c.table_name, column_name, data_type, is_nullable::VARCHAR "
@@ -114,6 +114,8 @@ def shape(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
         "ON c.table_oid = t.table_oid AND c.database_oid = t.database_oid "
         "WHERE NOT c.internal AND c.database_name = current_database() UNION ALL "
         "SELECT schema_name || '.' || view_name, sql, '', '' FROM duckdb_views() "
+        "WHERE NOT internal AND database_name = current_database() UNION ALL "
+        "SELECT schema_name || '.' || function_name, macro_definition, parameters::VARCHAR, '' FROM duckdb_functions() "
         "WHERE NOT internal AND database_name = current_database() ORDER BY ALL"
     ).fetchall()
 

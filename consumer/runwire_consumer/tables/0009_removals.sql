@@ -23,3 +23,13 @@ UNION ALL
 SELECT r.run_id, r.project, m.kind, make_timestamp(m.time), make_timestamp(m.time), m.points, m.reason
 FROM store.removals m JOIN store.live_runs r USING (run_key)
 WHERE m.kind = 'reduced';
+
+INSERT INTO store.described VALUES
+('removals', 'relation', 'removals', 'What was let go of on purpose: deleted runs, and runs of which only rollups are kept.');
+INSERT INTO store.described_columns (relation, name, unit, meaning) VALUES
+('removals', 'project', NULL, 'Project of the run.'),
+('removals', 'kind', NULL, 'deleted: the whole run; reduced: its full resolution, by the rule of its project.'),
+('removals', 'ordered_at', 'UTC', 'When it was ordered.'),
+('removals', 'time', 'UTC', 'When the last of it had gone. NULL while some of it is still there.'),
+('removals', 'points', NULL, 'How many points went.'),
+('removals', 'reason', NULL, 'What the order, or the rule, says.');
