@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import duckdb
+
+from runwire_consumer import placing
 from runwire_consumer.database import MEMORY, Database
+from runwire_consumer.wanted import want
 
 DIGITS = "aaaaaaaaaaaaaaaa"
 OTHER = "bbbbbbbbbbbbbbbb"
@@ -79,7 +83,7 @@ def small_store() -> Database:
             cursor.execute("INSERT INTO store.points VALUES (?, ?, ?, ?)", [emitter, metric, seq, value])
         changed = NOW_US - emitter * SECOND_US
         cursor.execute(
-            "INSERT INTO store.series VALUES (?, ?, 2, 0, 0, 0, 1, ?, ?, ?)",
+            "INSERT INTO store.series VALUES (?, ?, 2, 0, 0, 0, 1, ?, ?, ?, 0, 1, true, NULL, 0)",
             [emitter, metric, 10 * emitter, changed, values[-1]],
         )
     for emitter in (1, 2, 3, 4, 5):
@@ -108,5 +112,14 @@ def small_store() -> Database:
         "INSERT INTO store.lifecycle VALUES (2, 3, 'AlertRaised', ?, ?)",
         [NOW_US, '{"title": "look", "text": "", "level": "error", "step": 1}'],
     )
+    place(cursor)
     cursor.close()
     return database
+
+
+def place(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Write what follows from the other tables, as the writer's transactions do."""
+    keys = [key for (key,) in cursor.execute("SELECT run_key FROM store.runs").fetchall()]
+    want(cursor, keys)
+    for statement in (placing._DELETE_SENDERS, placing._INSERT_SENDERS, placing._HIDE, placing._UNSETTLE):
+        cursor.execute(statement)

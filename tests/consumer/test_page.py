@@ -125,12 +125,12 @@ def test_the_table_shows_what_tells_most(ask: Ask) -> None:
     """Newest first; a metric with a best value before others, by that value; params that differ."""
     told = read_table(ask, None)
     columns = told["columns"]
-    assert columns["run_id"] == [DIGITS, OTHER, OLD]
-    assert columns["state"] == ["running", "finished", "failed"]
+    assert columns["run_id"] == [OTHER, DIGITS, OLD]
+    assert columns["state"] == ["finished", "running", "failed"]
     assert list(told["metrics"]) == ["val/acc", "train/loss", 'odd "metric"\n']
-    assert told["metrics"]["train/loss"] == ["NaN", 0.5, None]
+    assert told["metrics"]["train/loss"] == [0.5, "NaN", None]
     assert (told["best"], told["note"]) == (["val/acc"], None)
-    assert told["params"] == {"lr": ["0.1", "0.01", None], "opt": [None, None, "adam"]}
+    assert told["params"] == {"lr": ["0.01", "0.1", None], "opt": [None, None, "adam"]}
     chosen = read_table(ask, "old", ["train/loss"], [])
     assert (chosen["columns"]["run_id"], chosen["metrics"], chosen["params"]) == ([OLD], {"train/loss": [None]}, {})
     assert read_names(ask) == {"metrics": ['odd "metric"\n', "train/loss", "val/acc"], "params": ["lr", "opt"]}
