@@ -207,9 +207,7 @@ def test_three_runs_are_compared(page: Page, place: Place) -> None:
 @pytest.mark.usefixtures("shot")
 def test_sql_is_answered_charted_and_kept(page: Page, place: Place) -> None:
     """A link shows its query and runs nothing; the answer is a table, a chart and a file, an error a sentence."""
-    sql = (
-        f"SELECT step, value FROM curves WHERE run_id = '{place.runs['calm-fox']}' AND metric = 'val/acc' ORDER BY step"
-    )
+    sql = "SELECT step, value FROM curves WHERE run = 'calm-fox' AND metric = 'val/acc' ORDER BY step"
     page.goto(f"{place.address}/sql?{urlencode({'q': sql})}")
     expect(page.get_by_label("One SELECT")).to_have_value(sql)
     expect(page.locator("tbody tr[data-at]")).to_have_count(0)

@@ -25,7 +25,8 @@ FOLLOWERS_MAX = 64
 RUNS_FOLLOWED_MAX = 60
 METRICS_FOLLOWED_MAX = 20
 INTERVAL_SECONDS = 0.25
-UNCHANGED_SECONDS = 1.0
+LOOK_SECONDS = 0.05
+UNCHANGED_SECONDS = 2.0
 QUIET_SECONDS = 10.0
 READ_SHARE = 5
 
@@ -127,7 +128,7 @@ class LiveFeed:
         read_at = -math.inf
         while self._followers and not self._stopped:
             now, newest = time.monotonic(), self._version()
-            seconds = 0.0
+            pause_seconds = LOOK_SECONDS
             if newest != version or now - read_at >= UNCHANGED_SECONDS:
                 version, read_at = newest, now
                 try:
@@ -138,8 +139,8 @@ class LiveFeed:
                     async with self._changed:
                         self._reads += 1
                         self._changed.notify_all()
-                seconds = time.monotonic() - now
-            await asyncio.sleep(max(INTERVAL_SECONDS, READ_SHARE * seconds))
+                pause_seconds = max(INTERVAL_SECONDS, READ_SHARE * (time.monotonic() - now))
+            await asyncio.sleep(pause_seconds)
 
     def _read_once(self) -> Live:
         with leaving_if_invalidated():
