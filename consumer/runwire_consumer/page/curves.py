@@ -6,26 +6,30 @@ comes as it is. What is not finite is counted beside, and is null among the valu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from runwire_consumer.errors import QueryError, RunNotFound
 from runwire_consumer.queries import Ask, Row
 
-AXES = ("step", "time", "relative", "active")
 BUCKETS_DEFAULT = 600
 BUCKETS_MAX = 5_000
 CURVES_MAX = 60
 STEP_MAX = 2**63 - 1
 
+# Where the middle of a bucket stands on each axis.
+_PLACES = {
+    "step": "(first_step::DOUBLE + last_step) / 2",
+    "time": "(epoch_us(first_time) + epoch_us(last_time)) / 2e6",
+    "relative": "(relative_seconds($run_id, first_time) + relative_seconds($run_id, last_time)) / 2",
+    "active": "(active_seconds($run_id, first_time) + active_seconds($run_id, last_time)) / 2",
+}
+AXES = tuple(_PLACES)
 _CURVE_SQL = """
-SELECT first_step, last_step, first_time, last_time, value, "min", "max", points, nan + infinite AS nonfinite
+SELECT first_step, last_step, {place} AS x, value, "min", "max", points, nan + infinite AS nonfinite
 FROM curve($run_id, $metric, $buckets, $first_step, $last_step)
 """
-_EMITTERS_SQL = "SELECT attempt, started_at, seen_at FROM emitters WHERE run_id = $run_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,13 @@ def read_curves(limited: Ask, ask: Ask, asked: CurvesAsked) -> Row:
     for run_id in asked.run_ids:
         if not limited("SELECT 1 AS found FROM emitters WHERE run_id = $run_id LIMIT 1", {"run_id": run_id}):
             raise RunNotFound(f"There is no run {run_id[:100]!r}.")
-        spans = _spans(ask(_EMITTERS_SQL, {"run_id": run_id})) if asked.axis in {"relative", "active"} else []
-        curves += [_curve(ask, asked, run_id, metric, spans) for metric in asked.metrics]
+        curves += [_curve(ask, asked, run_id, metric) for metric in asked.metrics]
     return {"axis": asked.axis, "buckets": asked.buckets, "curves": curves}
 
 
-def read_buckets(ask: Ask, asked: CurvesAsked, run_id: str, metric: str) -> Sequence[Row]:
-    """One curve's buckets in order: first and last step and time, value, min, max, points and nonfinite."""
-    return ask(
-        _CURVE_SQL,
+def _curve(ask: Ask, asked: CurvesAsked, run_id: str, metric: str) -> Row:
+    buckets = ask(
+        _CURVE_SQL.format(place=_PLACES[asked.axis]),
         {
             "run_id": run_id,
             "metric": metric,
@@ -112,55 +114,13 @@ def read_buckets(ask: Ask, asked: CurvesAsked, run_id: str, metric: str) -> Sequ
             "last_step": asked.last_step,
         },
     )
-
-
-def _curve(ask: Ask, asked: CurvesAsked, run_id: str, metric: str, spans: Sequence[tuple[float, float]]) -> Row:
-    buckets = read_buckets(ask, asked, run_id, metric)
     return {
         "run_id": run_id,
         "metric": metric,
-        "x": [_place(bucket, asked.axis, spans) for bucket in buckets],
-        "first_step": [bucket["first_step"] for bucket in buckets],
-        "last_step": [bucket["last_step"] for bucket in buckets],
-        "value": [_finite(bucket["value"]) for bucket in buckets],
-        "min": [_finite(bucket["min"]) for bucket in buckets],
-        "max": [_finite(bucket["max"]) for bucket in buckets],
-        "nonfinite": [bucket["nonfinite"] or 0 for bucket in buckets],
+        **{name: [bucket[name] for bucket in buckets] for name in ("x", "first_step", "last_step", "nonfinite")},
+        **{name: [_finite(bucket[name]) for bucket in buckets] for name in ("value", "min", "max")},
         "points": sum(bucket["points"] for bucket in buckets),
     }
-
-
-def _place(bucket: Row, axis: str, spans: Sequence[tuple[float, float]]) -> float:
-    """The middle of a bucket on the axis; a bucket of one step is at it."""
-    if axis == "step":
-        first, last = bucket["first_step"], bucket["last_step"]
-        return int(first) if first == last else (first + last) / 2
-    seconds = (_seconds(bucket["first_time"]) + _seconds(bucket["last_time"])) / 2
-    if axis == "time" or not spans:
-        return seconds
-    if axis == "relative":
-        return seconds - spans[0][0]
-    return sum(min(max(seconds - since, 0.0), until - since) for since, until in spans)
-
-
-def _spans(emitters: Sequence[Row]) -> list[tuple[float, float]]:
-    """When a run's attempts were alive, in order and apart; what isn't of any attempt counts where there is none."""
-    lives: dict[Any, tuple[float, float]] = {}
-    for emitter in emitters:
-        began, seen = _seconds(emitter["started_at"]), _seconds(emitter["seen_at"])
-        known = lives.get(emitter["attempt"], (began, seen))
-        lives[emitter["attempt"]] = min(known[0], began), max(known[1], seen)
-    attempts = {attempt: life for attempt, life in lives.items() if attempt is not None} or lives
-    spans: list[tuple[float, float]] = []
-    for since, until in sorted(attempts.values()):
-        reached = spans[-1][1] if spans else -math.inf
-        if until > reached:
-            spans.append((max(since, reached), until))
-    return spans
-
-
-def _seconds(moment: str) -> float:
-    return datetime.fromisoformat(moment.removesuffix("Z")).replace(tzinfo=UTC).timestamp()
 
 
 def _finite(value: Any) -> float | None:

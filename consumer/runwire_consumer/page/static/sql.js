@@ -9,22 +9,6 @@ import { RowTable } from "./table.js";
 const ADDRESS_CHARACTERS_MAX = 6000;
 const FORMATS = ["csv", "json", "parquet", "arrow"];
 
-/** What can be asked, in a line each. */
-const RELATIONS = /** @type {Array<[string, string]>} */ ([
-  ["runs", "one row a run: state, times, code, params, last and best values"],
-  ["curves", "one row a step of a metric: mean, min and max over ranks"],
-  ["curves_by_rank", "the same, of each rank"],
-  ["latest", "the last value of each metric and rank"],
-  ["metrics", "every point that ever came, superseded ones too"],
-  ["params", "parameters, a row each"],
-  ["attempts", "starts and restarts of each run"],
-  ["emitters", "processes, and what became of their rows"],
-  ["events", "what happened: starts, ends, alerts, texts"],
-  ["alerts", "alerts that were raised"],
-  ["artifacts", "files that runs name"],
-  ["gaps", "rows that are not stored, and why"],
-  ["dead_letters", "messages that can't be read"],
-]);
 const EXAMPLES = /** @type {Array<[string, string]>} */ ([
   ["The newest runs", "SELECT name, state, started_at, params, best\nFROM runs\nORDER BY started_at DESC\nLIMIT 20"],
   ["Which parameters were best", "SELECT name, params['lr'] AS lr, best['val/acc'] AS acc, \"commit\"\nFROM runs\nWHERE best['val/acc'] IS NOT NULL\nORDER BY acc DESC"],
@@ -59,26 +43,20 @@ class SqlView {
     this.told = h("span", { class: "quiet", role: "status" });
     this.wrong = h("p", { class: "wrong", role: "alert" });
     this.answer = h("div");
+    this.relations = h("div");
     this.asked = new AbortController();
     fill(main, h("div", { class: "sql" }, h("h1", { class: "unseen" }, "SQL"), h("div", { class: "side" },
       h("div", {}, this.editor, h("div", { class: "tools" }, this.start, this.told, h("span", { class: "grow" }), FORMATS.map((format) => h("button", { type: "button", onclick: () => void this.save(format) }, format === "csv" || format === "json" ? format.toUpperCase() : format[0].toUpperCase() + format.slice(1)))), this.wrong, this.answer),
       h("aside", { "aria-label": "What can be asked" }, h("h2", {}, "Examples"), h("ul", {}, EXAMPLES.map(([title, text]) => h("li", {}, h("button", { type: "button", class: "plain", onclick: () => this.take(text) }, title)))),
-        h("h2", {}, "Relations"), RELATIONS.map(([name, text]) => this.relation(name, text))))));
+        h("h2", {}, "What there is"), this.relations))));
+    void this.list().catch((error) => fill(this.relations, error.message));
   }
 
-  /**
-   * @param {string} name
-   * @param {string} text
-   */
-  relation(name, text) {
-    const list = h("div", { class: "quiet" }, "…");
-    const made = h("details", { ontoggle: async () => {
-      if (!made.open || made.dataset.known) return;
-      made.dataset.known = "1";
-      const found = await select(`SELECT * FROM ${name} LIMIT 0`).catch((error) => ({ columns: [error.message] }));
-      fill(list, found.columns.join(", "));
-    } }, h("summary", {}, h("code", {}, name), ` ${text}`), list);
-    return made;
+  /** What there is to ask, as the store itself tells it. */
+  async list() {
+    const [relations, columns] = await Promise.all([select("SELECT name, call, meaning FROM relations"), select("SELECT relation, name, meaning FROM columns")]);
+    fill(this.relations, relations.rows.map(({ name, call, meaning }) => h("details", {}, h("summary", {}, h("code", {}, call), " ", h("span", { class: "quiet" }, meaning)),
+      h("ul", {}, columns.rows.filter(({ relation }) => relation === name).map((column) => h("li", {}, h("code", {}, column.name), " ", h("span", { class: "quiet" }, column.meaning)))))));
   }
 
   /**
