@@ -189,4 +189,4 @@ def test_the_shell_holds_no_script_and_no_style_of_its_own() -> None:
 
 def test_modules_of_the_page_can_be_read_in_a_sitting() -> None:
     long = {page.path: page.content.count(b"\n") for page in page_files() if "/vendor/" not in page.path}
-    assert {path: lines for path, lines in long.items() if lines > 450} == {}
+    assert {path: lines for path, lines in long.items() if lines > 350} == {}

@@ -48,7 +48,7 @@ class Place:
         return {**self.consumer.environment, "RUNWIRE_AUTO_METRICS": "off"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     require_service("Chromium", CHROMIUM is not None, HOW_TO_GET)
     home = tmp_path_factory.mktemp("page") / "home"
@@ -87,14 +87,15 @@ def _begun(home: Path, url: str, name: str, params: dict[str, object], **given: 
     return runwire.init("digits", name=name, params=params, home=home, url=url, auto_metrics=False, **given)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="session")
-def browser(place: Place) -> Iterator[Browser]:
-    del place  # it says when there is no Chromium
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A module's: while one runs, its thread has an event loop, and no coroutine of another test could run."""
+    require_service("Chromium", CHROMIUM is not None, HOW_TO_GET)
     with chromium() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def session(browser: Browser, place: Place) -> list[dict[str, object]]:
     """The cookies of somebody who has logged in."""
     context = browser.new_context()
@@ -110,7 +111,7 @@ def session(browser: Browser, place: Place) -> list[dict[str, object]]:
 def context(browser: Browser, place: Place) -> Iterator[BrowserContext]:
     """A browser window that nobody has logged in with; at the end it must have complained of nothing."""
     made = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce", locale="en-US")
-    made.set_default_timeout(20_000)
+    made.set_default_timeout(10_000)
     complaints = Complaints(made, place.address)
     yield made
     made.close()

@@ -6,14 +6,12 @@ import stat
 import sys
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.process import ServiceProcess, wait_until
 
 
-@pytest.mark.usefixtures("place")
 def test_the_browser_opens_logged_in(browser: Browser, tmp_path: Path) -> None:
     """By a file of the user's own with a code that works once; no token is in it, and it goes with the consumer."""
     home, opened = tmp_path / "home", tmp_path / "opened"

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ class LiveFeed:
         """Nobody else may follow now."""
         return self._followers >= FOLLOWERS_MAX
 
-    async def follow(self, following: Following) -> AsyncIterator[Told]:
+    async def follow(self, following: Following) -> AsyncGenerator[Told]:
         """What is there, then what changes; at least every QUIET_SECONDS something, until the feed stops."""
         known, heard, silent_since = _Known(), 0, time.monotonic()
         with self._followed():

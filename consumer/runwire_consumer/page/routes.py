@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -80,11 +81,12 @@ def live_routes(feed: LiveFeed | None, door: Door) -> list[Route]:
 async def _events(feed: LiveFeed, following: Following, welcome: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Ends with the session or the token that it began with."""
     yield b"retry: %d\n\n" % RETRY_MS
-    async for told in feed.follow(following):
-        if not welcome():
-            yield b"event: ended\ndata: {}\n\n"
-            return
-        yield b"data: " + json.dumps(told, allow_nan=False).encode() + b"\n\n" if told else b": alive\n\n"
+    async with aclosing(feed.follow(following)) as heard:
+        async for told in heard:
+            if not welcome():
+                yield b"event: ended\ndata: {}\n\n"
+                return
+            yield b"data: " + json.dumps(told, allow_nan=False).encode() + b"\n\n" if told else b": alive\n\n"
 
 
 def _following(request: Request) -> Following:

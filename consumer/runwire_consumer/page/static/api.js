@@ -56,7 +56,11 @@ async function send(where, options = {}) {
     if (answer.ok) return answer;
     const sentence = await refusal(answer);
     if (answer.status !== 401) throw new Refused(answer.status, sentence);
-    asking = asking ?? askForToken(sentence).finally(() => { asking = null; });
+    asking =
+      asking ??
+      askForToken(sentence).finally(() => {
+        asking = null;
+      });
     await asking;
   }
 }
@@ -93,7 +97,10 @@ export async function get(path, query = [], signal) {
  */
 export async function select(text, params = null, signal) {
   const answer = await send("/api/sql?format=json", {
-    method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify({ sql: text, params }),
+    method: "POST",
+    signal,
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ sql: text, params }),
   });
   const named = answer.headers.get("runwire-columns");
   const rows = await answer.json();
@@ -123,7 +130,10 @@ export async function login(token) {
  */
 export async function handOver(given) {
   const answer = await fetch("/api/login", {
-    method: "POST", credentials: "same-origin", headers: { "content-type": "application/json" }, body: JSON.stringify(given),
+    method: "POST",
+    credentials: "same-origin",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(given),
   });
   if (!answer.ok) throw new Refused(answer.status, await refusal(answer));
 }

@@ -19,7 +19,11 @@ const VIEWS = [
   [/^\/sql$/, "sql", () => import("./sql.js")],
 ];
 const KEYS = /** @type {Array<[string, string]>} */ ([
-  ["g r", "Runs"], ["g c", "Compare"], ["g s", "SQL"], ["t", "Dark or light"], ["?", "These keys"],
+  ["g r", "Runs"],
+  ["g c", "Compare"],
+  ["g s", "SQL"],
+  ["t", "Dark or light"],
+  ["?", "These keys"],
 ]);
 
 const main = document.getElementById("main");
@@ -61,7 +65,15 @@ async function show(focus = false) {
  */
 function showError(error) {
   document.title = "Runwire";
-  fill(main, h("div", { class: "trouble", role: "alert" }, h("p", {}, error.message), h("p", {}, h("a", { href: "/" }, "All runs"))));
+  fill(
+    main,
+    h(
+      "div",
+      { class: "trouble", role: "alert" },
+      h("p", {}, error.message),
+      h("p", {}, h("a", { href: "/" }, "All runs")),
+    ),
+  );
 }
 
 /**
@@ -98,18 +110,32 @@ function switchTheme() {
 
 function showKeys() {
   const rows = [...(shown?.keys ?? []), ...KEYS];
-  dialog("Keys", h("dl", { class: "keys" }, rows.map(([key, text]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)])),
-    h("form", { method: "dialog" }, h("button", { autofocus: true }, "Close")));
+  dialog(
+    "Keys",
+    h(
+      "dl",
+      { class: "keys" },
+      rows.map(([key, text]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)]),
+    ),
+    h("form", { method: "dialog" }, h("button", { autofocus: true }, "Close")),
+  );
 }
 
 let before = "";
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
-  const typing = target.matches("input:not([type=checkbox]):not([type=range]), textarea, select") || target.closest("dialog");
+  const typing =
+    target.matches("input:not([type=checkbox]):not([type=range]), textarea, select") || target.closest("dialog");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const pressed = before + event.key;
   before = event.key === "g" ? "g " : "";
-  const actions = { "g r": () => navigate("/"), "g c": () => navigate("/compare"), "g s": () => navigate("/sql"), "t": switchTheme, "?": showKeys };
+  const actions = {
+    "g r": () => navigate("/"),
+    "g c": () => navigate("/compare"),
+    "g s": () => navigate("/sql"),
+    t: switchTheme,
+    "?": showKeys,
+  };
   const action = actions[pressed];
   if (action) {
     event.preventDefault();

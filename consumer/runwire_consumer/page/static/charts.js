@@ -1,19 +1,13 @@
 // One chart of curves: a line a run, between the least and the greatest value of each bucket, drawn by uPlot.
 
-import { duration, moment, number } from "./format.js";
+import { inOrder, nearest, placed, smoothed } from "./curves.js";
+import { duration, number } from "./format.js";
 import uPlot from "./vendor/uplot.js";
 
 export const COLORS = 10;
 
 /**
- * What the server tells of a curve, as columns.
- *
- * @typedef {{run_id: string, metric: string, x: number[], first_step: number[], last_step: number[], value: (number|null)[],
- *   min: (number|null)[], max: (number|null)[], nonfinite: number[], points: number}} Curve
- */
-
-/**
- * @typedef {{label: string, color: number, curve: Curve}} Line
+ * @typedef {{label: string, color: number, curve: import("./curves.js").Curve}} Line
  * @typedef {{axis: string, log: boolean, smoothing: number, range: [number, number]|null}} Look
  */
 
@@ -33,51 +27,6 @@ export function themed(name) {
  */
 export function lineColor(at) {
   return themed(`series-${(at % COLORS) + 1}`);
-}
-
-/**
- * Exponential smoothing, the weights divided by their sum so that the beginning isn't drawn to zero.
- *
- * @param {(number|null)[]} values What is null stays a gap.
- * @param {number} weight From 0 (nothing) to below 1.
- * @returns {(number|null)[]}
- */
-export function smoothed(values, weight) {
-  let sum = 0;
-  let weights = 0;
-  return values.map((value) => {
-    if (value === null || value === undefined) return null;
-    sum = sum * weight + value;
-    weights = weights * weight + 1;
-    return sum / weights;
-  });
-}
-
-/**
- * How a place on the axis reads.
- *
- * @param {string} axis
- * @param {number} x
- * @returns {string}
- */
-export function placed(axis, x) {
-  if (axis === "time") return moment(new Date(x * 1000).toISOString());
-  return axis === "step" ? `step ${number(Math.round(x))}` : duration(x);
-}
-
-/**
- * A curve in a sentence, for those who don't see it.
- *
- * @param {Line} line
- * @returns {string}
- */
-export function summary({ label, curve }) {
-  const least = curve.min.reduce((low, value) => (value !== null && (low === null || value < low) ? value : low), null);
-  const most = curve.max.reduce((high, value) => (value !== null && (high === null || value > high) ? value : high), null);
-  const last = curve.value.length - 1;
-  if (last < 0) return `${label}: no values`;
-  const gone = curve.nonfinite.reduce((sum, count) => sum + count, 0);
-  return `${label}: ${number(curve.points)} points, last ${number(curve.value[last])} at step ${number(curve.last_step[last])}, least ${number(least)}, greatest ${number(most)}${gone ? `, ${gone} not finite` : ""}`;
 }
 
 export class CurveChart {
@@ -108,7 +57,13 @@ export class CurveChart {
   draw(lines, look) {
     this.lines = lines.map((line) => ({ ...line, curve: inOrder(line.curve) }));
     this.look = look;
-    const shape = JSON.stringify([lines.map(({ color }) => color), look.axis, look.log, look.smoothing > 0, document.documentElement.dataset.theme]);
+    const shape = JSON.stringify([
+      lines.map(({ color }) => color),
+      look.axis,
+      look.log,
+      look.smoothing > 0,
+      document.documentElement.dataset.theme,
+    ]);
     const data = this.data();
     if (this.plot && shape === this.shape) {
       this.plot.setData(data);
@@ -123,7 +78,13 @@ export class CurveChart {
   data() {
     const { log, smoothing } = this.look;
     const drawn = (values) => (log ? values.map((value) => (value > 0 ? value : null)) : values);
-    const tables = this.lines.map(({ curve }) => [curve.x, drawn(curve.max), drawn(curve.min), drawn(curve.value), ...(smoothing > 0 ? [drawn(smoothed(curve.value, smoothing))] : [])]);
+    const tables = this.lines.map(({ curve }) => [
+      curve.x,
+      drawn(curve.max),
+      drawn(curve.min),
+      drawn(curve.value),
+      ...(smoothing > 0 ? [drawn(smoothed(curve.value, smoothing))] : []),
+    ]);
     if (!tables.length) return [[]];
     return /** @type {uPlot.AlignedData} */ (tables.length === 1 ? tables[0] : uPlot.join(tables));
   }
@@ -137,21 +98,54 @@ export class CurveChart {
     this.lines.forEach(({ label, color }, at) => {
       const hex = lineColor(color);
       const line = (stroke, width) => ({ label, stroke, width, points: { show: false }, spanGaps: false });
-      series.push(line(`${hex}55`, 1), line(`${hex}55`, 1), { ...line(smoothing > 0 ? `${hex}60` : hex, smoothing > 0 ? 1 : 1.6), points: { show: (plot, index) => lonely(plot.data[index]), size: 5 } });
+      series.push(line(`${hex}55`, 1), line(`${hex}55`, 1), {
+        ...line(smoothing > 0 ? `${hex}60` : hex, smoothing > 0 ? 1 : 1.6),
+        points: { show: (plot, index) => lonely(plot.data[index]), size: 5 },
+      });
       if (smoothing > 0) series.push(line(hex, 2));
       bands.push({ series: [at * each + 1, at * each + 2], fill: `${hex}22` });
     });
-    const drawnAxis = { stroke: themed("quiet"), grid: { stroke: themed("grid"), width: 1 }, ticks: { stroke: themed("grid"), width: 1 }, font: "11px system-ui" };
-    const values = axis === "time" ? {} : { values: (_, splits) => splits.map((split) => (axis === "step" ? compact(split) : duration(split))) };
+    const drawnAxis = {
+      stroke: themed("quiet"),
+      grid: { stroke: themed("grid"), width: 1 },
+      ticks: { stroke: themed("grid"), width: 1 },
+      font: "11px system-ui",
+    };
+    const values =
+      axis === "time"
+        ? {}
+        : { values: (_, splits) => splits.map((split) => (axis === "step" ? compact(split) : duration(split))) };
     return {
-      ...this.room(), series, bands,
+      ...this.room(),
+      series,
+      bands,
       scales: {
-        x: { time: axis === "time", range: (_, low, high) => this.look.range ?? (low === high ? [low - 1, high + 1] : [low, high]) },
+        x: {
+          time: axis === "time",
+          range: (_, low, high) => this.look.range ?? (low === high ? [low - 1, high + 1] : [low, high]),
+        },
         y: log ? { distr: 3 } : {},
       },
-      axes: [{ ...drawnAxis, ...values, space: 70 }, { ...drawnAxis, size: 56, values: (_, splits) => splits.map((split) => (split === null ? "" : number(split, 3))) }],
+      axes: [
+        { ...drawnAxis, ...values, space: 70 },
+        {
+          ...drawnAxis,
+          size: 56,
+          values: (_, splits) => splits.map((split) => (split === null ? "" : number(split, 3))),
+        },
+      ],
       legend: { show: false },
-      cursor: { drag: { x: true, y: false, setScale: false }, sync: { key: `runwire-${axis}` }, points: { show: false }, bind: { dblclick: () => () => { this.told.onReset(); return null; } } },
+      cursor: {
+        drag: { x: true, y: false, setScale: false },
+        sync: { key: `runwire-${axis}` },
+        points: { show: false },
+        bind: {
+          dblclick: () => () => {
+            this.told.onReset();
+            return null;
+          },
+        },
+      },
       hooks: {
         setSelect: [(plot) => this.select(plot)],
         setCursor: [(plot) => this.read(plot)],
@@ -181,12 +175,16 @@ export class CurveChart {
     const { left } = plot.cursor;
     if (left === undefined || left === null || left < 0 || !this.lines.length) return this.told.onRead("");
     const x = plot.posToVal(left, "x");
-    const found = this.lines.map(({ label, curve }) => ({ label, curve, at: nearest(curve.x, x) })).filter(({ at }) => at >= 0);
+    const found = this.lines
+      .map(({ label, curve }) => ({ label, curve, at: nearest(curve.x, x) }))
+      .filter(({ at }) => at >= 0);
     const values = found.map(({ label, curve, at }) => {
       const spread = curve.min[at] !== curve.max[at] ? ` (${number(curve.min[at])} … ${number(curve.max[at])})` : "";
       return `${this.lines.length > 1 ? `${label}: ` : ""}${curve.value[at] === null ? "not finite" : number(curve.value[at])}${spread}`;
     });
-    return this.told.onRead(found.length ? `${placed(this.look.axis, found[0].curve.x[found[0].at])} — ${values.join(" · ")}` : "");
+    return this.told.onRead(
+      found.length ? `${placed(this.look.axis, found[0].curve.x[found[0].at])} — ${values.join(" · ")}` : "",
+    );
   }
 
   /**
@@ -230,35 +228,6 @@ export class CurveChart {
  */
 function lonely(values) {
   return values.filter((value) => value !== null && value !== undefined).length === 1;
-}
-
-/**
- * By time the buckets of steps may come in any order.
- *
- * @param {Curve} curve
- * @returns {Curve}
- */
-function inOrder(curve) {
-  if (curve.x.every((x, at) => at === 0 || curve.x[at - 1] <= x)) return curve;
-  const order = curve.x.map((_, at) => at).sort((one, other) => curve.x[one] - curve.x[other]);
-  const sorted = (column) => order.map((at) => column[at]);
-  return { ...curve, x: sorted(curve.x), first_step: sorted(curve.first_step), last_step: sorted(curve.last_step), value: sorted(curve.value), min: sorted(curve.min), max: sorted(curve.max), nonfinite: sorted(curve.nonfinite) };
-}
-
-/**
- * @param {number[]} ordered
- * @param {number} wanted
- * @returns {number} Its place; -1: there is none.
- */
-export function nearest(ordered, wanted) {
-  let low = 0;
-  let high = ordered.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (ordered[middle] < wanted) low = middle + 1;
-    else high = middle;
-  }
-  return low > 0 && wanted - ordered[low - 1] < ordered[low] - wanted ? low - 1 : Math.min(low, ordered.length - 1);
 }
 
 /**

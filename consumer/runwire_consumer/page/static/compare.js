@@ -1,12 +1,13 @@
 // Runs beside each other: curves, the best values, the parameters that differ.
 
 import { address, follow, select } from "./api.js";
-import { fill, h, table } from "./dom.js";
-import { COLLATOR, cut, duration, moment, number, plainly } from "./format.js";
+import { differingParams, isOwn, paramsSection, swatch, valueOf, valuesSection } from "./differences.js";
+import { fill, h } from "./dom.js";
+import { COLLATOR, cut } from "./format.js";
 import { MetricGrid } from "./panels.js";
 import { COLORS } from "./charts.js";
 import { ParallelChart } from "./parallel.js";
-import { badge } from "./runs.js";
+import { badge } from "./runtable.js";
 
 const RUNS_MAX = 20;
 const AXES_MAX = 12;
@@ -18,7 +19,10 @@ const BEST_SQL = `
   SELECT body->>'metric' AS metric, arg_max(body->>'best', time) AS best FROM events
   WHERE type = 'MetricDefined' AND list_contains($runs::VARCHAR[], run_id) GROUP BY ALL`;
 
-export const keys = /** @type {Array<[string, string]>} */ ([["drag", "Look closer at a stretch"], ["double click, 0", "The whole range again"]]);
+export const keys = /** @type {Array<[string, string]>} */ ([
+  ["drag", "Look closer at a stretch"],
+  ["double click, 0", "The whole range again"],
+]);
 
 /**
  * @param {HTMLElement} main
@@ -28,12 +32,26 @@ export async function show(main, url) {
   document.title = "Compare · Runwire";
   const asked = [...new Set(url.searchParams.getAll("run"))].slice(0, RUNS_MAX);
   if (!asked.length) {
-    fill(main, h("h1", {}, "Compare"), h("p", {}, "Choose runs in ", h("a", { href: "/" }, "the table"), ": the boxes, or x on the keyboard; then Compare, or c."));
+    fill(
+      main,
+      h("h1", {}, "Compare"),
+      h(
+        "p",
+        {},
+        "Choose runs in ",
+        h("a", { href: "/" }, "the table"),
+        ": the boxes, or x on the keyboard; then Compare, or c.",
+      ),
+    );
     return () => {};
   }
-  const [{ rows: found }, { rows: defined }] = await Promise.all([select(RUNS_SQL, { runs: asked }), select(BEST_SQL, { runs: asked })]);
+  const [{ rows: found }, { rows: defined }] = await Promise.all([
+    select(RUNS_SQL, { runs: asked }),
+    select(BEST_SQL, { runs: asked }),
+  ]);
   const runs = asked.flatMap((id) => found.filter((run) => run.run_id === id)).map((run, color) => ({ ...run, color }));
-  if (!runs.length) throw new Error("None of these runs is there: they may have been deleted, or the token may not see them.");
+  if (!runs.length)
+    throw new Error("None of these runs is there: they may have been deleted, or the token may not see them.");
   const view = new CompareView(main, url, runs, new Map(defined.map(({ metric, best }) => [metric, best])));
   view.open(asked.length - runs.length);
   return () => view.close();
@@ -52,6 +70,7 @@ class CompareView {
     this.runs = runs;
     this.best = best;
     this.metrics = [...new Set(runs.flatMap((run) => Object.keys(run.last)))].sort(COLLATOR.compare);
+    this.differing = differingParams(runs);
     this.states = new Map(runs.map((run) => [run.run_id, h("span", {}, badge(run.state))]));
     this.curves = h("div");
     /** @type {MetricGrid|null} */
@@ -62,86 +81,136 @@ class CompareView {
    * @param {number} gone
    */
   open(gone) {
-    const layout = h("select", { id: "layout", onchange: () => { this.note("layout", layout.value); this.draw(); } },
-      h("option", { value: "" }, "Overlaid"), h("option", { value: "side", selected: this.query.get("layout") === "side" }, "Side by side"));
-    fill(this.main,
-      h("div", { class: "heading" }, h("h1", {}, this.runs.length === 1 ? "One run" : `${this.runs.length} runs compared`), h("span", { class: "grow" }),
-        h("label", {}, "Curves ", layout), h("a", { class: "button", href: address("/", this.runs.map((run) => ["run", run.run_id])) }, "Choose others")),
+    const layout = h(
+      "select",
+      {
+        id: "layout",
+        onchange: () => {
+          this.note("layout", layout.value);
+          this.draw();
+        },
+      },
+      h("option", { value: "" }, "Overlaid"),
+      h("option", { value: "side", selected: this.query.get("layout") === "side" }, "Side by side"),
+    );
+    fill(
+      this.main,
+      h(
+        "div",
+        { class: "heading" },
+        h("h1", {}, this.runs.length === 1 ? "One run" : `${this.runs.length} runs compared`),
+        h("span", { class: "grow" }),
+        h("label", {}, "Curves ", layout),
+        h(
+          "a",
+          {
+            class: "button",
+            href: address(
+              "/",
+              this.runs.map((run) => ["run", run.run_id]),
+            ),
+          },
+          "Choose others",
+        ),
+      ),
       gone ? h("p", { class: "note" }, `${gone} of the runs asked for are not there.`) : null,
-      this.legend(), this.params(), this.values(), this.parallel(), h("h2", {}, "Curves"), this.curves);
+      this.legend(),
+      paramsSection(this.runs, this.differing),
+      valuesSection(this.runs, this.metrics, this.best),
+      this.parallel(),
+      h("h2", {}, "Curves"),
+      this.curves,
+    );
     this.draw();
-    this.live = follow(this.runs.map((run) => ["run", run.run_id]), (told) => {
-      for (const run of told.runs ?? []) if (this.states.has(run.run_id)) fill(this.states.get(run.run_id), badge(run.state));
-      if (told.metrics) this.grid?.hear(told.metrics);
-    });
+    this.live = follow(
+      this.runs.map((run) => ["run", run.run_id]),
+      (told) => {
+        for (const run of told.runs ?? [])
+          if (this.states.has(run.run_id)) fill(this.states.get(run.run_id), badge(run.state));
+        if (told.metrics) this.grid?.hear(told.metrics);
+      },
+    );
   }
 
   legend() {
-    return h("ul", { class: "legend" }, this.runs.map((run) => {
-      const others = this.runs.filter((other) => other !== run).map((other) => /** @type {[string, *]} */ (["run", other.run_id]));
-      const item = h("li", {}, swatch(run.color), h("a", { href: `/runs/${encodeURIComponent(run.run_id)}`, dir: "auto", title: run.name }, cut(run.name, 60)), " ", this.states.get(run.run_id), " ",
-        this.runs.length > 1 ? h("a", { href: address("/compare", [...others, ...[...this.query].filter(([name]) => name !== "run")]), "aria-label": `Leave ${cut(run.name, 60)} out` }, "×") : null);
-      for (const [event, on] of /** @type {[string, boolean][]} */ ([["mouseenter", true], ["mouseleave", false], ["focusin", true], ["focusout", false]])) item.addEventListener(event, () => this.chart?.highlight(on ? run.run_id : null));
-      return item;
-    }));
-  }
-
-  head() {
-    return this.runs.map((run) => h("span", { title: run.name, dir: "auto" }, swatch(run.color), cut(run.name, 40)));
-  }
-
-  params() {
-    const names = [...new Set(this.runs.flatMap((run) => Object.keys(run.params)))].sort(COLLATOR.compare);
-    const differs = (name) => new Set(this.runs.map((run) => run.params[name] ?? null)).size > 1;
-    this.differing = names.filter(differs);
-    const box = h("div", { class: "wide" });
-    const facts = [["Started", (run) => moment(run.started_at)], ["Duration", (run) => duration(run.duration_seconds)], ["Commit", (run) => (run.commit ? `${run.commit.slice(0, 8)}${run.dirty ? "+" : ""}` : "")]];
-    const draw = (all) => {
-      const shown = all ? names : this.differing;
-      const rows = [...shown.map((name) => [h("bdi", {}, cut(name, 80)), ...this.runs.map((run) => h("bdi", {}, cut(plainly(run.params[name]), 200)))]), ...facts.map(([name, of]) => [name, ...this.runs.map(of)])];
-      fill(box, table(all ? "All parameters" : "Parameters that differ", ["", ...this.head()], rows));
-    };
-    const all = h("input", { type: "checkbox", id: "all-params", onchange: () => draw(all.checked) });
-    draw(false);
-    return h("section", { "aria-label": "Parameters" }, h("h2", {}, "Parameters that differ"), names.length > this.differing.length ? h("label", {}, all, ` Show all ${names.length}`) : null, box);
-  }
-
-  /** The value that stands for a run's metric: its best where that is defined, else its last. */
-  value(run, metric) {
-    const value = run.best[metric] ?? run.last[metric];
-    return value === undefined ? null : value;
-  }
-
-  values() {
-    const rows = this.metrics.map((metric) => {
-      const direction = this.best.get(metric);
-      const values = this.runs.map((run) => this.value(run, metric));
-      const finite = values.filter((value) => typeof value === "number");
-      const best = direction === "min" ? Math.min(...finite) : direction === "max" ? Math.max(...finite) : null;
-      const isBest = (value) => best !== null && value === best && finite.length > 1;
-      return [h("bdi", { title: metric }, cut(metric, 80), direction ? ` (${direction})` : ""), ...values.map((value) => (isBest(value) ? h("strong", { class: "best" }, `${number(value)} ★`, h("span", { class: "unseen" }, " best")) : number(value)))];
-    });
-    return h("section", { "aria-label": "Values" }, h("h2", {}, "Values"), h("p", { class: "quiet" }, "The best value where a metric says what is best, and then marked; of others the last one."),
-      h("div", { class: "wide" }, table("Values of each run", ["", ...this.head()], rows)));
+    return h(
+      "ul",
+      { class: "legend" },
+      this.runs.map((run) => {
+        const others = this.runs
+          .filter((other) => other !== run)
+          .map((other) => /** @type {[string, *]} */ (["run", other.run_id]));
+        const item = h(
+          "li",
+          {},
+          swatch(run.color),
+          h("a", { href: `/runs/${encodeURIComponent(run.run_id)}`, dir: "auto", title: run.name }, cut(run.name, 60)),
+          " ",
+          this.states.get(run.run_id),
+          " ",
+          this.runs.length > 1
+            ? h(
+                "a",
+                {
+                  href: address("/compare", [...others, ...[...this.query].filter(([name]) => name !== "run")]),
+                  "aria-label": `Leave ${cut(run.name, 60)} out`,
+                },
+                "×",
+              )
+            : null,
+        );
+        for (const [event, on] of /** @type {[string, boolean][]} */ ([
+          ["mouseenter", true],
+          ["mouseleave", false],
+          ["focusin", true],
+          ["focusout", false],
+        ]))
+          item.addEventListener(event, () => this.chart?.highlight(on ? run.run_id : null));
+        return item;
+      }),
+    );
   }
 
   parallel() {
-    const numbers = (values) => values.every((value) => value === null || value === undefined || !Number.isNaN(Number(value)));
-    const own = this.metrics.filter((name) => !/^(system|time)\//.test(name));
-    const chosen = [...own.filter((name) => this.best.get(name)), ...own.filter((name) => !this.best.get(name))].slice(0, 3);
+    const numbers = (values) =>
+      values.every((value) => value === null || value === undefined || !Number.isNaN(Number(value)));
+    const own = this.metrics.filter(
+      (name) => isOwn(name) && this.runs.some((run) => typeof valueOf(run, name) === "number"),
+    );
+    const chosen = [...own.filter((name) => this.best.get(name)), ...own.filter((name) => !this.best.get(name))].slice(
+      0,
+      3,
+    );
     const axes = [
       ...this.differing.map((name) => ({ label: name, values: this.runs.map((run) => run.params[name] ?? null) })),
-      ...chosen.map((name) => ({ label: name, values: this.runs.map((run) => this.value(run, name)) })),
-    ].slice(0, AXES_MAX).map((axis) => ({ ...axis, numeric: numbers(axis.values) }));
+      ...chosen.map((name) => ({
+        label: name,
+        values: this.runs.map((run) => (typeof valueOf(run, name) === "number" ? valueOf(run, name) : null)),
+      })),
+    ]
+      .slice(0, AXES_MAX)
+      .map((axis) => ({ ...axis, numeric: numbers(axis.values) }));
     if (this.runs.length < 2 || axes.length < 2) return null;
-    this.chart = new ParallelChart(axes, this.runs.map((run) => ({ key: run.run_id, color: run.color % COLORS })));
-    return h("section", { "aria-label": "Parallel coordinates" }, h("h2", {}, "Parameters and values, a line a run"), this.chart.element);
+    this.chart = new ParallelChart(
+      axes,
+      this.runs.map((run) => ({ key: run.run_id, color: run.color % COLORS })),
+    );
+    return h(
+      "section",
+      { "aria-label": "Parallel coordinates" },
+      h("h2", {}, "Parameters and values, a line a run"),
+      this.chart.element,
+    );
   }
 
   draw() {
     this.grid?.close();
     const started = new Map(this.runs.map((run) => [run.run_id, Date.parse(run.started_at ?? "") / 1000]));
-    this.grid = new MetricGrid(this.runs, this.query, { side: this.query.get("layout") === "side", started, keep: () => this.keep() });
+    this.grid = new MetricGrid(this.runs, this.query, {
+      side: this.query.get("layout") === "side",
+      started,
+      keep: () => this.keep(),
+    });
     this.grid.add(this.metrics);
     fill(this.curves, this.grid.element);
   }
@@ -165,13 +234,4 @@ class CompareView {
     this.grid?.close();
     this.chart?.close();
   }
-}
-
-/**
- * @param {number} color
- */
-function swatch(color) {
-  const made = h("span", { class: "swatch", "aria-hidden": "true" });
-  made.style.setProperty("--swatch", `var(--series-${(color % COLORS) + 1})`);
-  return made;
 }

@@ -33,7 +33,8 @@ function append(parent, children) {
   for (const child of children) {
     if (Array.isArray(child)) append(parent, child);
     else if (child instanceof Node) parent.appendChild(child);
-    else if (child !== null && child !== undefined && child !== false) parent.appendChild(document.createTextNode(String(child)));
+    else if (child !== null && child !== undefined && child !== false)
+      parent.appendChild(document.createTextNode(String(child)));
   }
 }
 
@@ -73,10 +74,33 @@ export function safeAddress(text) {
  * @returns {HTMLElement}
  */
 export function table(caption, head, rows) {
-  return h("table", { class: "facts" },
+  return h(
+    "table",
+    { class: "facts" },
     h("caption", { class: "unseen" }, caption),
-    head && h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
-    h("tbody", {}, rows.map(([first, ...rest]) => h("tr", {}, h("th", { scope: "row" }, first), rest.map((cell) => h("td", {}, cell))))));
+    head &&
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          head.map((text) => h("th", { scope: "col" }, text)),
+        ),
+      ),
+    h(
+      "tbody",
+      {},
+      rows.map(([first, ...rest]) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, first),
+          rest.map((cell) => h("td", {}, cell)),
+        ),
+      ),
+    ),
+  );
 }
 
 /**
@@ -97,10 +121,20 @@ export function say(sentence) {
  */
 export function dialog(title, ...children) {
   const before = document.activeElement;
-  const made = /** @type {HTMLDialogElement} */ (h("dialog", { "aria-label": title, onclose: () => {
-    made.remove();
-    if (before instanceof HTMLElement) before.focus();
-  } }, h("h2", {}, title), children));
+  const made = /** @type {HTMLDialogElement} */ (
+    h(
+      "dialog",
+      {
+        "aria-label": title,
+        onclose: () => {
+          made.remove();
+          if (before instanceof HTMLElement) before.focus();
+        },
+      },
+      h("h2", {}, title),
+      children,
+    )
+  );
   document.body.appendChild(made);
   made.showModal();
   return made;
@@ -116,8 +150,10 @@ export function dialog(title, ...children) {
  */
 export function calmly(call, everyMs) {
   let timer = 0;
-  return /** @type {*} */ ((...given) => {
-    clearTimeout(timer);
-    timer = setTimeout(() => call(...given), everyMs);
-  });
+  return /** @type {*} */ (
+    (...given) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => call(...given), everyMs);
+    }
+  );
 }

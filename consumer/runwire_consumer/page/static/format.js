@@ -48,7 +48,11 @@ export function ago(text, now) {
   if (!text) return "";
   const seconds = (now - new Date(text).getTime()) / 1000;
   if (Number.isNaN(seconds)) return text;
-  for (const [size, unit] of /** @type {[number, string][]} */ ([[86400, "d"], [3600, "h"], [60, "min"]])) {
+  for (const [size, unit] of /** @type {[number, string][]} */ ([
+    [86400, "d"],
+    [3600, "h"],
+    [60, "min"],
+  ])) {
     if (seconds >= size) return `${Math.floor(seconds / size)} ${unit} ago`;
   }
   return "just now";

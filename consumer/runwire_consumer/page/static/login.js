@@ -11,28 +11,50 @@ import { dialog, h } from "./dom.js";
  */
 export function askForToken(sentence) {
   return new Promise((resolve) => {
-    const field = /** @type {HTMLInputElement} */ (h("input", {
-      id: "token", type: "password", autocomplete: "current-password", required: true, spellcheck: "false", maxlength: "4096",
-    }));
+    const field = /** @type {HTMLInputElement} */ (
+      h("input", {
+        id: "token",
+        type: "password",
+        autocomplete: "current-password",
+        required: true,
+        spellcheck: "false",
+        maxlength: "4096",
+      })
+    );
     const wrong = h("p", { class: "wrong", role: "alert" });
-    const form = h("form", { onsubmit: async (event) => {
-      event.preventDefault();
-      try {
-        await login(field.value);
-      } catch (error) {
-        wrong.textContent = error.message;
-        field.select();
-        return;
-      }
-      field.value = "";
-      made.removeEventListener("cancel", keep);
-      made.close();
-      resolve();
-    } },
-    h("p", {}, "Reading takes a token. On the consumer's machine the file ", h("code", {}, "token"), " in its home holds one; ",
-      "its owner makes others with ", h("code", {}, "runwire token create"), "."),
-    h("label", { for: "token" }, "Token"), field, wrong,
-    h("button", { type: "submit", class: "main" }, "Log in"));
+    const form = h(
+      "form",
+      {
+        onsubmit: async (event) => {
+          event.preventDefault();
+          try {
+            await login(field.value);
+          } catch (error) {
+            wrong.textContent = error.message;
+            field.select();
+            return;
+          }
+          field.value = "";
+          made.removeEventListener("cancel", keep);
+          made.close();
+          resolve();
+        },
+      },
+      h(
+        "p",
+        {},
+        "Reading takes a token. On the consumer's machine the file ",
+        h("code", {}, "token"),
+        " in its home holds one; ",
+        "its owner makes others with ",
+        h("code", {}, "runwire token create"),
+        ".",
+      ),
+      h("label", { for: "token" }, "Token"),
+      field,
+      wrong,
+      h("button", { type: "submit", class: "main" }, "Log in"),
+    );
     const made = dialog("Log in", form);
     made.dataset.why = sentence;
     // There is nothing to see without a session.

@@ -21,7 +21,13 @@ export class ParallelChart {
     this.lines = lines;
     this.axes = axes.map(scaled);
     this.strong = null;
-    this.canvas = /** @type {HTMLCanvasElement} */ (h("canvas", { class: "parallel", role: "img", "aria-label": `Parallel coordinates of ${lines.length} runs over ${axes.map(({ label }) => cut(label, 60)).join(", ")}; the tables above hold the values.` }));
+    this.canvas = /** @type {HTMLCanvasElement} */ (
+      h("canvas", {
+        class: "parallel",
+        role: "img",
+        "aria-label": `Parallel coordinates of ${lines.length} runs over ${axes.map(({ label }) => cut(label, 60)).join(", ")}; the tables above hold the values.`,
+      })
+    );
     this.element = this.canvas;
     this.size = new ResizeObserver(() => this.draw());
     this.size.observe(this.canvas);
@@ -61,7 +67,8 @@ export class ParallelChart {
       ctx.fillStyle = themed("text");
       ctx.fillText(cut(axis.label, Math.max(6, Math.floor(gap / 7))), x(at), 14);
       ctx.fillStyle = themed("quiet");
-      for (const [part, text] of axis.ticks) ctx.fillText(cut(text, 14), x(at), part === 0 && axis.numeric ? height - 8 : y(part) - 6);
+      for (const [part, text] of axis.ticks)
+        ctx.fillText(cut(text, 14), x(at), part === 0 && axis.numeric ? height - 8 : y(part) - 6);
     });
     this.lines.forEach(({ key, color }, row) => {
       ctx.strokeStyle = lineColor(color);
@@ -99,12 +106,29 @@ function scaled({ label, values, numeric }) {
   if (!numeric) {
     const words = [...new Set(values.filter(is).map(String))].sort(COLLATOR.compare);
     const part = (word) => (words.length === 1 ? 0.5 : words.indexOf(word) / (words.length - 1));
-    return { label, numeric, parts: values.map((value) => (is(value) ? part(String(value)) : null)), ticks: words.length <= 12 ? words.map((word) => /** @type {[number, string]} */ ([part(word), word])) : [] };
+    return {
+      label,
+      numeric,
+      parts: values.map((value) => (is(value) ? part(String(value)) : null)),
+      ticks: words.length <= 12 ? words.map((word) => /** @type {[number, string]} */ ([part(word), word])) : [],
+    };
   }
   const numbers = values.filter(is).map(Number);
   const low = Math.min(...numbers);
   const high = Math.max(...numbers);
   const place = low > 0 && high / low > 100 ? Math.log : (value) => value;
   const part = (value) => (high === low ? 0.5 : (place(value) - place(low)) / (place(high) - place(low)));
-  return { label, numeric, parts: values.map((value) => (is(value) ? part(Number(value)) : null)), ticks: /** @type {[number, string][]} */ (low === high ? [[0.5, number(low)]] : [[0, number(low)], [1, number(high)]]) };
+  return {
+    label,
+    numeric,
+    parts: values.map((value) => (is(value) ? part(Number(value)) : null)),
+    ticks: /** @type {[number, string][]} */ (
+      low === high
+        ? [[0.5, number(low)]]
+        : [
+            [0, number(low)],
+            [1, number(high)],
+          ]
+    ),
+  };
 }

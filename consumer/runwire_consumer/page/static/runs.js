@@ -1,14 +1,19 @@
 // All runs: sorted, filtered, searched, with their states as they change; chosen to be compared.
 
 import { address, follow, get } from "./api.js";
-import { calmly, dialog, fill, h, say } from "./dom.js";
-import { ago, cut, duration, moment, number, plainly } from "./format.js";
+import { calmly, fill, h, say } from "./dom.js";
+import { cut, number } from "./format.js";
+import { chooseColumns, runColumns } from "./runtable.js";
 import { RowTable } from "./table.js";
 
 const COMPARED_MAX = 20;
 
 export const keys = /** @type {Array<[string, string]>} */ ([
-  ["/", "Search"], ["j k", "Next and last run"], ["Enter", "Open it"], ["x", "Choose it"], ["c", "Compare what is chosen"],
+  ["/", "Search"],
+  ["j k", "Next and last run"],
+  ["Enter", "Open it"],
+  ["x", "Choose it"],
+  ["c", "Compare what is chosen"],
 ]);
 
 /**
@@ -38,8 +43,13 @@ class RunsView {
 
   async load() {
     // What is absent is the server's choice; an empty one is nobody's.
-    const names = ["project", "metric", "param"].flatMap((name) => this.query.getAll(name).map((value) => /** @type {[string, string]} */ ([name, value])));
-    this.data = await get("/api/table", names.filter(([name, value]) => name !== "project" || value));
+    const names = ["project", "metric", "param"].flatMap((name) =>
+      this.query.getAll(name).map((value) => /** @type {[string, string]} */ ([name, value])),
+    );
+    this.data = await get(
+      "/api/table",
+      names.filter(([name, value]) => name !== "project" || value),
+    );
     this.place = new Map(this.data.columns.run_id.map((id, row) => [id, row]));
     this.build();
     const metrics = Object.keys(this.data.metrics).map((name) => /** @type {[string, string]} */ (["metric", name]));
@@ -49,8 +59,20 @@ class RunsView {
 
   build() {
     const { columns } = this.data;
-    this.search = h("input", { type: "search", id: "search", placeholder: "Search: name, tag, param …", "aria-label": "Search the runs", value: (this.query.get("q") ?? "").replace(/\s+/g, " "), oninput: calmly(() => this.filter(), 60) });
-    this.project = this.selection("project", "All projects", [...new Set([...columns.project, ...this.query.getAll("project")])], () => this.reload());
+    this.search = h("input", {
+      type: "search",
+      id: "search",
+      placeholder: "Search: name, tag, param …",
+      "aria-label": "Search the runs",
+      value: (this.query.get("q") ?? "").replace(/\s+/g, " "),
+      oninput: calmly(() => this.filter(), 60),
+    });
+    this.project = this.selection(
+      "project",
+      "All projects",
+      [...new Set([...columns.project, ...this.query.getAll("project")])],
+      () => this.reload(),
+    );
     this.state = this.selection("state", "All states", [...new Set(columns.state)], () => this.filter());
     this.compare = h("a", { href: "/compare", class: "button" });
     this.count = h("span", { class: "quiet", role: "status" });
@@ -60,46 +82,46 @@ class RunsView {
       onMark: (row) => this.choose(row),
       isMarked: (row) => this.chosen.has(columns.run_id[row]),
     });
-    fill(this.main,
+    fill(
+      this.main,
       h("h1", { class: "unseen" }, "Runs"),
-      h("div", { class: "tools", role: "search" }, this.search, this.project, this.state,
-        h("button", { type: "button", onclick: () => void this.chooseColumns() }, "Columns"), this.compare, this.count),
+      h(
+        "div",
+        { class: "tools", role: "search" },
+        this.search,
+        this.project,
+        this.state,
+        h(
+          "button",
+          {
+            type: "button",
+            onclick: () => void chooseColumns(this.data, this.query, () => this.go(`/?${this.query}`)),
+          },
+          "Columns",
+        ),
+        this.compare,
+        this.count,
+      ),
       this.data.note && h("p", { class: "note", role: "note" }, this.data.note),
-      columns.run_id.length ? this.table.element : h("div", { class: "empty" }, h("p", {}, "Nothing is tracked yet. In a training script:"),
-        h("pre", {}, "import runwire\n\nrun = runwire.init(\"my-project\", params={\"lr\": 0.1})\nfor step in range(100):\n    run.log({\"train/loss\": 1 / (step + 1)}, step=step)"), h("p", {}, "This page shows it as it comes.")));
+      columns.run_id.length
+        ? this.table.element
+        : h(
+            "div",
+            { class: "empty" },
+            h("p", {}, "Nothing is tracked yet. In a training script:"),
+            h(
+              "pre",
+              {},
+              'import runwire\n\nrun = runwire.init("my-project", params={"lr": 0.1})\nfor step in range(100):\n    run.log({"train/loss": 1 / (step + 1)}, step=step)',
+            ),
+            h("p", {}, "This page shows it as it comes."),
+          ),
+    );
     const sort = this.query.get("sort") ?? "";
     this.table.sort(sort.replace(/^-/, ""), sort.startsWith("-"));
-    this.table.setColumns(this.tableColumns());
+    this.table.setColumns(runColumns(this.data, (row) => this.box(row)));
     this.filter();
     this.tellChosen();
-  }
-
-  tableColumns() {
-    const { columns, metrics, params } = this.data;
-    const now = Date.now();
-    const text = (key, label, most = 40) => ({ key, label, value: (row) => columns[key][row], cell: (row) => this.whole(plainly(columns[key][row]), most) });
-    return [
-      { key: "chosen", label: "", value: () => null, cell: (row) => this.box(row) },
-      { key: "state", label: "State", value: (row) => columns.state[row], cell: (row) => badge(columns.state[row]) },
-      { key: "name", label: "Name", value: (row) => columns.name[row], cell: (row) => h("a", { href: `/runs/${encodeURIComponent(columns.run_id[row])}`, title: columns.name[row], dir: "auto" }, cut(columns.name[row], 60)) },
-      text("project", "Project"),
-      { key: "started_at", label: "Started", numeric: true, value: (row) => Date.parse(columns.started_at[row] ?? ""), cell: (row) => h("span", { title: moment(columns.started_at[row]) }, ago(columns.started_at[row], now)) },
-      { key: "duration_seconds", label: "Duration", numeric: true, value: (row) => columns.duration_seconds[row], cell: (row) => duration(columns.duration_seconds[row]) },
-      ...Object.keys(params).map((name) => ({ key: `param:${name}`, label: name, title: `Parameter ${name}`, numeric: params[name].some(isNumber), value: (row) => numeric(params[name][row]), cell: (row) => this.whole(plainly(params[name][row]), 24) })),
-      ...Object.keys(metrics).map((name) => ({ key: `metric:${name}`, label: name, title: `Metric ${name}: best value, else the last`, numeric: true, value: (row) => numeric(metrics[name][row]), cell: (row) => number(metrics[name][row]) })),
-      { key: "points", label: "Points", numeric: true, value: (row) => columns.points[row], cell: (row) => number(columns.points[row]) },
-      text("user", "User", 16),
-      { key: "commit", label: "Commit", value: (row) => columns.commit[row], cell: (row) => (columns.commit[row] ? h("code", { title: columns.commit[row] }, `${columns.commit[row].slice(0, 8)}${columns.dirty[row] ? "+" : ""}`) : "") },
-      { key: "tags", label: "Tags", value: (row) => columns.tags[row].join(", "), cell: (row) => this.whole(columns.tags[row].join(", "), 30) },
-    ];
-  }
-
-  /**
-   * @param {string} text
-   * @param {number} most
-   */
-  whole(text, most) {
-    return text.length > most ? h("span", { title: text, dir: "auto" }, cut(text, most)) : text;
   }
 
   /**
@@ -107,7 +129,15 @@ class RunsView {
    */
   box(row) {
     const id = this.data.columns.run_id[row];
-    return h("input", { type: "checkbox", checked: this.chosen.has(id), "aria-label": `Choose ${cut(this.data.columns.name[row], 60)}`, onclick: (event) => { event.stopPropagation(); this.choose(row); } });
+    return h("input", {
+      type: "checkbox",
+      checked: this.chosen.has(id),
+      "aria-label": `Choose ${cut(this.data.columns.name[row], 60)}`,
+      onclick: (event) => {
+        event.stopPropagation();
+        this.choose(row);
+      },
+    });
   }
 
   /**
@@ -118,8 +148,12 @@ class RunsView {
    */
   selection(name, all, values, changed) {
     const chosen = this.query.get(name) ?? "";
-    return h("select", { "aria-label": name === "state" ? "State" : "Project", onchange: changed },
-      h("option", { value: "" }, all), [...values].sort().map((value) => h("option", { value, selected: value === chosen }, cut(value, 60))));
+    return h(
+      "select",
+      { "aria-label": name === "state" ? "State" : "Project", onchange: changed },
+      h("option", { value: "" }, all),
+      [...values].sort().map((value) => h("option", { value, selected: value === chosen }, cut(value, 60))),
+    );
   }
 
   filter() {
@@ -127,7 +161,12 @@ class RunsView {
     const state = this.state.value;
     this.remember("q", this.search.value);
     this.remember("state", state);
-    const rows = this.data.columns.run_id.map((_, row) => row).filter((row) => (!state || this.data.columns.state[row] === state) && words.every((word) => this.text(row).includes(word)));
+    const rows = this.data.columns.run_id
+      .map((_, row) => row)
+      .filter(
+        (row) =>
+          (!state || this.data.columns.state[row] === state) && words.every((word) => this.text(row).includes(word)),
+      );
     this.table.setRows(rows);
     this.count.textContent = `${number(rows.length)} of ${number(this.data.columns.run_id.length)} runs`;
   }
@@ -141,8 +180,21 @@ class RunsView {
     this.texts = this.texts ?? new Map();
     if (!this.texts.has(row)) {
       const { columns, params } = this.data;
-      const parts = [columns.name, columns.run_id, columns.project, columns.group, columns.user, columns.commit].map((column) => column[row] ?? "");
-      this.texts.set(row, [...parts, ...columns.tags[row], ...Object.entries(params).flatMap(([name, values]) => (values[row] === null ? [] : [`${name}=${values[row]}`]))].join("\n").toLowerCase());
+      const parts = [columns.name, columns.run_id, columns.project, columns.group, columns.user, columns.commit].map(
+        (column) => column[row] ?? "",
+      );
+      this.texts.set(
+        row,
+        [
+          ...parts,
+          ...columns.tags[row],
+          ...Object.entries(params).flatMap(([name, values]) =>
+            values[row] === null ? [] : [`${name}=${values[row]}`],
+          ),
+        ]
+          .join("\n")
+          .toLowerCase(),
+      );
     }
     return `${this.texts.get(row)}\n${this.data.columns.state[row]}`;
   }
@@ -166,24 +218,14 @@ class RunsView {
 
   tellChosen() {
     this.compare.textContent = this.chosen.size ? `Compare ${this.chosen.size}` : "Compare";
-    this.compare.setAttribute("href", address("/compare", [...this.chosen].map((id) => ["run", id])));
+    this.compare.setAttribute(
+      "href",
+      address(
+        "/compare",
+        [...this.chosen].map((id) => ["run", id]),
+      ),
+    );
     this.compare.classList.toggle("main", this.chosen.size > 1);
-  }
-
-  /** A dialog with the metrics and params there are. */
-  async chooseColumns() {
-    const names = await get("/api/names");
-    const list = (kind, title, all, chosen) => h("fieldset", {}, h("legend", {}, title), h("div", { class: "choices" }, [...new Set([...chosen, ...all])].map((name) => h("label", {}, h("input", { type: "checkbox", name: kind, value: name, checked: chosen.includes(name) }), " ", h("bdi", {}, cut(name, 80))))));
-    const form = h("form", { method: "dialog", onsubmit: () => {
-      for (const kind of ["metric", "param"]) {
-        this.query.delete(kind);
-        const checked = [...form.querySelectorAll(`input[name=${kind}]:checked`)].slice(0, 20);
-        for (const input of checked) this.query.append(kind, /** @type {HTMLInputElement} */ (input).value);
-        if (!checked.length) this.query.append(kind, "");
-      }
-      this.go(`/?${this.query}`);
-    } }, list("metric", "Metrics", names.metrics, Object.keys(this.data.metrics)), list("param", "Parameters", names.params, Object.keys(this.data.params)), h("button", { class: "main" }, "Show"));
-    dialog("Columns", form);
   }
 
   reload() {
@@ -212,33 +254,45 @@ class RunsView {
    */
   hear(told) {
     let fresh = false;
+    let changed = false;
+    const set = (column, row, value) => {
+      changed = changed || column[row] !== value;
+      column[row] = value;
+    };
     for (const run of told.runs ?? []) {
       const row = this.place.get(run.run_id);
-      if (row === undefined) fresh = fresh || !this.query.get("project") || this.query.get("project") === run.project;
-      else this.data.columns.state[row] = run.state;
+      if (row !== undefined) set(this.data.columns.state, row, run.state);
+      else fresh = fresh || !this.query.get("project") || this.query.get("project") === run.project;
     }
     for (const { run_id: id, metric, value } of told.metrics ?? []) {
       const row = this.place.get(id);
-      if (row !== undefined && metric in this.data.metrics && !this.data.best.includes(metric)) this.data.metrics[metric][row] = value;
+      if (row !== undefined && metric in this.data.metrics && !this.data.best.includes(metric))
+        set(this.data.metrics[metric], row, value);
     }
-    this.table.draw();
+    if (changed) this.table.draw();
     if (fresh) this.refresh();
   }
 
   /** There are runs that the table doesn't have. */
   refresh() {
-    this.refreshing = this.refreshing ?? setTimeout(async () => {
-      const found = await get("/api/table", [...Object.keys(this.data.metrics).map((name) => ["metric", name]), ...Object.keys(this.data.params).map((name) => ["param", name]), ["project", this.query.get("project")]]).catch(() => null);
-      this.refreshing = undefined;
-      if (!found || this.closed) return;
-      const wasEmpty = !this.data.columns.run_id.length;
-      this.data = found;
-      this.texts = undefined;
-      this.place = new Map(found.columns.run_id.map((id, row) => [id, row]));
-      if (wasEmpty) return this.go(`/?${this.query}`);
-      this.table.setColumns(this.tableColumns());
-      this.filter();
-    }, 1000);
+    this.refreshing =
+      this.refreshing ??
+      setTimeout(async () => {
+        const found = await get("/api/table", [
+          ...Object.keys(this.data.metrics).map((name) => ["metric", name]),
+          ...Object.keys(this.data.params).map((name) => ["param", name]),
+          ["project", this.query.get("project")],
+        ]).catch(() => null);
+        this.refreshing = undefined;
+        if (!found || this.closed) return;
+        const wasEmpty = !this.data.columns.run_id.length;
+        this.data = found;
+        this.texts = undefined;
+        this.place = new Map(found.columns.run_id.map((id, row) => [id, row]));
+        if (wasEmpty) return this.go(`/?${this.query}`);
+        this.table.setColumns(runColumns(this.data, (row) => this.box(row)));
+        this.filter();
+      }, 1000);
   }
 
   /**
@@ -259,7 +313,8 @@ class RunsView {
     if (event.key === "/") this.search.focus();
     else if (event.key === "c" && this.chosen.size) this.go(this.compare.getAttribute("href"));
     else if (!event.defaultPrevented && ["j", "k", "x"].includes(event.key)) this.table.press(event);
-    else if (!event.defaultPrevented && event.key === "Enter" && (target === document.body || target === this.main)) this.table.press(event);
+    else if (!event.defaultPrevented && event.key === "Enter" && (target === document.body || target === this.main))
+      this.table.press(event);
     else return undefined;
     event.preventDefault();
     return undefined;
@@ -272,28 +327,4 @@ class RunsView {
     this.live?.close();
     this.table?.close();
   }
-}
-
-/**
- * A state as word and colour.
- *
- * @param {string} state
- * @returns {HTMLElement}
- */
-export function badge(state) {
-  return h("span", { class: "badge", "data-state": state }, state);
-}
-
-/**
- * @param {*} value
- */
-function isNumber(value) {
-  return value !== null && value !== "" && !Number.isNaN(Number(value));
-}
-
-/**
- * @param {*} value
- */
-function numeric(value) {
-  return isNumber(value) ? Number(value) : value;
 }

@@ -37,7 +37,18 @@ export class RowTable {
     this.head = h("thead");
     this.body = h("tbody");
     this.table = h("table", { class: "rows" }, this.caption, this.head, this.body);
-    this.element = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption, onscroll: () => this.draw(), onkeydown: (event) => this.press(event) }, this.table);
+    this.element = h(
+      "div",
+      {
+        class: "scroll",
+        tabindex: "0",
+        role: "region",
+        "aria-label": caption,
+        onscroll: () => this.draw(),
+        onkeydown: (event) => this.press(event),
+      },
+      this.table,
+    );
     this.size = new ResizeObserver(() => this.draw());
     this.size.observe(this.element);
   }
@@ -47,7 +58,14 @@ export class RowTable {
    */
   setColumns(columns) {
     this.columns = columns;
-    fill(this.head, h("tr", {}, columns.map((column) => this.heading(column))));
+    fill(
+      this.head,
+      h(
+        "tr",
+        {},
+        columns.map((column) => this.heading(column)),
+      ),
+    );
     this.arrange();
   }
 
@@ -85,10 +103,25 @@ export class RowTable {
     const first = Math.max(0, Math.floor(this.element.scrollTop / ROW_PIXELS) - ROWS_BEYOND);
     const count = Math.ceil((this.element.clientHeight || 600) / ROW_PIXELS) + 2 * ROWS_BEYOND;
     const last = Math.min(this.order.length, first + count);
-    const focused = document.activeElement;
-    const hadFocus = focused instanceof HTMLElement && this.body.contains(focused) ? focused.dataset.at : undefined;
-    fill(this.body, this.spacer(first), this.order.slice(first, last).map((row, at) => this.row(row, first + at)), this.spacer(this.order.length - last));
-    if (hadFocus !== undefined) /** @type {HTMLElement|null} */ (this.body.querySelector(`tr[data-at="${hadFocus}"] input`))?.focus();
+    const focused = this.focused();
+    fill(
+      this.body,
+      this.spacer(first),
+      this.order.slice(first, last).map((row, at) => this.row(row, first + at)),
+      this.spacer(this.order.length - last),
+    );
+    if (focused)
+      /** @type {HTMLElement|undefined} */ (
+        this.body.querySelectorAll(`tr[data-at="${focused.at}"] :is(a, input)`)[focused.place]
+      )?.focus();
+  }
+
+  /** Which control of which row has the focus: rows are made anew, and it shall not be lost. */
+  focused() {
+    const row = this.body.contains(document.activeElement) ? document.activeElement.closest("tr") : null;
+    return row
+      ? { at: row.dataset.at, place: [...row.querySelectorAll("a, input")].indexOf(document.activeElement) }
+      : null;
   }
 
   /**
@@ -100,10 +133,27 @@ export class RowTable {
       const down = isSorted ? !this.down : Boolean(column.numeric);
       this.sort(column.key, down);
       this.options.onSort?.(column.key, down);
-      /** @type {HTMLElement|null} */ (this.head.querySelector(`th:nth-child(${this.columns.indexOf(column) + 1}) button`))?.focus();
+      /** @type {HTMLElement|null} */ (
+        this.head.querySelector(`th:nth-child(${this.columns.indexOf(column) + 1}) button`)
+      )?.focus();
     };
-    return h("th", { scope: "col", title: column.title ?? column.label, class: column.numeric ? "number" : "", "aria-sort": isSorted ? (this.down ? "descending" : "ascending") : "none" },
-      column.label ? h("button", { type: "button", onclick: press }, column.label.length > 40 ? `${column.label.slice(0, 39)}…` : column.label, isSorted ? h("span", { "aria-hidden": "true" }, this.down ? " ↓" : " ↑") : null) : null);
+    return h(
+      "th",
+      {
+        scope: "col",
+        title: column.title ?? column.label,
+        class: column.numeric ? "number" : "",
+        "aria-sort": isSorted ? (this.down ? "descending" : "ascending") : "none",
+      },
+      column.label
+        ? h(
+            "button",
+            { type: "button", onclick: press },
+            column.label.length > 40 ? `${column.label.slice(0, 39)}…` : column.label,
+            isSorted ? h("span", { "aria-hidden": "true" }, this.down ? " ↓" : " ↑") : null,
+          )
+        : null,
+    );
   }
 
   /**
@@ -112,15 +162,30 @@ export class RowTable {
    */
   row(row, at) {
     const isMarked = this.options.isMarked?.(row) ?? false;
-    return h("tr", { "data-at": String(at), "aria-rowindex": String(at + 2), class: `${at === this.current ? "current" : ""}${isMarked ? " marked" : ""}`, onclick: () => { this.current = at; this.draw(); } },
-      this.columns.map((column) => h("td", { class: column.numeric ? "number" : "" }, column.cell(row))));
+    return h(
+      "tr",
+      {
+        "data-at": String(at),
+        "aria-rowindex": String(at + 2),
+        class: `${at === this.current ? "current" : ""}${isMarked ? " marked" : ""}`,
+        onclick: () => {
+          this.current = at;
+          this.draw();
+        },
+      },
+      this.columns.map((column) => h("td", { class: column.numeric ? "number" : "" }, column.cell(row))),
+    );
   }
 
   /**
    * @param {number} rows
    */
   spacer(rows) {
-    const made = h("tr", { "aria-hidden": "true", class: "spacer" }, h("td", { colspan: String(this.columns.length || 1) }));
+    const made = h(
+      "tr",
+      { "aria-hidden": "true", class: "spacer" },
+      h("td", { colspan: String(this.columns.length || 1) }),
+    );
     made.style.height = `${rows * ROW_PIXELS}px`;
     return made;
   }
