@@ -23,7 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runwire_consumer.database import Database
-from runwire_consumer.sandbox import Limits, Sandbox
+from runwire_consumer.limits import Limits
+from runwire_consumer.sandbox import Sandbox
 
 OURS = frozenset({"ours"})
 FILL = """
@@ -42,7 +43,7 @@ INSERT INTO store.params SELECT i, 1, 0, 'lr', (i / 1000)::VARCHAR, i / 1000, 'f
 INSERT INTO store.metrics SELECT i, 'metric/' || i FROM range({metrics}) t(i);
 INSERT INTO store.rows SELECT e, s, s, s FROM range({runs}) t(e), range({steps}) u(s);
 INSERT INTO store.points SELECT e, m, s, s / 7 FROM range({runs}) t(e), range({metrics}) v(m), range({steps}) u(s);
-INSERT INTO store.series SELECT e, m, {steps}, 0, 0, 0, {steps} - 1, {steps} - 1, 0, 1.0
+INSERT INTO store.series SELECT e, m, {steps}, 0, 0, 0, {steps} - 1, {steps} - 1, 0, 1.0, 0, {steps} - 1, true, NULL, 0
     FROM range({runs}) t(e), range({metrics}) v(m);
 INSERT INTO store.ledger SELECT e, 0, {steps}, 'stored' FROM range({runs}) t(e);
 """

@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a 
 from bench.report import rounded, show
 from runwire_consumer.database import EngineOptions
 from runwire_consumer.decode import Decoded, decode
+from runwire_consumer.limits import Limits
 from runwire_consumer.runstate import RunState
-from runwire_consumer.sandbox import Limits, Sandbox
+from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.store import Store
 from runwire_schemas import events
 from runwire_schemas.envelope import Envelope

@@ -20,9 +20,11 @@ import numpy as np
 
 from runwire_consumer import purging, run_archive, run_files
 from runwire_consumer.decode import decode
+from runwire_consumer.limits import Limits
+from runwire_consumer.query_watch import resident_bytes
 from runwire_consumer.results import read_arrow
 from runwire_consumer.run_files import RunSource
-from runwire_consumer.sandbox import Limits, Sandbox, resident_bytes
+from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.sources import Message
 from runwire_consumer.store import Store
 from runwire_schemas import codec, columns, events

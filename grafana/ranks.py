@@ -23,7 +23,8 @@ _STRAGGLERS_SQL = f"""WITH places AS (
 SELECT s."rank", s.host, s.median AS step_takes, s.slowdown - 1 AS slower,
        CASE WHEN s.straggler THEN 'straggler' ELSE '' END AS verdict, p.step,
        max(p.step) OVER () - p.step AS behind, epoch(now()) - epoch(p.last_at) AS last_value_ago
-FROM stragglers(nullif('${{run:raw}}', '')) s LEFT JOIN places p ON p."rank" = s."rank"
+FROM stragglers((SELECT max(run_id) FROM runs WHERE run_id = '${{run:raw}}')) s
+LEFT JOIN places p ON p."rank" = s."rank"
 ORDER BY s.slowdown DESC NULLS LAST, behind DESC, s."rank" LIMIT 200"""  # noqa: S608 - texts of our own
 _STRAGGLERS_COLUMNS = columns(
     "rank number, host, step_takes number, slower number, verdict, step number, behind number, last_value_ago number"

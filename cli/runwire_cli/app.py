@@ -173,6 +173,26 @@ def sql(
     _read(home, json, csv, lambda reader, output: reading.sql(reader, output, text))
 
 
+@app.command(help=_help("shell"))
+def shell(
+    query: Annotated[
+        str | None, typer.Argument(metavar="[SQL]", help="Run this and end; else ask.", show_default=False)
+    ] = None,
+    *,
+    newest: Annotated[
+        bool, typer.Option("--newest", help="Take the newest snapshot there is, whatever its age.")
+    ] = False,
+    home: HomeOption = None,
+) -> None:
+    """Open a snapshot."""
+    from runwire_cli.output import Form, Output  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
+    from runwire_cli.shell import shell as open_shell  # noqa: PLC0415 - DuckDB
+
+    settings = read_command_settings(home=home)
+    raise typer.Exit(open_shell(settings, Output(Form.TABLE), query, newest=newest))
+
+
 @app.command(help=_help("verify"))
 def verify(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Print a receipt."""

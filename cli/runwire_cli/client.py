@@ -12,8 +12,8 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Params = Mapping[str, Any] | Sequence[Any] | None
+_Body = bytes | Mapping[str, Any] | None
 
 OpenFile = Callable[[float], "Database"]
 """Opens the home's database with what waits in it, after a wait for the lock of so many seconds."""
@@ -40,6 +41,7 @@ LOCK_WAIT_SECONDS = 10.0
 LOCK_SLICE_SECONDS = 0.3
 CONNECT_TIMEOUT_SECONDS = 3.0
 ANSWER_TIMEOUT_SECONDS = 120.0
+CHUNK_BYTES = 256 * 1024
 HEALTH_TIMEOUT_SECONDS = 5.0
 FILE_QUERY_SECONDS_MAX = 3_600.0
 FILE_ROWS_MAX = 10_000_000
@@ -58,15 +60,6 @@ class Table:
     rows: list[Row]
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A consumer's: HTTP status, names of the columns as JSON where it gives them, the body."""
-
-    status: int
-    columns: str | None
-    content: bytes
-
-
 class Reader(Protocol):
     """Answers SELECTs; every value is what JSON has, NaN and ±inf are strings."""
 
@@ -82,8 +75,12 @@ class Reader(Protocol):
             QueryError: The query is refused or went over a limit.
         """
 
-    def fetch(self, sql: str, form: str) -> bytes:
-        """Run a SELECT; the answer as the bytes of `form`: json or csv."""
+    def fetch(self, sql: str, form: str) -> Iterator[bytes]:
+        """Run a SELECT; the answer in chunks of `form` (json or csv) as it comes.
+
+        Raises:
+            CommandError: Also where it breaks off: what came before isn't the whole result.
+        """
 
     def arrow(self, sql: str, params: Params = None) -> bytes:
         """Run a SELECT; the answer as an Arrow stream."""
@@ -132,32 +129,40 @@ class HttpReader:
         """Whether a consumer is there."""
         try:
             # One that stands still never does.
-            return self._exchange("GET", "/healthz", None, HEALTH_TIMEOUT_SECONDS).status == _OK
+            with self._exchange("GET", "/healthz", None, HEALTH_TIMEOUT_SECONDS) as answer:
+                return answer.status == _OK
         except _UNREACHED:
             return False
 
     def unready(self) -> str:
         """Why the consumer doesn't read yet, "" when it does."""
         try:
-            answer = self._exchange("GET", "/readyz", None, HEALTH_TIMEOUT_SECONDS)
+            with self._exchange("GET", "/readyz", None, HEALTH_TIMEOUT_SECONDS) as answer:
+                content = answer.read()
         except _UNREACHED:
             return "it doesn't answer."
-        return "" if answer.status == _OK else _sentence(answer, self._address)
+        return "" if answer.status == _OK else _sentence(answer.status, content, self._address)
 
     def table(self, sql: str, params: Params = None) -> Table:
         """Run a SELECT there."""
-        answer = self._ask("/api/sql?format=json", {"sql": sql, "params": params})
-        rows: list[Row] = self._json(answer)
-        columns = json.loads(answer.columns) if answer.columns else list(rows[0]) if rows else []
+        with self._answering("json", {"sql": sql, "params": params}) as answer:
+            named, content = answer.headers.get("runwire-columns"), answer.read()
+        rows: list[Row] = self._json(content)
+        columns = json.loads(named) if named else list(rows[0]) if rows else []
         return Table(tuple(columns), rows)
 
-    def fetch(self, sql: str, form: str) -> bytes:
+    def fetch(self, sql: str, form: str) -> Iterator[bytes]:
         """Run a SELECT there; its answer unchanged."""
-        return self._ask(f"/api/sql?format={form}", sql.encode("utf-8", "replace")).content
+        with self._answering(form, sql.encode("utf-8", "replace")) as answer:
+            while chunk := answer.read(CHUNK_BYTES):
+                yield chunk
+            if answer.length:  # http.client tells of a missing end only where all is read at once
+                raise http.client.IncompleteRead(b"", answer.length)
 
     def arrow(self, sql: str, params: Params = None) -> bytes:
         """Run a SELECT there; its answer as an Arrow stream."""
-        return self._ask("/api/sql?format=arrow", {"sql": sql, "params": params}).content
+        with self._answering("arrow", {"sql": sql, "params": params}) as answer:
+            return answer.read()
 
     def order(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Have the consumer change its store: POST /api/`path`; returns what it did.
@@ -165,8 +170,7 @@ class HttpReader:
         Raises:
             CommandError: It can't be reached, or refuses.
         """
-        done: dict[str, Any] = self._json(self._ask(f"/api/{path}", dict(asked), None))
-        return done
+        return self._ask("POST", f"/api/{path}", asked)
 
     def session(self) -> dict[str, Any]:
         """Whose token this is: its name, scope and projects.
@@ -174,28 +178,46 @@ class HttpReader:
         Raises:
             CommandError: The consumer can't be reached, or refuses the token.
         """
-        found: dict[str, Any] = self._json(self._ask("/api/session", None, method="GET"))
-        return found
+        return self._ask("GET", "/api/session", None)
 
     def close(self) -> None:
         """Nothing is open between two questions."""
 
-    def _json(self, answer: _Answer) -> Any:
+    def _json(self, content: bytes) -> Any:
         try:
-            return json.loads(answer.content)
+            return json.loads(content)
         except ValueError:
             raise ServerRefused(f"{self._address} answers, but it is no Runwire consumer.") from None
 
-    def _ask(
-        self,
-        path: str,
-        body: bytes | Mapping[str, Any] | None,
-        timeout_seconds: float | None = ANSWER_TIMEOUT_SECONDS,
-        *,
-        method: str = "POST",
-    ) -> _Answer:
+    @contextmanager
+    def _answering(self, form: str, body: _Body) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a query, whose body may still come."""
+        with ExitStack() as stack:
+            with self._reached():
+                exchange = self._exchange("POST", f"/api/sql?format={form}", body, ANSWER_TIMEOUT_SECONDS)
+                answer = stack.enter_context(exchange)
+                refusal = answer.read() if answer.status >= _REFUSED else b""
+            self._refuse(answer.status, refusal)
+            try:
+                yield answer
+            except _UNREACHED:
+                raise ServerUnreachable(
+                    f"The answer of {self._address} broke off: what came isn't the whole result. The query failed or "
+                    "was stopped behind its first rows: ask for less, or try again."
+                ) from None
+
+    def _ask(self, method: str, path: str, body: _Body) -> dict[str, Any]:
+        """The whole answer to anything else, however long it takes."""
+        with self._reached(), self._exchange(method, path, body, None) as answer:
+            content = answer.read()
+        self._refuse(answer.status, content)
+        found: dict[str, Any] = self._json(content)
+        return found
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
         try:
-            answer = self._exchange(method, path, body, timeout_seconds)
+            yield
         except ssl.SSLCertVerificationError as error:
             raise ServerUnreachable(
                 f"The certificate of {self._address} isn't trusted ({error.verify_message}): set RUNWIRE_CA to the "
@@ -206,18 +228,21 @@ class HttpReader:
                 f"The consumer at {self._address} can't be reached ({error}): start it with `runwire up` "
                 "or correct RUNWIRE_SERVER."
             ) from None
-        if answer.status == _UNAUTHORIZED:
+
+    def _refuse(self, status: int, content: bytes) -> None:
+        if status == _UNAUTHORIZED:
             raise ServerRefused(
                 f"The consumer at {self._address} refuses the token: set RUNWIRE_TOKEN, or `runwire login "
                 f"{self._address}` keeps one; its owner makes them with `runwire token create`."
             )
-        if answer.status >= _REFUSED:
-            raise ServerRefused(_sentence(answer, self._address))
-        return answer
+        if status >= _REFUSED:
+            raise ServerRefused(_sentence(status, content, self._address))
 
+    @contextmanager
     def _exchange(
-        self, method: str, path: str, body: bytes | Mapping[str, Any] | None, timeout_seconds: float | None
-    ) -> _Answer:
+        self, method: str, path: str, body: _Body, timeout_seconds: float | None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer, connected until the block ends."""
         headers = dict(self._headers)
         if isinstance(body, Mapping):
             headers["content-type"] = "application/json"
@@ -232,8 +257,7 @@ class HttpReader:
             connection.connect()
             connection.sock.settimeout(timeout_seconds)
             connection.request(method, self._path + path, body, headers)
-            answer = connection.getresponse()
-            return _Answer(answer.status, answer.headers.get("runwire-columns"), answer.read())
+            yield connection.getresponse()
         finally:
             connection.close()
 
@@ -247,7 +271,8 @@ class FileReader:
 
     def __init__(self, database: Database) -> None:
         """Take over the database."""
-        from runwire_consumer.sandbox import Limits, Sandbox  # noqa: PLC0415 - DuckDB and Arrow, 200 ms
+        from runwire_consumer.limits import Limits  # noqa: PLC0415 - as below
+        from runwire_consumer.sandbox import Sandbox  # noqa: PLC0415 - DuckDB and Arrow, 200 ms
 
         limits = Limits(seconds_max=FILE_QUERY_SECONDS_MAX, rows_max=FILE_ROWS_MAX)
         self._database = database
@@ -263,10 +288,12 @@ class FileReader:
         result = self._sandbox.run(sql, params)
         return Table(result.unique_columns, list(result.objects()))
 
-    def fetch(self, sql: str, form: str) -> bytes:
+    def fetch(self, sql: str, form: str) -> Iterator[bytes]:
         """Run a SELECT on the file."""
-        result = self._sandbox.run(sql)
-        return result.to_csv() if form == "csv" else result.to_json()
+        from runwire_consumer.forms import FORMS  # noqa: PLC0415 - Arrow, as above
+
+        with self._sandbox.reading(sql) as reading:
+            yield from FORMS[form].encode(reading.schema, reading.batches, nonfinite_null=False)
 
     def arrow(self, sql: str, params: Params = None) -> bytes:
         """Run a SELECT on the file."""
@@ -409,8 +436,8 @@ def _home_token(settings: CommandSettings) -> str | None:
     return None if token is None else token.text
 
 
-def _sentence(answer: _Answer, address: str) -> str:
+def _sentence(status: int, content: bytes, address: str) -> str:
     try:
-        return str(json.loads(answer.content)["error"])
+        return str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):
-        return f"{address} answers with HTTP status {answer.status}: is it a Runwire consumer?"
+        return f"{address} answers with HTTP status {status}: is it a Runwire consumer?"

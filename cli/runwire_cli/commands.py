@@ -6,6 +6,7 @@ COMMANDS = {
     "runs": "list the runs",
     "show": "show everything about one run",
     "sql": "answer one SELECT",
+    "shell": "open a snapshot in the duckdb shell: any SQL",
     "verify": "print a run's receipt: sent, stored, missing",
     "edit": "change a run's name, group, tags or note",
     "delete": "delete runs: their data goes for good, their late rows too",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -44,6 +45,7 @@ class Output:
     def __init__(self, form: Form) -> None:
         """Nothing is printed yet."""
         self.form = form
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a chunk may end amid a character
         # A pipe has no width: cutting there would lose data.
         width = None if sys.stdout.isatty() else PIPE_COLUMNS
         self.console = Console(width=width, highlight=False, markup=False, emoji=False)
@@ -64,7 +66,7 @@ class Output:
     def raw(self, content: bytes) -> None:
         """Bytes as they are; to a terminal without what could drive it."""
         if sys.stdout.isatty():
-            sys.stdout.write(clean_lines(content.decode("utf-8", "replace")))
+            sys.stdout.write(clean_lines(self._decoder.decode(content)))
             return
         sys.stdout.flush()
         sys.stdout.buffer.write(content)

@@ -58,9 +58,12 @@ def show(reader: Reader, output: Output, wanted: str) -> int:
 def sql(reader: Reader, output: Output, query: str) -> int:
     """Print a query's result; returns the exit code."""
     if output.form is not Form.TABLE:
+        chunks = iter(reader.fetch(query, output.form.value))
         with output.waiting("Running the query …"):
-            content = reader.fetch(query, output.form.value)
-        output.raw(content)
+            first = next(chunks, b"")
+        output.raw(first)
+        for chunk in chunks:
+            output.raw(chunk)
         return 0
     with output.waiting("Running the query …"):
         table = reader.table(query)

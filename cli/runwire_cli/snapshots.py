@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from runwire_cli.client import local_consumer, named_consumer
 from runwire_cli.output import Form, Grid, Output, cell
@@ -19,14 +21,7 @@ def take(settings: CommandSettings, output: Output) -> int:
         StoreError: No snapshot could be taken.
     """
     began = time.monotonic()
-    consumer = named_consumer(settings, settings.server) if settings.server else local_consumer(settings)
-    if consumer is not None:
-        with contextlib.closing(consumer):
-            taken = consumer.order("snapshots", {})
-    else:
-        from runwire_cli.backup import take_of_file  # noqa: PLC0415 - the engine: only without a consumer
-
-        taken = as_json(take_of_file(settings, output.say))
+    taken = taken_now(settings, output)
     if output.form is Form.JSON:
         output.json(taken)
     else:
@@ -36,6 +31,22 @@ def take(settings: CommandSettings, output: Output) -> int:
             soft_wrap=True,
         )
     return 0
+
+
+def taken_now(settings: CommandSettings, output: Output) -> Mapping[str, Any]:
+    """A snapshot, as JSON tells it, by the consumer that runs, else of the file itself.
+
+    Raises:
+        CommandError: The consumer refuses, or there is no home.
+        StoreError: No snapshot could be taken.
+    """
+    consumer = named_consumer(settings, settings.server) if settings.server else local_consumer(settings)
+    if consumer is not None:
+        with contextlib.closing(consumer):
+            return consumer.order("snapshots", {})
+    from runwire_cli.backup import take_of_file  # noqa: PLC0415 - the engine: only without a consumer
+
+    return as_json(take_of_file(settings, output.say))
 
 
 def show(settings: CommandSettings, output: Output) -> int:

@@ -39,6 +39,7 @@ from runwire_consumer.errors import (
 from runwire_consumer.floor import free_bytes
 from runwire_consumer.lock import LockFile
 from runwire_consumer.migrations import migrate, migrations
+from runwire_consumer.priority import stepped_back
 
 MEMORY = Path(":memory:")
 
@@ -229,7 +230,8 @@ def _connect(path: Path, options: EngineOptions) -> duckdb.DuckDBPyConnection:
         need_regular(path)
         need_regular(wal_path(path))
     try:
-        return duckdb.connect(str(path), config=config)
+        # The engine's own threads are for large scans, which are the readers': they must not crowd out the writer's.
+        return stepped_back(lambda: duckdb.connect(str(path), config=config))
     except duckdb.Error as error:
         text, sentence = str(error), first_line(error)
         if is_conflict(text):

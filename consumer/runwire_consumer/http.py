@@ -1,6 +1,7 @@
 """The HTTP face: SQL, runs, metrics and health, each in one route.
 
-    POST /api/sql?format=json|csv|arrow    body: the SELECT as text, or JSON {"sql": ..., "params": {...} or [...]}
+    POST /api/sql?format=json|csv|arrow|parquet[&nan=null|string]
+                                           body: the SELECT as text, or JSON {"sql": ..., "params": {...} or [...]}
     GET  /api/runs[?project=NAME]          the runs, newest first
     GET  /api/runs/{id or name}            everything about one run
     POST /api/{order}                      what changes the store, one route an order; JSON object in and out
@@ -24,7 +25,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ from starlette.types import ASGIApp
 
 from runwire_consumer import queries
 from runwire_consumer.access import ADMIN, OPEN, READ, READ_BY_PROJECT, READ_OR_LOOPBACK, WRITE, Rule
+from runwire_consumer.answers import answer, read_asked
 from runwire_consumer.connections import CONNECTIONS_MAX, Server
 from runwire_consumer.errors import (
     ConsumerError,
@@ -58,8 +60,7 @@ from runwire_consumer.login import login_routes
 from runwire_consumer.page.feed import LiveFeed
 from runwire_consumer.page.routes import PAGE_ACCESS, data_routes, live_routes
 from runwire_consumer.pages import Page, page_routes, page_rules
-from runwire_consumer.projects import Params
-from runwire_consumer.results import Result
+from runwire_consumer.priority import step_back
 from runwire_consumer.sandbox import Sandbox
 
 QUERIES_PARALLEL = 4
@@ -67,8 +68,6 @@ QUERIES_WAITING_MAX = 32
 QUERIES_WAIT_SECONDS = 2.0
 SCRAPES_WAITING_MAX = 8
 SCRAPES_WAIT_SECONDS = 10.0
-COLUMNS_HEADER = "runwire-columns"
-COLUMNS_HEADER_BYTES_MAX = 8_000
 
 # A route that isn't here is denied. An order that changes what all projects share can't be given to a token of some.
 ACCESS: dict[tuple[str, str], Rule] = {
@@ -135,10 +134,8 @@ def _routes(face: Face) -> list[Route]:
     exposition = Exposition(face.registry)
 
     async def sql(request: Request) -> Response:
-        text, params = _statement(request, await read_body(request))
-        form = _format(request)
-        projects = _projects(request)
-        return await worker.run(lambda: _encode(face.sandbox.run(text, params, projects), form))
+        asked = read_asked(request, await read_body(request), _projects(request))
+        return await answer(request, asked, face.sandbox, worker.start, _status)
 
     async def runs(request: Request) -> Response:
         project, ask = request.query_params.get("project"), face.asking(_projects(request))
@@ -149,8 +146,8 @@ def _routes(face: Face) -> list[Route]:
         return await worker.run(lambda: _json(queries.show_run(ask, queries.find_run(ask, wanted))))
 
     async def metrics(request: Request) -> Response:
-        answer = await scraper.run(exposition.answer)
-        body, headers = answer.suiting(request.headers.get("accept-encoding", ""))
+        scraped = await scraper.run(exposition.answer)
+        body, headers = scraped.suiting(request.headers.get("accept-encoding", ""))
         return Response(body, headers=headers)
 
     async def healthz(_: Request) -> Response:
@@ -238,13 +235,21 @@ class _Worker:
     """Runs queries in a few threads; what doesn't fit in the queue, or waits there too long, is refused."""
 
     def __init__(self, name: str, parallel: int, waiting_max: int, wait_seconds: float) -> None:
-        self._threads = ThreadPoolExecutor(parallel, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(parallel, name, initializer=step_back)
         self._free = asyncio.Semaphore(parallel)
         self._waiting = 0
         self._waiting_max = waiting_max
         self._wait_seconds = wait_seconds
 
     async def run(self, work: Callable[[], _Made]) -> _Made:
+        working = await self.start(work)
+        try:
+            return await asyncio.wrap_future(working)
+        except QueryError as error:
+            raise RequestRefused(_status(error), str(error)) from None
+
+    async def start(self, work: Callable[[], _Made]) -> Future[_Made]:
+        """Begin as soon as a thread is free."""
         await self._enter()
         loop = asyncio.get_running_loop()
 
@@ -255,10 +260,7 @@ class _Worker:
         # The thread is taken until the work ends, even where its client has gone.
         working = self._threads.submit(_unless_invalidated, work)
         working.add_done_callback(leave)
-        try:
-            return await asyncio.wrap_future(working)
-        except QueryError as error:
-            raise RequestRefused(_status(error), str(error)) from None
+        return working
 
     async def _enter(self) -> None:
         """Wait for a free thread, briefly."""
@@ -303,25 +305,6 @@ def _status(error: QueryError) -> int:
             return 400
 
 
-def _statement(request: Request, body: bytes) -> tuple[str, Params]:
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        raise RequestRefused(400, "The body is no UTF-8 text: send the SELECT as UTF-8.") from None
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        return text, None
-    try:
-        asked = json.loads(text)
-    except (ValueError, RecursionError):
-        raise RequestRefused(400, 'The body is no JSON: send {"sql": "SELECT ..."}.') from None
-    if not isinstance(asked, dict) or not isinstance(asked.get("sql"), str) or asked.keys() - {"sql", "params"}:
-        raise RequestRefused(400, 'The JSON body must be {"sql": "SELECT ...", "params": {...} or [...]}.')
-    params = asked.get("params")
-    if params is not None and not isinstance(params, (dict, list)):
-        raise RequestRefused(400, "'params' must be an object (for $name) or an array (for ?).")
-    return asked["sql"], params
-
-
 def _object(body: bytes) -> Mapping[str, Any]:
     try:
         asked = json.loads(body or b"{}")
@@ -330,30 +313,6 @@ def _object(body: bytes) -> Mapping[str, Any]:
     if not isinstance(asked, dict):
         raise RequestRefused(400, "The body must be a JSON object.")
     return asked
-
-
-def _format(request: Request) -> str:
-    wanted = request.query_params.get("format")
-    if wanted is None:
-        accept = request.headers.get("accept", "").lower()
-        if "application/vnd.apache.arrow.stream" in accept:
-            return "arrow"
-        return "csv" if accept.startswith("text/csv") else "json"
-    if wanted not in {"json", "csv", "arrow"}:
-        raise RequestRefused(400, f"Format {wanted[:40]!r} is unknown: use json, csv or arrow.")
-    return wanted
-
-
-def _encode(result: Result, form: str) -> Response:
-    columns = json.dumps(result.unique_columns)
-    headers = {COLUMNS_HEADER: columns} if len(columns) <= COLUMNS_HEADER_BYTES_MAX else {}
-    match form:
-        case "csv":
-            return Response(result.to_csv(), headers=headers, media_type="text/csv")
-        case "arrow":
-            return Response(result.to_arrow(), headers=headers, media_type="application/vnd.apache.arrow.stream")
-        case _:
-            return Response(result.to_json(), headers=headers, media_type="application/json")
 
 
 def _json(content: Any) -> Response:

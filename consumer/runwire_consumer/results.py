@@ -1,21 +1,16 @@
-"""A query's result and its forms: rows of Python values, JSON, CSV and an Arrow stream.
-
-JSON is an array with an object a row, CSV follows RFC 4180; how a single value looks is said in `values.py`.
-"""
+"""A whole result in memory, and Arrow's values as Python's; `forms.py` has the forms that results go out in."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from runwire_consumer.values import csv_cell, json_text, plain
+from runwire_consumer.values import json_text, plain
 
 _INFINITIES = {sign * (2**bits - 1) for sign in (1, -1) for bits in (31, 63)}
 
@@ -40,43 +35,17 @@ class Result:
     @property
     def unique_columns(self) -> tuple[str, ...]:
         """Names of the columns where none repeats: a second `loss` is called `loss_1`."""
-        taken: dict[str, int] = {}  # a name that is given, and the last number tried behind it
-        for name in self.columns:
-            count, free = taken.get(name, 0), name
-            while free in taken:
-                count += 1
-                free = f"{name}_{count}"
-            if count:
-                taken[name] = count
-            taken[free] = 0
-        return tuple(taken)
+        return unique_names(self.columns)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Each row as Python values: maps and structs are dicts, times are aware datetimes, whole decimals ints."""
         for batch in self.batches:
-            yield from zip(*(_values(column) for column in batch.columns), strict=True)
+            yield from zip(*(python_values(column) for column in batch.columns), strict=True)
 
     def objects(self) -> Iterator[dict[str, Any]]:
         """Each row as a dict of what JSON has, so that it is the same here and behind HTTP."""
         names = self.unique_columns
         return (dict(zip(names, map(plain, row), strict=True)) for row in self.rows())
-
-    def to_json(self) -> bytes:
-        """An array with an object a row."""
-        names = [json.dumps(name) for name in self.unique_columns]
-        lines = (
-            "{" + ", ".join(f"{name}: {json_text(value)}" for name, value in zip(names, row, strict=True)) + "}"
-            for row in self.rows()
-        )
-        return ("[" + ",\n ".join(lines) + "]\n").encode()
-
-    def to_csv(self) -> bytes:
-        """A header and a line a row; no value at all for NULL."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(csv_cell(name) for name in self.columns)
-        writer.writerows([csv_cell(value) for value in row] for row in self.rows())
-        return text.getvalue().encode()
 
     def to_arrow(self) -> bytes:
         """An Arrow IPC stream."""
@@ -88,11 +57,26 @@ class Result:
 
 
 def read_arrow(stream: bytes) -> pa.Table:
-    """What `Result.to_arrow` wrote."""
+    """The table of an Arrow stream."""
     return pa.ipc.open_stream(stream).read_all()
 
 
-def _values(column: pa.Array) -> list[Any]:
+def unique_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of columns where none repeats: a second `loss` is called `loss_1`."""
+    taken: dict[str, int] = {}  # a name that is given, and the last number tried behind it
+    for name in names:
+        count, free = taken.get(name, 0), name
+        while free in taken:
+            count += 1
+            free = f"{name}_{count}"
+        if count:
+            taken[name] = count
+        taken[free] = 0
+    return tuple(taken)
+
+
+def python_values(column: pa.Array) -> list[Any]:
+    """A column as Python values: maps and structs are dicts, times are aware datetimes, whole decimals ints."""
     try:
         values: list[Any] = column.to_pylist()
     except (OverflowError, ValueError):

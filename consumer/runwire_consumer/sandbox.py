@@ -1,22 +1,22 @@
-"""Runs one SELECT of a user beside the writer: checked, read-only, on its own cursor, within time, rows and bytes.
+"""Runs one SELECT of a user beside the writer: checked, read-only, on its own cursor, within time and memory.
 
-What holds together (each alone leaks): the check of `selects.py`, a read-only transaction, `interrupt()` after a
-deadline or when the process swells, and caps on what is fetched. The database's own settings (no external access,
-locked configuration) are the store's part.
+What holds together (each alone leaks): the check of `selects.py`, a read-only transaction, and a watch that
+interrupts (`query_watch.py`). The database's own settings (no external access, locked configuration) are the store's
+part. `docs/decisions/025` tells why this happens in the consumer's process, and what bounds it.
 
-A result above a cap is refused, never cut: a cut table would look like a whole one.
+A result is read batch by batch, at any length; one that is collected has caps, above which it is refused, never cut: a
+cut table would look like a whole one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -24,25 +24,28 @@ import pyarrow as pa
 from runwire_consumer.allowlist import RELATIONS
 from runwire_consumer.errors import QueryError, QueryTimeout, QueryTooLarge, SelectRefused
 from runwire_consumer.hints import explained
+from runwire_consumer.limits import Limits
 from runwire_consumer.projects import Limiter, Params
+from runwire_consumer.query_watch import QueryWatch
 from runwire_consumer.results import Result
-from runwire_consumer.selects import STATEMENT_CHARACTERS_MAX, check_tree
+from runwire_consumer.selects import STATEMENT_CHARACTERS_MAX, Widths, check_tree
+from runwire_consumer.widths import measure_widths
 
-COLUMNS_MAX = 2_000
+WIDTHS_SECONDS = 60.0
 _BATCH_ROWS = 2_048
-_WATCH_INTERVAL_SECONDS = 0.05
-_PAGE_BYTES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one query may take."""
+class Reading:
+    """A result that is being read.
 
-    seconds_max: float = 30.0
-    rows_max: int = 1_000_000
-    columns_max: int = COLUMNS_MAX
-    result_bytes_max: int = 256 * 2**20
-    process_growth_bytes_max: int = 2 * 2**30
+    Attributes:
+        schema: Names (one may repeat) and Arrow types of the columns.
+        batches: The rows in order, once; raises QueryError where the query doesn't come to its end.
+    """
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
 
 
 class Sandbox:
@@ -65,16 +68,18 @@ class Sandbox:
         self._limits = limits or Limits()
         self._relations = relations
         self._stopped = threading.Event()
+        self._widths = Widths()
+        self._widths_due = 0.0
         self._limiter = Limiter()
 
-    def check(self, sql: str) -> None:
+    def check(self, sql: str, params: Params = None) -> None:
         """Pass one harmless SELECT.
 
         Raises:
             SelectRefused: The sentence says what and what to do.
         """
         with contextlib.closing(self._cursors()) as cursor:
-            check(cursor, sql, self._relations)
+            check(cursor, sql, self._relations, self._widths_of(cursor, params))
 
     def stop(self) -> None:
         """End the queries in progress and refuse all others: the database is about to close."""
@@ -92,22 +97,45 @@ class Sandbox:
             SelectRefused: The text isn't one harmless SELECT.
             QueryError: DuckDB refused it, or it went over a limit.
         """
-        with self._running(sql, params, projects) as (cursor, watch):
-            reader = cursor.to_arrow_reader(_BATCH_ROWS)
-            if len(reader.schema) > self._limits.columns_max:
-                raise QueryTooLarge(
-                    f"The result has more than {self._limits.columns_max:,} columns: select fewer columns."
-                )
+        with self.reading(sql, params, projects) as reading:
             batches: list[pa.RecordBatch] = []
             count = size_bytes = 0
-            for batch in reader:
-                watch.check()
+            for batch in reading.batches:
                 count += batch.num_rows
                 size_bytes += batch.nbytes
                 self._check_size(count, size_bytes)
                 batches.append(batch)
-            watch.check()
-            return Result(reader.schema, tuple(batches))
+            return Result(reading.schema, tuple(batches))
+
+    @contextlib.contextmanager
+    def reading(
+        self,
+        sql: str,
+        params: Params = None,
+        projects: frozenset[str] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[Reading]:
+        """Run a SELECT whose result is read batch by batch; it ends with the block.
+
+        Args:
+            sql: The text.
+            params: Values of $name or ?.
+            projects: The text sees nothing but these; None: everything.
+            cancelled: Set from another thread to end it: whoever wanted the result has gone.
+
+        Raises:
+            SelectRefused: The text isn't one harmless SELECT.
+            QueryError: DuckDB refused it, or it went over a limit.
+        """
+        with self._running(sql, params, projects, cancelled) as (cursor, watch):
+            with watch.busy():
+                cursor.execute(sql, _bindable(params))
+                reader = cursor.to_arrow_reader(_BATCH_ROWS)
+            if len(reader.schema) > self._limits.columns_max:
+                raise QueryTooLarge(
+                    f"The result has more than {self._limits.columns_max:,} columns: select fewer columns."
+                )
+            yield Reading(reader.schema, _batches(reader, watch))
 
     def _check_size(self, count: int, size_bytes: int) -> None:
         if count > self._limits.rows_max:
@@ -120,32 +148,74 @@ class Sandbox:
 
     @contextlib.contextmanager
     def _running(
-        self, sql: str, params: Params, projects: frozenset[str] | None
-    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, _Watch]]:
-        cursor = self._cursors()
-        try:
-            tree = check(cursor, sql, self._relations)
+        self, sql: str, params: Params, projects: frozenset[str] | None, cancelled: threading.Event | None
+    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, QueryWatch]]:
+        def stops() -> str | None:
+            if cancelled is not None and cancelled.is_set():
+                return "whoever asked has gone"
+            return "the consumer is going down" if self._stopped.is_set() else None
+
+        with contextlib.closing(self._cursors()) as cursor, _in_sentences():
+            tree = check(cursor, sql, self._relations, self._widths_of(cursor, params))
             cursor.execute("BEGIN TRANSACTION READ ONLY")
-            with _Watch(cursor.interrupt, self._limits, self._stopped) as watch:
+            with QueryWatch(cursor, self._cursors(), self._limits, stops) as watch:
                 try:
                     if projects is not None:
-                        self._limiter.limit(cursor, tree, params, projects)
-                    cursor.execute(sql, _bindable(params))
+                        with watch.busy():
+                            self._limiter.limit(cursor, tree, params, projects)
                     yield cursor, watch
                 except (duckdb.Error, pa.ArrowException):
                     watch.check()  # when it has spoken, its reason is the better sentence
                     raise
-        except duckdb.FatalException:
-            raise  # the database is gone for the writer too: the service ends itself
-        except (duckdb.Error, pa.ArrowException, UnicodeError, OverflowError) as error:
-            if "INTERRUPT" in str(error).upper():
-                raise QueryTimeout("The query was stopped before its end: read fewer rows.") from None
-            raise QueryError(explained(error)) from None
-        finally:
-            cursor.close()
+
+    def _widths_of(self, cursor: duckdb.DuckDBPyConnection, params: Params) -> Widths:
+        """How large values are that a query starts from; stored ones are looked at once a minute."""
+        now = time.monotonic()
+        if now >= self._widths_due:
+            self._widths_due = now + WIDTHS_SECONDS
+            self._widths = measure_widths(cursor)
+        values = params.values() if isinstance(params, Mapping) else params or ()
+        return replace(self._widths, params=max((_param_bytes(value) for value in values), default=0))
 
 
-def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str] = RELATIONS) -> str:
+def _batches(reader: pa.RecordBatchReader, watch: QueryWatch) -> Iterator[pa.RecordBatch]:
+    while True:
+        with watch.busy():
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                break
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
+                watch.check()
+                # Through Arrow's stream the engine's errors lose their type: only their text is left.
+                if "database has been invalidated" in str(error):
+                    raise duckdb.FatalException(str(error)) from error
+                with _in_sentences():
+                    raise duckdb.Error(str(error)) from None
+        watch.check()
+        yield batch
+    watch.check()
+
+
+@contextlib.contextmanager
+def _in_sentences() -> Iterator[None]:
+    """The engine's errors become ours; one after which the database is gone stays, the service ends itself then."""
+    try:
+        yield
+    except duckdb.FatalException:
+        raise
+    except (duckdb.Error, pa.ArrowException, UnicodeError, OverflowError, RuntimeError) as error:
+        if "INTERRUPT" in str(error).upper():
+            raise QueryTimeout("The query was stopped before its end: read fewer rows.") from None
+        raise QueryError(explained(error)) from None
+
+
+def check(
+    cursor: duckdb.DuckDBPyConnection,
+    sql: str,
+    relations: frozenset[str] = RELATIONS,
+    widths: Widths | None = None,
+) -> str:
     """Pass one harmless SELECT, as the tree that `json_serialize_sql` makes of it; `cursor` only parses it.
 
     Raises:
@@ -153,6 +223,8 @@ def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str]
     """
     if len(sql) > STATEMENT_CHARACTERS_MAX:
         raise SelectRefused(f"The query is longer than {STATEMENT_CHARACTERS_MAX:,} characters: send a shorter one.")
+    if not _is_text(sql):
+        raise SelectRefused("The query holds half a character (a lone surrogate): take it out.")
     if "\0" in sql:
         raise SelectRefused("The query contains a NUL character: take it out.")
     try:
@@ -162,67 +234,23 @@ def check(cursor: duckdb.DuckDBPyConnection, sql: str, relations: frozenset[str]
     except (duckdb.Error, UnicodeError) as error:
         raise SelectRefused(f"The query can't be parsed: {explained(error)}") from None
     tree = str(found[0]) if found else ""
-    check_tree(tree, relations, sql)
+    check_tree(tree, relations, sql, widths)
     return tree
-
-
-class _Watch:
-    """Interrupts a query that runs too long or makes the process swell."""
-
-    def __init__(self, interrupt: Callable[[], None], limits: Limits, stopped: threading.Event) -> None:
-        self.reason: str | None = None
-        self._interrupt = interrupt
-        self._limits = limits
-        self._stopped = stopped
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="runwire-query-watch", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._started = time.monotonic()
-        self._resident_bytes = resident_bytes()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Between batches, where an interrupt has nothing to hit.
-
-        Raises:
-            QueryTimeout: The watch has already spoken.
-        """
-        if self.reason:
-            raise QueryTimeout(f"The query was stopped: {self.reason}.")
-
-    def _run(self) -> None:
-        while not self._done.wait(_WATCH_INTERVAL_SECONDS):
-            self.reason = self.reason or self._find_reason()
-            if self.reason:
-                self._interrupt()
-
-    def _find_reason(self) -> str | None:
-        if self._stopped.is_set():
-            return "the consumer is going down"
-        if time.monotonic() - self._started > self._limits.seconds_max:
-            return f"it ran longer than {self._limits.seconds_max:g} s, so read fewer rows or aggregate first"
-        if resident_bytes() - self._resident_bytes > self._limits.process_growth_bytes_max:
-            return f"it took more than {self._limits.process_growth_bytes_max // 2**20:,} MiB of memory"
-        return None
-
-
-def resident_bytes() -> int:
-    """Memory of this process; 0 where the system doesn't say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _bindable(params: Params) -> Any:
     if params is None or isinstance(params, Mapping):
         return dict(params) if params else None
     return list(params)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _param_bytes(value: Any) -> int:
+    return len(json.dumps(value, default=repr))

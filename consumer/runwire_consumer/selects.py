@@ -9,7 +9,6 @@ constants, there to refuse what grows without bound, not to account for memory.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,34 +16,32 @@ from typing import Any
 
 from runwire_consumer.allowlist import (
     FUNCTIONS,
+    LIMITED_AGGREGATES,
     MACROS,
     RELATIONS,
     TABLE_FUNCTIONS,
     TABLE_MACROS,
+    TEXT_COLUMNS,
+    TEXT_RELATIONS,
     TYPES,
     WIDE_TYPES,
+    WINDOW_FUNCTIONS,
     Growth,
 )
 from runwire_consumer.errors import SelectRefused
+from runwire_consumer.growth import NUMBER_BYTES, VALUE_BYTES_MAX, Node, grown, range_length, whole_number
 
 STATEMENT_CHARACTERS_MAX = 100_000
 TREE_BYTES_MAX = 8_000_000
-VALUE_BYTES_MAX = 128_000
-VALUES_BYTES_MAX = 1_000_000
+VALUES_BYTES_MAX = 640_000
 TABLE_FUNCTION_ROWS_MAX = 10_000_000
 RELATIONS_MAX = 1_000
 MACRO_RELATIONS = 25  # as many as a macro reads, with room
 ARRAY_TYPE_SIZE_MAX = 1_000
 NAME_CHARACTERS_SHOWN_MAX = 60
+KEPT_MAX = 1_000
 
-NUMBER_BYTES = 16
 STORED_BYTES = 256
-COLLECTED_BYTES = 16_384
-
-Node = dict[str, Any]
-
-_REPLACEMENT = 2  # the argument of replace(text, pattern, replacement)
-_RANGE_ARGUMENTS = (1, 2, 3)
 
 _EXPRESSIONS = frozenset({
     "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "LAMBDA",
@@ -61,6 +58,21 @@ _MODIFIERS = frozenset({"ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIF
 
 
 @dataclass(frozen=True, slots=True)
+class Widths:
+    """The largest values that a query starts from, in bytes.
+
+    Attributes:
+        names: In columns of names: of runs, metrics, ranks' hosts.
+        texts: In columns of what people write.
+        params: Among the query's own parameters.
+    """
+
+    names: int = STORED_BYTES
+    texts: int = STORED_BYTES
+    params: int = NUMBER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
 class _Scope:
     """What names mean at one place of the statement.
 
@@ -72,7 +84,7 @@ class _Scope:
 
     queries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     elements: Mapping[str, int] = field(default_factory=dict)
-    column_bytes: int = STORED_BYTES
+    column_bytes: int = NUMBER_BYTES
 
     def with_queries(self, queries: Mapping[str, tuple[int, int]]) -> _Scope:
         return _Scope({**self.queries, **queries}, self.elements, self.column_bytes)
@@ -84,13 +96,16 @@ class _Scope:
         return _Scope(self.queries, self.elements, max(self.column_bytes, size_bytes))
 
 
-def check_tree(serialized: str, relations: frozenset[str] = RELATIONS, sql: str = "") -> None:
+def check_tree(
+    serialized: str, relations: frozenset[str] = RELATIONS, sql: str = "", widths: Widths | None = None
+) -> None:
     """Pass one harmless SELECT, refuse everything else.
 
     Args:
         serialized: What `json_serialize_sql` made of the text.
         relations: Names of the tables and views that may be read.
         sql: The text, for nothing but the advice in a refusal.
+        widths: How large stored values and parameters are.
 
     Raises:
         SelectRefused: With one sentence: what, and what to do instead.
@@ -105,7 +120,7 @@ def check_tree(serialized: str, relations: frozenset[str] = RELATIONS, sql: str 
         if len(statements) != 1:
             found = "is empty" if not statements else f"has {len(statements)} statements"
             raise SelectRefused(f"The text {found}: send exactly one SELECT.")
-        _Walk(relations).query(statements[0]["node"], _Scope())
+        _Walk(relations, widths or Widths()).query(statements[0]["node"], _Scope())
     except RecursionError:
         raise SelectRefused("The query is nested too deeply: write it with fewer levels.") from None
 
@@ -125,8 +140,9 @@ def _unparsable(tree: Node, sql: str) -> str:
 class _Walk:
     """One pass over a statement; `query` and `relation` return (bytes of a value, relations they stand for)."""
 
-    def __init__(self, relations: frozenset[str]) -> None:
+    def __init__(self, relations: frozenset[str], widths: Widths) -> None:
         self.relations = relations
+        self.widths = widths
         self.macro = ""  # whose arguments are being visited
         self.peak_bytes = 0
         self.total_bytes = 0
@@ -159,8 +175,11 @@ class _Walk:
         inside = scope.with_columns(size)
         result = NUMBER_BYTES
         for item in node["select_list"]:
-            result = max(result, self.expression(item, inside))
-        # An alias of the select list can be used beside it.
+            size = self.expression(item, inside)
+            result = max(result, size)
+            if item.get("alias"):  # what stands behind it may use it
+                inside = inside.with_elements([str(item["alias"]).lower()], max(size, inside.column_bytes))
+        # The other clauses may use any alias.
         inside = inside.with_columns(result)
         for part in ("where_clause", "group_expressions", "having", "qualify"):
             self._expressions(node.get(part), inside)
@@ -208,7 +227,7 @@ class _Walk:
                 f"There is no relation {_shown(full)} here: choose from {', '.join(sorted(self.relations))}; "
                 "FROM columns lists what is in each."
             )
-        return STORED_BYTES, 1
+        return (self.widths.texts if name.lower() in TEXT_RELATIONS else self.widths.names), 1
 
     def _join(self, node: Node, scope: _Scope) -> tuple[int, int]:
         left_bytes, left = self.relation(node["left"], scope)
@@ -230,7 +249,7 @@ class _Walk:
             )
         if name == "unnest":
             return self.expression(call, scope)
-        rows = _range_length(name, call["children"])
+        rows = range_length(name, call["children"])
         if rows is None or rows > TABLE_FUNCTION_ROWS_MAX:
             raise SelectRefused(
                 f"{name}() takes whole numbers written out here, for at most {TABLE_FUNCTION_ROWS_MAX:,} rows."
@@ -249,7 +268,7 @@ class _Walk:
         self.macro = name
         self._expressions(_without(call, "class", "type"), scope)
         self.macro = ""
-        return STORED_BYTES, self._counted(MACRO_RELATIONS)
+        return self.widths.names, self._counted(MACRO_RELATIONS)
 
     def _describe(self, node: Node, scope: _Scope) -> tuple[int, int]:
         if node.get("show_type") not in {"DESCRIBE", "SUMMARY"} or not node.get("query"):
@@ -257,7 +276,7 @@ class _Walk:
                 "SHOW isn't allowed here: FROM relations lists what there is, DESCRIBE runs what is in one."
             )
         _, relations = self.query(node["query"], scope)
-        return STORED_BYTES, relations
+        return max(self.widths.names, self.widths.texts), relations
 
     def _counted(self, relations: int) -> int:
         if relations > RELATIONS_MAX:
@@ -299,10 +318,14 @@ class _Walk:
             case "CONSTANT":
                 return max(1, len(str(node["value"].get("value", ""))))
             case "COLUMN_REF":
-                name = str(node["column_names"][0]).lower()
-                return scope.elements.get(name, scope.column_bytes)
-            case "PARAMETER" | "POSITIONAL_REFERENCE":
-                return scope.column_bytes
+                names = [str(name).lower() for name in node["column_names"]]
+                if names[0] in scope.elements:
+                    return scope.elements[names[0]]
+                return max(self.widths.texts, scope.column_bytes) if TEXT_COLUMNS & {*names} else scope.column_bytes
+            case "PARAMETER":
+                return self.widths.params
+            case "POSITIONAL_REFERENCE":
+                return max(self.widths.texts, scope.column_bytes)
             case "FUNCTION" | "WINDOW":
                 return self._call(node, scope)
             case "SUBQUERY":
@@ -314,7 +337,7 @@ class _Walk:
                 return self._operator(node, scope)
             case "STAR":
                 self._expressions(_without(node, "class", "type"), scope)
-                return scope.column_bytes
+                return max(self.widths.texts, scope.column_bytes)
             case "LAMBDA":  # outside of a list function it is the JSON arrow
                 return self.expression(node["lhs"], scope) * self.expression(node["expr"], scope)
             case "BETWEEN" | "CASE" | "COLLATE" | "COMPARISON" | "CONJUNCTION" as kind:
@@ -353,10 +376,17 @@ class _Walk:
             )
         self._expressions(_without(node, "class", "type", "children"), scope)
         children = node["children"]
+        if node["class"] == "WINDOW" and (name not in WINDOW_FUNCTIONS or _is_limited(name, children)):
+            raise SelectRefused(
+                f"{name}() isn't allowed over a window, where it would be made anew for every row: "
+                "group by something instead."
+            )
+        if _is_limited(name, children) and not 0 <= (whole_number(children[-1]) or -1) <= KEPT_MAX:
+            raise SelectRefused(f"{name}() keeps at most {KEPT_MAX:,} values here: write that number out.")
         if growth is Growth.LAMBDA and len(children) > 1 and children[1]["class"] == "LAMBDA":
             return self._for_each(children[0], children[1], scope)
         sizes = [self.expression(child, scope) for child in children]
-        return _grown(name, growth, sizes, children)
+        return grown(name, growth, sizes, children)
 
     def _for_each(self, values: Node, function: Node, scope: _Scope) -> int:
         """A body grows at most like its worst case: all elements small, or one as large as the list."""
@@ -371,75 +401,9 @@ class _Walk:
         return max(size, worst)
 
 
-def _grown(name: str, growth: Growth, sizes: list[int], children: list[Node]) -> int:  # noqa: C901, PLR0911 - one case a growth
-    total = sum(sizes, NUMBER_BYTES)
-    match growth:
-        case Growth.FIXED:
-            return NUMBER_BYTES
-        case Growth.LARGEST | Growth.LAMBDA:
-            return max(sizes, default=NUMBER_BYTES)
-        case Growth.SUM:
-            return total
-        case Growth.ESCAPED:
-            return 8 * total
-        case Growth.PRODUCT:
-            return math.prod(sizes)
-        case Growth.REPLACED:
-            return sizes[0] * _replacement_factor(name, sizes, children)
-        case Growth.SEPARATED:
-            return total + sizes[0] * len(sizes)
-        case Growth.COLLECTED:
-            return max(COLLECTED_BYTES, *sizes)
-        case Growth.FORMATTED:
-            return 1_000 * total if _widths_bounded(children) else VALUE_BYTES_MAX + 1
-        case Growth.COUNTED:
-            return _counted_bytes(name, sizes, children)
-
-
-def _replacement_factor(name: str, sizes: list[int], children: list[Node]) -> int:
-    """How many bytes one byte of the text may become."""
-    if len(sizes) <= _REPLACEMENT:
-        return 1
-    literal = all(child["class"] == "CONSTANT" for child in children[1 : _REPLACEMENT + 1])
-    # Only with literals is it known that each match takes away as many bytes as the pattern has.
-    return -(-sizes[_REPLACEMENT] // sizes[1]) if literal and name == "replace" else sizes[_REPLACEMENT]
-
-
-def _counted_bytes(name: str, sizes: list[int], children: list[Node]) -> int:
-    if name in {"range", "generate_series"}:
-        count = _range_length(name, children)
-        sizes = [NUMBER_BYTES]
-    else:
-        count = _whole_number(children[1]) if len(children) > 1 else None
-    if count is None:
-        raise SelectRefused(f"{name}() takes its count as a whole number written out here, such as {name}(…, 10).")
-    return max(1, count) * max(size for index, size in enumerate(sizes) if index != 1)
-
-
-def _range_length(name: str, children: list[Node]) -> int | None:
-    numbers = [_whole_number(child) for child in children]
-    if len(numbers) not in _RANGE_ARGUMENTS or any(number is None for number in numbers):
-        return None
-    known = [number for number in numbers if number is not None]
-    start, stop, step = (0, known[0], 1) if len(known) == 1 else (*known, 1)[:3]
-    if step == 0:
-        return 0
-    return len(range(start, stop + (name == "generate_series"), step)) if abs(stop - start) < 2**62 else None
-
-
-def _whole_number(node: Node) -> int | None:
-    if node["class"] != "CONSTANT":
-        return None
-    value = node["value"].get("value")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _widths_bounded(children: list[Node]) -> bool:
-    """The format is written out and has no width above three digits, none taken from an argument."""
-    if not children or children[0]["class"] != "CONSTANT":
-        return False
-    text = str(children[0]["value"].get("value", ""))
-    return re.search(r"\d{4}|\*|\{[^}]*\{", text) is None
+def _is_limited(name: str, children: list[Node]) -> bool:
+    """Whether the call keeps as many values as its last argument says: max(value, 3)."""
+    return len(children) >= LIMITED_AGGREGATES.get(name, len(children) + 1)
 
 
 def _check_type(tree: Node) -> str:

@@ -9,23 +9,31 @@ run.log({"train/loss": train(batch)}, step=step)
 
 from runwire._errors import (
     JournalError,
+    QueryError,
     RunwireError,
+    ServerError,
     SettingsError,
     TransportError,
     UsageError,
     UsageTypeError,
     UsageValueError,
 )
+from runwire._magic import load_ipython_extension
 from runwire._module import alert, define, finish, log, log_params, progress, time
+from runwire._query import Query, StoredRun, query, run, runs
 from runwire._run import Run
 from runwire._start import current_run, init
 from runwire._version import __version__
 
 __all__ = [
     "JournalError",
+    "Query",
+    "QueryError",
     "Run",
     "RunwireError",
+    "ServerError",
     "SettingsError",
+    "StoredRun",
     "TransportError",
     "UsageError",
     "UsageTypeError",
@@ -36,8 +44,12 @@ __all__ = [
     "define",
     "finish",
     "init",
+    "load_ipython_extension",
     "log",
     "log_params",
     "progress",
+    "query",
+    "run",
+    "runs",
     "time",
 ]

@@ -5,10 +5,13 @@ RunwireError
 │   ├── UsageTypeError     ... by the type of an argument (also a TypeError)
 │   └── UsageValueError    ... by its value (also a ValueError)
 ├── SettingsError          a setting can't be used: an unknown URL, a folder that can't be written
+├── ServerError            no consumer gives an answer: none runs, it refuses the token, the answer broke off
+├── QueryError             the consumer refuses a query, or it failed: its author's fault
 ├── TransportError         a destination didn't take events: says whether to retry, or to set records aside
 └── JournalError           the local journal can't be used: the disk's or the file's fault
 
-After a successful `init` only UsageError reaches training; the others are caught inside and counted.
+After a successful `init` only UsageError reaches training; the others are caught inside and counted. ServerError and
+QueryError are for who reads: `runwire.query` and its siblings.
 """
 
 from __future__ import annotations
@@ -41,6 +44,14 @@ class UsageValueError(UsageError, ValueError):
 
 class SettingsError(RunwireError):
     """A setting can't be used; the sentence names it and what to do."""
+
+
+class ServerError(RunwireError):
+    """No consumer gives an answer; the sentence says what to start or set."""
+
+
+class QueryError(RunwireError):
+    """A query gave no result; the sentence is for its author."""
 
 
 class TransportError(RunwireError):

@@ -69,6 +69,13 @@ class Home:
         """File with the local consumer's token."""
         return self.path / "token"
 
+    def read_token(self) -> str | None:
+        """The local consumer's token; None where there is none to read."""
+        try:
+            return self.token.read_text(encoding="utf-8").strip() or None
+        except (OSError, ValueError):
+            return None
+
     def create(self) -> Home:
         """Make the home with its journal and topic folders; any number of processes may do so at once.
 

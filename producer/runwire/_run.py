@@ -21,6 +21,7 @@ from runwire._pace import Pace, Section, unit_of
 from runwire._params import flat_params, parts, text_of
 from runwire._preemption import PREEMPTION
 from runwire._progress import Progress, checked_promise
+from runwire._query import curve
 from runwire._values import (
     PLAIN_TYPES,
     check_choice,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 FINISH_TIMEOUT_SECONDS = 10.0
 _NO_STEP = -(2**63) - 1
 _ARRIVAL_NS = 100_000_000  # how often a process without a sender looks for values from devices
-
 _LEVELS = ("info", "warning", "error")
 _STATUSES = ("finished", "failed", "preempted")
 # Looked up once: `log` runs millions of times.
@@ -284,6 +284,8 @@ class Run:
             UsageValueError: `expect_next_in` is not above 0, or not finite.
         """
         self._progress.say(expect_next_in if expect_next_in is ... else checked_promise(expect_next_in))
+
+    curve = curve
 
     def finish(self, status: str | None = None, *, exit_code: int | None = None, error: str | None = None) -> bool:
         """End this process's part of the run; waits at most 10 seconds for delivery.

@@ -16,6 +16,8 @@
     RUNWIRE_SENDER   thread (this process delivers) or relay (`runwire sync --follow` does; no thread, no network here)
     RUNWIRE_FSYNC    what survives power loss: none, interval (200 ms) or each (default: none; see `_fsync.py`)
     RUNWIRE_JOURNAL_BYTES  size that each process's journal keeps to: a number of bytes, or 512MiB, 8GiB (default: 8GiB)
+    RUNWIRE_SERVER   address of the consumer that `runwire.query` asks (default: the one that runs in the home)
+    RUNWIRE_TOKEN    its bearer token (default: the file `token` in the home)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -35,7 +37,7 @@ from runwire._context.host import user_name
 from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project, explicit_run_id, is_run_id, is_run_name
 from runwire._context.worktree import find_root
 from runwire._errors import SettingsError, UsageTypeError, UsageValueError
-from runwire._home import Home, find_home
+from runwire._home import Home, find_home, running_in
 from runwire._resume import Memory
 from runwire._values import checked_text, shown, unreadable, utf8
 from runwire_schemas.errors import DestinationError
@@ -167,6 +169,40 @@ def read_settings(
         journal_bytes_max=_journal_bytes_max(choose("journal_bytes", None)),
         environ=variables,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Which consumer is asked.
+
+    Attributes:
+        address: http://HOST:PORT; None where none runs.
+        token: What it wants to see.
+        home: Where it was looked for.
+    """
+
+    address: str | None
+    token: str | None = field(repr=False)
+    home: Path
+
+
+def read_server_settings(home: Path | None = None) -> ServerSettings:
+    """The consumer of the environment, else of a home: by default the one that runs begun here would use.
+
+    Raises:
+        SettingsError: RUNWIRE_SERVER can't be understood.
+    """
+    variables = os.environ
+    found = home or find_home(variables.get("RUNWIRE_HOME") or None, _current_folder() or Path("/")).path
+    address = variables.get("RUNWIRE_SERVER") or None
+    if address is None:
+        address = running_in(found)
+    else:
+        address = (address if "://" in address else f"http://{address}").rstrip("/")
+        scheme, _, rest = address.partition("://")
+        if scheme not in {"http", "https"} or not rest or "@" in rest or " " in rest:
+            raise SettingsError("RUNWIRE_SERVER can't be understood: set it to http://HOST:PORT of a consumer.")
+    return ServerSettings(address, variables.get("RUNWIRE_TOKEN") or Home(found).read_token(), found)
 
 
 def _destination(url: str | None, source: str, home: Home, folder: Path | None) -> Destination:

@@ -31,6 +31,7 @@ from runwire._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from runwire._emitter import Emitter
     from runwire._system import Sampler
@@ -289,6 +290,11 @@ class _EmitterMaker:
         self._attempt: str | None = (
             attempt_token(launch, explicit=settings.run_id, emitter_id="", resumes=settings.resume) or None
         )
+
+    @property
+    def home(self) -> Path:
+        """Where the run's consumer is looked for."""
+        return self._settings.home.path
 
     def __call__(self) -> Emitter:
         """Open a journal, say who it is, start to deliver.

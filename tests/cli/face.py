@@ -14,6 +14,7 @@ from runwire_consumer.database import Database
 from runwire_consumer.guard import Door
 from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.issued import IssuedTokens
+from runwire_consumer.limits import Limits
 from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.tls import Certificate, server_context
 from runwire_consumer.token_orders import token_orders
@@ -26,6 +27,7 @@ TOKEN = "t" * 24
 def served(
     database: Database,
     token: str = TOKEN,
+    limits: Limits | None = None,
     *,
     orders: Mapping[str, Order] | None = None,
     home: Path | None = None,
@@ -36,6 +38,7 @@ def served(
     Args:
         database: What is asked.
         token: The home's.
+        limits: What a query may take.
         orders: What it obeys.
         home: Where issued tokens are; None: there are none.
         files: It speaks TLS with these.
@@ -52,7 +55,7 @@ def served(
 
     issued = None if home is None else IssuedTokens(home)
     obeyed = {**(orders or {}), **({} if issued is None else token_orders(issued))}
-    face = Face(Sandbox(database.cursor), CollectorRegistry(), orders=obeyed)
+    face = Face(Sandbox(database.cursor, limits), CollectorRegistry(), orders=obeyed)
     app = build_app(face, Door(Token(token), "127.0.0.1", issued=issued))
     tls = None if files is None else server_context(files)
     serving = serve(app, "127.0.0.1", 0, on_bound, stop, tls=tls)

@@ -45,8 +45,8 @@ class Fleet:
             [metrics.start, metrics.stop],
         )
         self.cursor.execute(
-            "INSERT INTO store.series SELECT ?::INTEGER * 10000 + rank, n, 1, 0, 0, 0, 0, 7, ?, n + rank "
-            "FROM range(?, ?) t(n), range(?) r(rank)",
+            "INSERT INTO store.series SELECT ?::INTEGER * 10000 + rank, n, 1, 0, 0, 0, 0, 7, ?, n + rank, 0, 7, true, "
+            "NULL, 0 FROM range(?, ?) t(n), range(?) r(rank)",
             [run, self.now_us - int(silent_seconds * SECOND_US), metrics.start, metrics.stop, ranks],
         )
 

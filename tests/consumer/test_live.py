@@ -50,7 +50,7 @@ SELECT run_id, metric, avg(value), coalesce(min(value) FILTER (NOT isnan(value))
        list(value ORDER BY "rank")
 FROM (
     SELECT *, coalesce(attempt, 0) AS number, max(coalesce(attempt, 0)) OVER (PARTITION BY run_id, metric) AS newest
-    FROM store.latest
+    FROM main.latest
 )
 WHERE number = newest GROUP BY run_id, metric
 """
@@ -121,7 +121,9 @@ def test_the_step_is_the_newest_attempts() -> None:
     """Also where the attempt before came further with a metric that this one hasn't logged yet."""
     database = small_store()
     cursor = database.cursor()
-    cursor.execute("INSERT INTO store.series VALUES (1, 3, 1, 0, 0, 0, 1, 900, ?, 1.0)", [NOW_US])
+    cursor.execute(
+        "INSERT INTO store.series VALUES (1, 3, 1, 0, 0, 0, 1, 900, ?, 1.0, 0, 900, true, NULL, 0)", [NOW_US]
+    )
     steps = {run.run_id: run.step for run in read_live(database.cursor, GaugeOptions(), NOW_US).runs}
     assert steps == {DIGITS: 30, OTHER: 40}
     cursor.close()
@@ -133,7 +135,9 @@ def test_ranks_of_an_earlier_attempt_count_no_more() -> None:
     database = small_store()
     cursor = database.cursor()
     cursor.execute("UPDATE store.emitters SET rank = 2 WHERE emitter_key = 1")  # the first attempt's only process
-    cursor.execute("INSERT INTO store.series VALUES (1, 3, 1, 0, 0, 0, 1, 900, ?, 6.0)", [NOW_US])
+    cursor.execute(
+        "INSERT INTO store.series VALUES (1, 3, 1, 0, 0, 0, 1, 900, ?, 6.0, 0, 900, true, NULL, 0)", [NOW_US]
+    )
     metrics = [one for one in read_live(database.cursor, GaugeOptions(), NOW_US).metrics if one.run_key == 1]
     assert {one.metric_key: (one.ranks, one.members, one.low) for one in metrics} == {
         1: (2, [0, 1], 2.0),

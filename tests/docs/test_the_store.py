@@ -21,7 +21,7 @@ def test_snapshots_and_going_back(tmp_path: Path) -> None:
     try:
         wait_until((home / "server.json").exists, timeout_seconds=DEADLINE_SECONDS, what="the consumer serves")
         blocks = shell_blocks(PAGE)
-        assert list(blocks) == ["Snapshots", "Going back", "Damage", "A full disk", "Topic files"]
+        assert list(blocks) == ["Snapshots", "Going back", "Damage", "Compaction", "A full disk", "Topic files"]
         (take,) = blocks["Snapshots"]
         (restore,) = blocks["Going back"]
         taking = start_block(take, tmp_path, {})

@@ -46,6 +46,16 @@ FACE: dict[str, tuple[str, ...]] = {
         "-> Run",
     ),
     "current_run": ("-> Run | None",),
+    "load_ipython_extension": ("ipython: Any", "-> None"),
+    "query": ("sql: str", "params: Mapping[str, object] | Sequence[object] | None = None", "-> Query"),
+    "run": ("run: str", "-> StoredRun"),
+    "runs": ("project: str | None = None", "-> Query"),
+    "Query.arrow": ("-> pa.Table",),
+    "Query.pandas": ("-> pd.DataFrame",),
+    "Query.polars": ("-> pl.DataFrame",),
+    "Query.rows": ("-> list[dict[str, Any]]",),
+    "Run.curve": ("metric: str", "-> Query"),
+    "StoredRun.curve": ("metric: str", "-> Query"),
     "Run.log": ("metrics: Mapping[str, Any]", "*, step: int | None = None", "-> None"),
     "Run.log_params": ("params: object", "-> None"),
     "Run.define": ("metric: str", "*, unit: str | None = None", "*, best: str | None = None", "-> None"),
@@ -84,6 +94,8 @@ OF_THE_CURRENT_RUN = ("alert", "define", "finish", "log", "log_params", "progres
 ATTRIBUTES = ("id", "name", "project", "rank", "url")
 ERRORS: dict[str, tuple[str, ...]] = {
     "JournalError": ("RunwireError",),
+    "QueryError": ("RunwireError",),
+    "ServerError": ("RunwireError",),
     "RunwireError": ("Exception",),
     "SettingsError": ("RunwireError",),
     "TransportError": ("RunwireError",),
@@ -140,7 +152,7 @@ def test_the_tree_of_errors(name: str) -> None:
 def test_the_table_is_the_face() -> None:
     """Nothing public is missing from it or from `__all__`, nothing more is in them."""
     functions = {name for name in FACE if "." not in name} | set(OF_THE_CURRENT_RUN)
-    public = functions | set(ERRORS) | {"Run", "__version__"}
+    public = functions | set(ERRORS) | {"Query", "Run", "StoredRun", "__version__"}
     assert set(runwire.__all__) == public
     assert runwire.__all__ == sorted(public)
     there = {name for name, value in vars(runwire).items() if not name.startswith("_") and not inspect.ismodule(value)}

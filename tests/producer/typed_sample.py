@@ -7,7 +7,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import runwire
 from runwire.testing import Captured, capture
@@ -84,6 +84,24 @@ def track(url: str, home: Path) -> None:
         pass
     assert_type(second.fail(ValueError("why")), bool)
     assert_type(runwire.finish("failed", exit_code=1, error="why"), bool)
+
+
+def reading(run: runwire.Run, shell: object) -> None:
+    """Who reads has data frames."""
+    asked = runwire.query("SELECT $a AS a", {"a": 1})
+    assert_type(asked, runwire.Query)
+    assert_type(runwire.query("SELECT ?", [1]).rows(), list[dict[str, Any]])
+    try:
+        asked.arrow()
+        asked.pandas()
+        asked.polars()
+        assert_type(runwire.runs("typed"), runwire.Query)
+        assert_type(runwire.run("typed"), runwire.StoredRun)
+        assert_type(runwire.run("typed").curve("loss"), runwire.Query)
+        assert_type(run.curve("loss"), runwire.Query)
+    except (runwire.QueryError, runwire.ServerError) as error:
+        print(error)  # noqa: T201 - what a program does with it
+    runwire.load_ipython_extension(shell)
 
 
 def errors(home: Path) -> None:

@@ -47,9 +47,10 @@ def direct() -> dict[str, list[Requirement]]:
     """Return what each compiled file must hold."""
     base, extras = project()
     everything = [*base, *(one for lines in extras.values() for one in lines if one.name != "runwire")]
+    data_frames = {one.name for one in extras["query"]} - {one.name for one in extras["consumer"]}
     return {
         "base": base,
-        "local": [*everything, *asked("build")],
+        "local": [*(one for one in everything if one.name not in data_frames), *asked("build")],
         "dev": [*everything, *asked("dev")],
         "uv": list(asked("uv")),
         "torch": [*base, *asked("torch")],

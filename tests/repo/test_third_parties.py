@@ -13,6 +13,7 @@ CLI = "cli/runwire_cli/"
 
 # Imported name -> the modules (or folders, with a slash at the end) that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
+    "IPython": ("producer/runwire/_magic.py",),
     "aiokafka": (
         "producer/runwire/_kafka.py",
         f"{CONSUMER}doctor/broker.py",
@@ -20,10 +21,12 @@ HOMES: dict[str, tuple[str, ...]] = {
         f"{CONSUMER}sources/records.py",
         f"{CONSUMER}sources/topic_facts.py",
     ),
-    # The demo opens the file as anybody would: it is plain DuckDB.
-    "duckdb": (CONSUMER, f"{CLI}demo.py"),
+    # The demo and the shell open a file as anybody would: it is plain DuckDB.
+    "duckdb": (CONSUMER, f"{CLI}demo.py", f"{CLI}shell.py"),
     "fastavro": ("schemas/runwire_schemas/",),
     "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
+    "pandas": ("producer/runwire/_query.py",),
+    "polars": ("producer/runwire/_query.py",),
     "psutil": ("producer/runwire/_system_host.py",),
     "pynvml": ("producer/runwire/_system_gpus.py",),
     "prometheus_client": (
@@ -34,10 +37,11 @@ HOMES: dict[str, tuple[str, ...]] = {
         f"{CONSUMER}room.py",
         f"{CONSUMER}self_metrics.py",
     ),
-    "pyarrow": (CONSUMER,),
+    "pyarrow": (CONSUMER, "producer/runwire/_query.py"),
     "rich": (CLI,),
     "h11": (f"{CONSUMER}connections.py",),
     "starlette": (
+        f"{CONSUMER}answers.py",
         f"{CONSUMER}guard.py",
         f"{CONSUMER}http.py",
         f"{CONSUMER}login.py",
