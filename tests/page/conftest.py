@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 import runwire
 from tests.page.browser import CHROMIUM, HOW_TO_GET, Complaints, chromium, log_in
@@ -18,6 +18,8 @@ from tests.services.process import wait_until
 from tests.tiers import require_service
 
 SHOTS = Path(__file__).parents[2] / ".cache" / "page"
+TIMEOUT_MS = 30_000  # a browser on a busy machine takes its time
+expect.set_options(timeout=TIMEOUT_MS)
 STEPS = 3_000
 SPIKE = 1_234
 HOSTILE = (
@@ -111,7 +113,7 @@ def session(browser: Browser, place: Place) -> list[dict[str, object]]:
 def context(browser: Browser, place: Place) -> Iterator[BrowserContext]:
     """A browser window that nobody has logged in with; at the end it must have complained of nothing."""
     made = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce", locale="en-US")
-    made.set_default_timeout(10_000)
+    made.set_default_timeout(TIMEOUT_MS)
     complaints = Complaints(made, place.address)
     yield made
     made.close()

@@ -220,6 +220,12 @@ def test_sql_is_answered_charted_and_kept(page: Page, place: Place) -> None:
         page.get_by_role("button", name="CSV").click()
     assert saved.value.suggested_filename == "runwire.csv"
     assert saved.value.path().read_text().splitlines()[:2] == ["step,value", "0,0.0"]
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Parquet").click()
+    assert saved.value.path().read_bytes()[:4] == b"PAR1"
+    page.get_by_label("One SELECT").fill("SELECT repeat('x', 1000) AS x FROM range(100000)")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("The answer is longer than 32 MiB")
     page.get_by_label("One SELECT").fill("SELECT nothing FROM nowhere")
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("nowhere")

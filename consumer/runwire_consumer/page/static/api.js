@@ -1,5 +1,7 @@
 // Everything that is asked of the server, and the session that it wants.
 
+const ANSWER_BYTES_MAX = 32 * 2 ** 20;
+
 /** A refusal: `message` is the server's sentence. */
 export class Refused extends Error {
   /**
@@ -103,8 +105,30 @@ export async function select(text, params = null, signal) {
     body: JSON.stringify({ sql: text, params }),
   });
   const named = answer.headers.get("runwire-columns");
-  const rows = await answer.json();
+  const rows = JSON.parse(await readText(answer));
   return { columns: named ? JSON.parse(named) : Object.keys(rows[0] ?? {}), rows };
+}
+
+/**
+ * All of an answer, which may have any length: a page holds so much of it and no more.
+ *
+ * @param {Response} answer
+ * @returns {Promise<string>}
+ */
+async function readText(answer) {
+  const decoder = new TextDecoder();
+  const reader = answer.body.getReader();
+  const parts = [];
+  for (let length = 0; ;) {
+    const { done, value } = await reader.read();
+    if (done) return parts.join("");
+    length += value.length;
+    if (length > ANSWER_BYTES_MAX) {
+      await reader.cancel();
+      throw new Refused(413, "The answer is longer than 32 MiB: add a LIMIT or aggregate, or take it as a file.");
+    }
+    parts.push(decoder.decode(value, { stream: true }));
+  }
 }
 
 /**
