@@ -11,15 +11,9 @@ from grafana.picking import board, marks, metric, project, run
 from grafana.queries import CHOSEN_METRIC, CHOSEN_RUNS, CHOSEN_RUNS_SQL, SHOWN_TIME_SQL, Sql, columns, promql
 from grafana.story import STORY_SQL
 from runwire_consumer.gauges import STATE_CODES
+from runwire_consumer.queries import STEPS_IN_ALL
 
 UID = "runwire-live"
-
-STEPS_IN_ALL = (
-    "(.*[./_])?(max|total|num|num_train|training|train)_?(steps|iters|iterations|timesteps)",
-    "steps",
-    "iterations",
-)
-"""Parameters that tell how many steps a run will have, whatever a training script calls them."""
 
 # The last step over ranks, and the pace that `time/steps_per_second` says; where it is off, the mean since the start.
 _NOW_SQL = f"""WITH pace AS (

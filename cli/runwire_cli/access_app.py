@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-HomeOption = Annotated[
-    str | None, typer.Option("--home", metavar="DIR", help="The home (RUNWIRE_HOME).", show_default=False)
-]
+from runwire_cli.options import AsJson, HomeOption
+
 ServerArgument = Annotated[
     str | None, typer.Argument(metavar="[SERVER]", help="https://HOST:PORT (RUNWIRE_SERVER).", show_default=False)
 ]
@@ -24,12 +22,14 @@ def token_app() -> typer.Typer:
     def create(
         name: NameArgument,
         *,
-        scope: Annotated[str, typer.Option(help="read, write or admin.")] = "read",
+        scope: Annotated[str, typer.Option(metavar="SCOPE", help="read, write or admin.")] = "read",
         project: Annotated[
-            list[str] | None, typer.Option(help="Only this project's runs; may be repeated.", show_default=False)
+            list[str] | None,
+            typer.Option(metavar="NAME", help="Only this project's runs; may be repeated.", show_default=False),
         ] = None,
         expires: Annotated[
-            str | None, typer.Option(metavar="TIME", help="As in 30d, 12h or 45m; never.", show_default=False)
+            str | None,
+            typer.Option(metavar="TIME", help="As in 30d, 12h or 45m; without it never.", show_default=False),
         ] = None,
         json: AsJson = False,
         home: HomeOption = None,

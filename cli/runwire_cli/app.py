@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runwire_cli.access_app import login, logout, token_app
-from runwire_cli.commands import COMMANDS
 from runwire_cli.data_app import add_data_commands
 from runwire_cli.letters_app import letters_app
+from runwire_cli.options import AsCsv, AsJson, GroupedCommands, HomeOption, RunArgument, help_of
 
 if TYPE_CHECKING:
     from runwire_cli.client import Reader
@@ -20,26 +20,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="runwire",
+    cls=GroupedCommands,
     help="Stream what training processes do: from log() into SQL and live gauges.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
-HomeOption = Annotated[
-    str | None, typer.Option("--home", metavar="DIR", help="The home (RUNWIRE_HOME).", show_default=False)
-]
 UrlOption = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="The log (RUNWIRE_URL).", show_default=False)
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the begin of it, or its name.")]
-
-
-def _help(command: str) -> str:
-    text = COMMANDS[command]
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def run_whole(arguments: Sequence[str]) -> int:
@@ -78,7 +68,7 @@ def options(
     """Stream what training processes do: from log() into SQL and live gauges."""
 
 
-@app.command(help=_help("up"))
+@app.command(help=help_of("up"))
 def up(
     *,
     once: Annotated[bool, typer.Option("--once", help="Read what waits, then end.")] = False,
@@ -86,11 +76,18 @@ def up(
     url: UrlOption = None,
     home: HomeOption = None,
     host: Annotated[
-        str | None, typer.Option(metavar="HOST", help="Listen here (RUNWIRE_HOST; 127.0.0.1).", show_default=False)
+        str | None,
+        typer.Option(metavar="HOST", help="Address to listen at (RUNWIRE_HOST; 127.0.0.1).", show_default=False),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65_535, help="Listen here (RUNWIRE_PORT; 8470); 0 takes any.", show_default=False),
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65_535,
+            help="Port to listen at (RUNWIRE_PORT; 8470); 0 takes any.",
+            show_default=False,
+        ),
     ] = None,
     tls_cert: Annotated[
         str | None,
@@ -102,7 +99,7 @@ def up(
     retention: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PROJECT=DAYSd",
+            metavar="PROJECT=30d",
             help="Keep full resolution of ended runs so long, as digits=30d or *=90d (RUNWIRE_RETENTION).",
             show_default=False,
         ),
@@ -121,7 +118,7 @@ def up(
     raise typer.Exit(serve_forever(settings, opens=open_page))
 
 
-@app.command(help=_help("demo"))
+@app.command(help=help_of("demo"))
 def demo(
     *,
     url: UrlOption = None,
@@ -135,11 +132,13 @@ def demo(
     run_demo(url, keep=keep, console=Console())
 
 
-@app.command(help=_help("runs"))
+@app.command(help=help_of("runs"))
 def runs(
     *,
-    project: Annotated[str | None, typer.Option(help="Only this project's.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
+    project: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this project's.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="How many, newest first.")] = 50,
     json: AsJson = False,
     csv: AsCsv = False,
     home: HomeOption = None,
@@ -150,7 +149,7 @@ def runs(
     _read(home, json, csv, lambda reader, output: reading.runs(reader, output, project, limit))
 
 
-@app.command(help=_help("show"))
+@app.command(help=help_of("show"))
 def show(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Show one run."""
     from runwire_cli import reading  # noqa: PLC0415 - rich
@@ -158,7 +157,30 @@ def show(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: Ho
     _read(home, json, csv, lambda reader, output: reading.show(reader, output, run))
 
 
-@app.command(help=_help("sql"))
+@app.command(help=help_of("watch"))
+def watch(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Their curves; else all runs that live.", show_default=False),
+    ] = None,
+    *,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only metrics like this, as 'val/*'; may be repeated.", show_default=False),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Say how it stands, in words, then end.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Watch runs."""
+    from runwire_cli import watch as watching  # noqa: PLC0415 - rich
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
+
+    if once or not watching.can_draw():
+        _read(home, json=False, csv=False, command=lambda reader, output: watching.once(reader, output, runs, metric))
+    raise typer.Exit(watching.watch(read_command_settings(home=home), runs, metric))
+
+
+@app.command(help=help_of("sql"))
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; - reads it from stdin.")],
     *,
@@ -173,7 +195,7 @@ def sql(
     _read(home, json, csv, lambda reader, output: reading.sql(reader, output, text))
 
 
-@app.command(help=_help("shell"))
+@app.command(help=help_of("shell"))
 def shell(
     query: Annotated[
         str | None, typer.Argument(metavar="[SQL]", help="Run this and end; else ask.", show_default=False)
@@ -193,7 +215,7 @@ def shell(
     raise typer.Exit(open_shell(settings, Output(Form.TABLE), query, newest=newest))
 
 
-@app.command(help=_help("verify"))
+@app.command(help=help_of("verify"))
 def verify(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: HomeOption = None) -> None:
     """Print a receipt."""
     from runwire_cli import reading  # noqa: PLC0415 - rich
@@ -201,7 +223,7 @@ def verify(run: RunArgument, *, json: AsJson = False, csv: AsCsv = False, home: 
     _read(home, json, csv, lambda reader, output: reading.verify(reader, output, run))
 
 
-@app.command(help=_help("snapshot"))
+@app.command(help=help_of("snapshot"))
 def snapshot(
     *,
     listing: Annotated[bool, typer.Option("--list", help="Show the snapshots there are; take none.")] = False,
@@ -217,11 +239,13 @@ def snapshot(
     raise typer.Exit(snapshots.show(settings, output) if listing else snapshots.take(settings, output))
 
 
-@app.command(help=_help("restore"))
+@app.command(help=help_of("restore"))
 def restore(
     snapshot: Annotated[
         str | None,
-        typer.Argument(metavar="SNAPSHOT", help="A snapshot's name or path; the newest.", show_default=False),
+        typer.Argument(
+            metavar="SNAPSHOT", help="A snapshot's name or path; without one the newest.", show_default=False
+        ),
     ] = None,
     *,
     home: HomeOption = None,
@@ -234,7 +258,7 @@ def restore(
     raise typer.Exit(backup.restore(read_command_settings(home=home), Output(Form.TABLE), snapshot))
 
 
-@app.command(help=_help("doctor"))
+@app.command(help=help_of("doctor"))
 def doctor(
     *,
     deep: Annotated[bool, typer.Option("--deep", help="Look at every row and point.")] = False,
@@ -251,7 +275,7 @@ def doctor(
     raise typer.Exit(look(read_command_settings(url=url, home=home), output, deep=deep))
 
 
-@app.command(help=_help("sync"))
+@app.command(help=help_of("sync"))
 def sync(
     folder: Annotated[
         str | None, typer.Argument(metavar="[DIR]", help="A home or a folder of journals.", show_default=False)
@@ -298,8 +322,8 @@ def _read(
     raise typer.Exit(code)
 
 
-app.add_typer(token_app(), name="token", help=_help("token"))
-app.command(help=_help("login"))(login)
-app.command(help=_help("logout"))(logout)
+app.add_typer(token_app(), name="token", help=help_of("token"))
+app.command(help=help_of("login"))(login)
+app.command(help=help_of("logout"))(logout)
 add_data_commands(app, _read)
-app.add_typer(letters_app(_read), name="dead-letters", help=_help("dead-letters"))
+app.add_typer(letters_app(_read), name="dead-letters", help=help_of("dead-letters"))

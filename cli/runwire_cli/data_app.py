@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from runwire_cli.commands import COMMANDS
-
-if TYPE_CHECKING:
-    from runwire_cli.client import Reader
-    from runwire_cli.output import Output
-
-Read = Callable[[str | None, bool, bool, "Callable[[Reader, Output], int]"], None]
-"""Opens a reader in (home, json, csv), runs a command with it, exits."""
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-HomeOption = Annotated[
-    str | None, typer.Option("--home", metavar="DIR", help="The home (RUNWIRE_HOME).", show_default=False)
-]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the begin of it, or its name.")]
+from runwire_cli.options import AsJson, HomeOption, Read, RunArgument, help_of
 
 
 def add_data_commands(app: typer.Typer, read: Read) -> None:
@@ -31,18 +17,15 @@ def add_data_commands(app: typer.Typer, read: Read) -> None:
     _add_archive(app, read)
 
 
-def _help(command: str) -> str:
-    text = COMMANDS[command]
-    return f"{text[0].upper()}{text[1:]}."
-
-
 def _add_edit(app: typer.Typer, read: Read) -> None:
-    @app.command(help=_help("edit"))
+    @app.command(help=help_of("edit"))
     def edit(
         run: RunArgument,
         *,
-        name: Annotated[str | None, typer.Option(help="Its new name.", show_default=False)] = None,
-        group: Annotated[str | None, typer.Option(help="Its new group; '' for none.", show_default=False)] = None,
+        name: Annotated[str | None, typer.Option(metavar="NAME", help="Its new name.", show_default=False)] = None,
+        group: Annotated[
+            str | None, typer.Option(metavar="NAME", help="Its new group; '' for none.", show_default=False)
+        ] = None,
         tag: Annotated[
             list[str] | None,
             typer.Option(
@@ -51,7 +34,9 @@ def _add_edit(app: typer.Typer, read: Read) -> None:
                 show_default=False,
             ),
         ] = None,
-        note: Annotated[str | None, typer.Option(help="Its new note; '' for none.", show_default=False)] = None,
+        note: Annotated[
+            str | None, typer.Option(metavar="TEXT", help="Its new note; '' for none.", show_default=False)
+        ] = None,
         json: AsJson = False,
         home: HomeOption = None,
     ) -> None:
@@ -70,7 +55,7 @@ def _add_edit(app: typer.Typer, read: Read) -> None:
 
 
 def _add_delete(app: typer.Typer, read: Read) -> None:
-    @app.command(help=_help("delete"))
+    @app.command(help=help_of("delete"))
     def delete(
         runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, begins of ids, or names.")],
         *,
@@ -86,7 +71,7 @@ def _add_delete(app: typer.Typer, read: Read) -> None:
 
 
 def _add_export(app: typer.Typer, read: Read) -> None:
-    @app.command(help=_help("export"))
+    @app.command(help=help_of("export"))
     def export(
         run: RunArgument,
         *,
@@ -109,14 +94,16 @@ def _add_export(app: typer.Typer, read: Read) -> None:
 
 
 def _add_archive(app: typer.Typer, read: Read) -> None:
-    @app.command(help=_help("archive"))
+    @app.command(help=help_of("archive"))
     def archive(
         runs: Annotated[
             list[str] | None, typer.Argument(metavar="[RUN]...", help="Ids, begins of ids, or names.")
         ] = None,
         *,
         to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="The archive; it may hold runs already.")],
-        project: Annotated[str | None, typer.Option(help="All ended runs of this project.", show_default=False)] = None,
+        project: Annotated[
+            str | None, typer.Option(metavar="NAME", help="All ended runs of this project.", show_default=False)
+        ] = None,
         before: Annotated[
             str | None,
             typer.Option(metavar="DATE", help="All runs that ended before, as 2026-01-31, UTC.", show_default=False),

@@ -35,7 +35,7 @@ from runwire_cli.demo_ranks import (
     start_training,
     watch,
 )
-from runwire_cli.live import LiveView
+from runwire_cli.live import LiveView, of_group
 from runwire_cli.settings import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
         start_training(trainings[0], destination, home.path)
         with consumer(home.path, destination) as address:
             query = rows_of(HttpReader(address, home.token.read_text().strip()))
-            view = LiveView(query, group, STEPS, ["train/loss", "train/acc"], started)
+            view = LiveView(query, of_group(group), ["train/loss", "train/acc"], started=started)
             _train_all(trainings, view, destination, home.path, console)
             settled = wait_for(lambda: _is_settled(query, group), SETTLE_TIMEOUT_SECONDS)
             console.print()
@@ -225,7 +225,7 @@ def _cell(value: Any) -> str:
 
 
 def _say_where_next(view: LiveView, home: Path, console: Console) -> None:
-    name = view.runs[0]["name"] if view.runs else "NAME"
+    name = view.shown[-1].row["name"] if view.shown else "NAME"
     program = Path(sys.argv[0]).name
     if shutil.which(program) is None:
         program = sys.argv[0]

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from runwire_cli.client import Reader
-    from runwire_cli.output import Output
+from runwire_cli.options import AsCsv, AsJson, HomeOption, Read
 
-Read = Callable[[str | None, bool, bool, "Callable[[Reader, Output], int]"], None]
-"""Opens a reader in (home, json, csv), runs a command with it, exits."""
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
-HomeOption = Annotated[
-    str | None, typer.Option("--home", metavar="DIR", help="The home (RUNWIRE_HOME).", show_default=False)
-]
 IdsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of dead letters.", show_default=False)
 ]
@@ -32,10 +21,14 @@ def letters_app(read: Read) -> typer.Typer:
     @app.command(name="list", help="List the newest dead letters.")
     def list_letters(
         *,
-        status: Annotated[str, typer.Option(help="dead, replayed, discarded or all.")] = "dead",
-        reason: Annotated[str | None, typer.Option(help="Only with this in their reason.", show_default=False)] = None,
-        run: Annotated[str | None, typer.Option(help="Only of this run's id.", show_default=False)] = None,
-        limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
+        status: Annotated[str, typer.Option(metavar="STATUS", help="dead, replayed, discarded or all.")] = "dead",
+        reason: Annotated[
+            str | None, typer.Option(metavar="TEXT", help="Only with this in their reason.", show_default=False)
+        ] = None,
+        run: Annotated[
+            str | None, typer.Option(metavar="ID", help="Only of this run's id.", show_default=False)
+        ] = None,
+        limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="How many, newest first.")] = 50,
         json: AsJson = False,
         csv: AsCsv = False,
         home: HomeOption = None,
@@ -52,7 +45,7 @@ def letters_app(read: Read) -> typer.Typer:
             ),
         )
 
-    @app.command(help="Show what is kept of one: headers, reason, where it stood, its first bytes.")
+    @app.command(help="Show what is kept of one. Reason, headers, where it stood, its first bytes.")
     def show(
         letter: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the begin of it.")],
         *,
@@ -64,7 +57,7 @@ def letters_app(read: Read) -> typer.Typer:
 
         read(home, json, csv, lambda reader, output: letters.show_letter(reader, output, letter))
 
-    @app.command(help="Decode them again with this version and store them; those that still can't be say why now.")
+    @app.command(help="Decode them with this version, and store them. Those that still can't be read say why now.")
     def replay(
         ids: IdsArgument = None, *, everything: AllOption = False, json: AsJson = False, home: HomeOption = None
     ) -> None:
@@ -75,7 +68,7 @@ def letters_app(read: Read) -> typer.Typer:
         output, settings = Output(Form.JSON if json else Form.TABLE), read_command_settings(home=home)
         raise typer.Exit(letters.replay(settings, output, ids or (), everything=everything))
 
-    @app.command(help="Give them up: their bytes go, their rows stay dead in the receipts.")
+    @app.command(help="Give them up. Their bytes go, their rows stay dead in the receipts.")
     def discard(
         ids: IdsArgument = None, *, everything: AllOption = False, json: AsJson = False, home: HomeOption = None
     ) -> None:

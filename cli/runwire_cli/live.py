@@ -1,4 +1,4 @@
-"""The live view in a terminal: curves, states, points a second and freshness of some runs, from SQL while they run."""
+"""The live view: runs as they train, read by SQL again and again beside whoever draws them: the demo, and `watch`."""
 
 from __future__ import annotations
 
@@ -6,91 +6,140 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from runwire_cli.chart import Bucket
+from runwire_cli.errors import CommandError, ServerUnreachable
+from runwire_cli.frame import NAME_CELLS, SPARK_CELLS, Frame, Shown, line
+from runwire_cli.text import clean, short
+from runwire_consumer import queries
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from rich.console import Console, ConsoleOptions, RenderableType
 
-    from rich.console import RenderableType
+Query = Callable[[str, Mapping[str, Any]], Sequence[dict[str, Any]]]
+Choose = Callable[[Query], Sequence[str]]
+"""Says by which ids runs are shown; asked anew each time."""
 
-    Query = Callable[[str, Mapping[str, Any]], Sequence[dict[str, Any]]]
-
-CURVE_COLUMNS = 48
-NOTES_SHOWN = 6
-REFRESH_SECONDS = 0.5
+REFRESH_SECONDS = 1.0
+FIRST_REFRESH_SECONDS = 0.5
+CURVES_SECONDS = 0.15
 REFRESH_SECONDS_MAX = 2.0
-_BARS = "▁▂▃▄▅▆▇█"
-_STATE_STYLES = {"running": "cyan", "finished": "green", "preempted": "yellow", "lost": "yellow", "stuck": "yellow"}
+QUIT_SECONDS = 2.0
+ENDED_SHOWN_SECONDS = 600
+RUNS_SHOWN_MAX = 100
+NOTES_SHOWN = 6
+CHART_BUCKETS = 240
 
-_RUNS = """
-SELECT run_id, name, state, params['lr'] AS lr, points, ranks, last, best
-FROM runs WHERE "group" = $group ORDER BY started_at
+_LIVING = f"""
+SELECT run_id FROM runs
+WHERE state IN ('running', 'stuck') OR epoch(now()) - epoch(ended_at) < {ENDED_SHOWN_SECONDS}
+ORDER BY state NOT IN ('running', 'stuck'), started_at DESC LIMIT {RUNS_SHOWN_MAX}
+"""  # noqa: S608 - numbers of our own
+_OF_GROUP = 'SELECT run_id FROM runs WHERE "group" = $group'
+_NOW = """
+WITH pace AS (
+    SELECT run_id, max(step) AS step, max(time) AS time, avg(value) FILTER (metric = 'time/steps_per_second') AS pace
+    FROM latest WHERE run_id IN (SELECT unnest($runs::VARCHAR[])) GROUP BY run_id
+),
+goal AS (
+    SELECT run_id, max(number) AS goal FROM params
+    WHERE run_id IN (SELECT unnest($runs::VARCHAR[])) AND regexp_full_match(lower(key), $steps_in_all) GROUP BY run_id
+),
+heard AS (
+    SELECT run_id, max(seen_at) AS at FROM emitters
+    WHERE run_id IN (SELECT unnest($runs::VARCHAR[])) GROUP BY run_id
+),
+told AS (
+    SELECT run_id, count(*) AS alerts, arg_max(level || ': ' || title, time) AS alert
+    FROM alerts WHERE run_id IN (SELECT unnest($runs::VARCHAR[])) GROUP BY run_id
+)
+SELECT r.run_id, r.name, r.state, r.state_reason, r.points, r.ranks, r.world_size, r.params, r.last, r.best,
+       p.step, g.goal, coalesce(p.pace, p.step / nullif(r.duration_seconds, 0)) AS pace,
+       epoch(now()) - epoch(h.at) AS heard_ago, epoch(now()) - epoch(p.time) AS newest_ago,
+       coalesce(t.alerts, 0) AS alerts, t.alert
+FROM runs r LEFT JOIN pace p USING (run_id) LEFT JOIN goal g USING (run_id) LEFT JOIN heard h USING (run_id)
+LEFT JOIN told t USING (run_id)
+WHERE r.run_id IN (SELECT unnest($runs::VARCHAR[]))
+ORDER BY r.state NOT IN ('running', 'stuck'), r.started_at DESC NULLS LAST, r.run_id
 """
-# A curve in as many buckets as there are columns, from a step on: a line of blocks can show their means.
 # One run and one metric a question: such filters reach the points, lists don't.
-_CURVE = """
-SELECT (step * $columns) // $steps AS bucket, avg(value) AS value FROM curves
-WHERE run_id = $run AND metric = $metric AND step >= $first GROUP BY ALL ORDER BY ALL
-"""
-_NEWEST = """
-SELECT epoch_us(max(time)) AS newest FROM latest WHERE run_id IN (SELECT unnest($runs::VARCHAR[]))
-"""
+_CURVE = "SELECT first_step, last_step, value, min, max, nan, infinite FROM curve($run, $metric, $buckets)"
 
 
-@dataclass(slots=True)
-class _Shown:
-    """One run as it was last read: its row, the curves' buckets by metric, and whether they still move."""
+def living(ask: Query) -> list[str]:
+    """Runs that live, and those that ended in the last ten minutes."""
+    return [row["run_id"] for row in ask(_LIVING, {})]
 
-    row: dict[str, Any]
-    curves: dict[str, dict[int, float]] = field(default_factory=dict)
-    moving: bool = True
+
+def of_group(group: str) -> Choose:
+    """The runs of a group."""
+    return lambda ask: [row["run_id"] for row in ask(_OF_GROUP, {"group": group})]
 
 
 class LiveView:
-    """Reads the runs of a group, and is drawn by rich's Live."""
+    """Reads runs, and is drawn by rich as large as the console is.
 
-    def __init__(self, query: Query, group: str, steps: int, metrics: Sequence[str], started: float) -> None:
+    Attributes:
+        failed: What ended the reading; a consumer that is away doesn't.
+        waiting: Why nothing new is shown, a sentence; "" when it is.
+        hint: Said in the last line.
+        first_curve_seconds: From the start to the first curve that was read.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        choose: Choose,
+        metrics: Sequence[str] = (),
+        *,
+        charts: bool = False,
+        size: tuple[int, int] = (80, 24),
+        clock: Callable[[], float] = time.monotonic,
+        started: float | None = None,
+    ) -> None:
         """Nothing is read before `refresh`.
 
         Args:
             query: Runs SQL with parameters: rows as mappings.
-            group: Group of the runs.
-            steps: Steps of a whole run: the curves' full width.
-            metrics: Metrics to draw, in this order.
-            started: `time.monotonic()` at the start, from which the times count.
+            choose: Which runs.
+            metrics: Patterns of the metrics to draw, in this order; none: a loss first, of what the run itself logs.
+            charts: Whether curves are charts, not lines of blocks.
+            size: (cells, lines) that it has until it is drawn; what has no room isn't read.
+            clock: Seconds that only go on.
+            started: What it said at the start, from which the times count; None: now.
         """
-        self._query = query
-        self._group = group
-        self._steps = steps
-        self._metrics = list(metrics)
-        self._runs: dict[str, _Shown] = {}
+        self._query, self._choose, self._patterns, self._charts = query, choose, tuple(metrics), charts
+        self._clock = clock
+        self._started = clock() if started is None else started
+        self._shown: dict[str, Shown] = {}
+        self._size = size
+        self.hint = ""
         self._notes: deque[str] = deque(maxlen=NOTES_SHOWN)
-        self._started = started
-        self._ended = threading.Event()
-        self.failed: Exception | None = None
         self._counted: deque[tuple[float, int]] = deque(maxlen=8)
-        self._fresh_seconds: float | None = None
+        self._ended = threading.Event()
+        self.has_read = False
+        self.failed: Exception | None = None
+        self.waiting = ""
         self.first_curve_seconds: float | None = None
 
     @property
-    def runs(self) -> list[dict[str, Any]]:
-        """The rows of `runs` as they were last read."""
-        return [shown.row for shown in list(self._runs.values())]
+    def shown(self) -> list[Shown]:
+        """The runs as they were last read."""
+        return list(self._shown.values())
 
     @property
     def is_over(self) -> bool:
         """Whether no run goes on as far as was read, or reading failed."""
-        return self.failed is not None or all(row["state"] != "running" for row in self.runs)
+        return self.failed is not None or not any(shown.is_living for shown in self.shown)
 
     def note(self, text: str) -> None:
-        """Say something below the curves, with the time since the start."""
-        self._notes.append(f"[dim]{time.monotonic() - self._started:5.1f} s[/]  {text}")
+        """Say something below the curves, with the time since the start; rich's markup counts."""
+        self._notes.append(f"[dim]{self._clock() - self._started:5.1f} s[/]  {text}")
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -105,90 +154,98 @@ class LiveView:
             yield
         finally:
             self._ended.set()
-            thread.join()
+            thread.join(QUIT_SECONDS)  # one that still waits for an answer must not hold anybody up
         if self.failed is not None:
             raise self.failed
 
-    def refresh(self) -> None:
-        """Read the runs, their curves and how fresh they are."""
-        for row in self._query(_RUNS, {"group": self._group}):
-            shown = self._runs.setdefault(row["run_id"], _Shown(row))
-            shown.row = row
-        for shown in self._runs.values():
-            if shown.moving:
-                for metric in self._metrics:
-                    self._read_curve(shown, metric)
-                shown.moving = shown.row["state"] == "running"
-        self._read_freshness([row["run_id"] for row in self.runs if row["state"] == "running"])
-        self._counted.append((time.monotonic(), sum(row["points"] for row in self.runs)))
+    def refresh(self, curves_seconds: float = math.inf) -> None:
+        """Read the runs, and those curves that have grown and have room.
 
-    def __rich__(self) -> RenderableType:
-        """What is drawn."""
-        table = Table.grid(padding=(0, 1))
-        for shown in list(self._runs.values()):  # a copy: another thread reads on
-            table.add_row(*self._head(shown))
-            for metric in self._metrics:
-                values = list(shown.curves.get(metric, {}).values())
-                last = f"{values[-1]:.4f}" if values else ""
-                table.add_row(Text(metric, style="dim"), Text(sparkline(values), style="bold"), last)
-        notes = Text.from_markup("\n".join(list(self._notes)))
-        return Group(table, Text(self._summary(), style="dim"), notes)
+        Args:
+            curves_seconds: After so long no further curve is begun; those that were read longest ago come first.
+        """
+        ids = list(self._choose(self._query))
+        asked = {"runs": ids, "steps_in_all": "|".join(queries.STEPS_IN_ALL)}
+        rows = self._query(_NOW, asked) if ids else []
+        known = self._shown
+        shown = {row["run_id"]: Shown(row) for row in rows}
+        for run_id, one in shown.items():
+            if run_id in known:
+                one.curves, one.read_at = known[run_id].curves, known[run_id].read_at
+        self._shown = shown
+        began = self._clock()
+        for one, metric in sorted(self._frame().pictured(), key=_read_when):
+            self._read_curve(one, metric)
+            if self._clock() - began >= curves_seconds:
+                break
+        self._counted.append((self._clock(), sum(row["points"] for row in rows)))
+        self.has_read, self.waiting = True, ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """What is drawn, as large as the console is."""
+        self._size = options.max_width, console.height
+        yield from self._frame().drawn()
+        yield from self._told()
+        yield Text(self._waiting(), "yellow") if self.waiting else line(self._summary(), "dim")
+
+    def _frame(self) -> Frame:
+        cells, lines = self._size
+        return Frame(self.shown, self._patterns, self._charts, cells, max(3, lines - 1 - len(self._told())))
+
+    def _told(self) -> list[Text]:
+        """Notes, where there are any; else the newest alert of each run that has one."""
+        if self._notes:
+            return [Text("", no_wrap=True).append(Text.from_markup(note)) for note in self._notes]
+        most = min(NOTES_SHOWN, self._size[1] // 4)
+        alerts = [(one.row["name"], one.row["alert"]) for one in self.shown if one.row["alert"]]
+        return [line(f"{short(name, NAME_CELLS)}  {clean(alert)}", "yellow") for name, alert in alerts[:most]]
 
     def _follow(self) -> None:
         while not self._ended.is_set():
             began = time.monotonic()
             try:
-                self.refresh()
+                self.refresh(CURVES_SECONDS)
             except Exception as error:  # noqa: BLE001 - raised again where the reading was asked for
-                self.failed = error
-                return
+                if not isinstance(error, CommandError if self.has_read else ServerUnreachable):
+                    self.failed = error
+                    return
+                self.waiting = f"Waiting: {clean(error)}"
             # Looking takes at most a third of the time: the cores are there for the training.
-            seconds = time.monotonic() - began
-            self._ended.wait(min(max(REFRESH_SECONDS, 2 * seconds), REFRESH_SECONDS_MAX))
+            took = time.monotonic() - began
+            period = REFRESH_SECONDS if self.first_curve_seconds is not None else FIRST_REFRESH_SECONDS
+            self._ended.wait(min(max(period - took, 2 * took), REFRESH_SECONDS_MAX))
 
-    def _head(self, shown: _Shown) -> tuple[Text, Text, Text]:
-        row = shown.row
-        style = _STATE_STYLES.get(row["state"], "red")
-        what = Text(row["state"], style=style)
-        what.append(f"  lr {row['lr']}  {row['points']:,} points", style="default")
-        best = row["best"].get("val/acc")
-        if best is not None:
-            what.append(f"  best acc {best:.3f}", style="default")
-        return Text(row["name"], style="bold"), what, Text(f"{row['ranks']} ranks")
+    def _read_curve(self, shown: Shown, metric: str) -> None:
+        """Read a curve unless nothing came since; all of it, for a restart changes the past."""
+        buckets = CHART_BUCKETS if self._charts else SPARK_CELLS
+        points = shown.row["points"]
+        if metric in shown.read_at and shown.read_at[metric][1] == points:
+            return
+        rows = self._query(_CURVE, {"run": shown.row["run_id"], "metric": metric, "buckets": buckets})
+        shown.curves[metric], shown.read_at[metric] = [Bucket.of(row) for row in rows], (self._clock(), points)
+        if rows and self.first_curve_seconds is None:
+            self.first_curve_seconds = self._clock() - self._started
+
+    def _waiting(self) -> str:
+        return f"{self._clock() - self._counted[-1][0]:.0f} s old. {self.waiting}" if self._counted else self.waiting
 
     def _summary(self) -> str:
-        parts = [f"{time.monotonic() - self._started:.0f} s"]
-        if len(self._counted) > 1:
+        if not self.has_read:
+            return "Reading …"
+        if not self._shown:
+            return "These runs are gone." if self._charts else "No run is running; one that starts is shown here."
+        if self._patterns and not self._frame().pictured():
+            return f"No metric of these runs matches {', '.join(map(clean, self._patterns))}."
+        parts = [f"{self._clock() - self._started:.0f} s"]
+        if len(self._counted) > 1 and self._counted[-1][0] > self._counted[0][0]:
             (first_at, first), (last_at, last) = self._counted[0], self._counted[-1]
             parts.append(f"{max(0.0, (last - first) / (last_at - first_at)):,.0f} points/s into SQL")
-        if self._fresh_seconds is not None:
-            parts.append(f"newest point {1000 * self._fresh_seconds:,.0f} ms old")
-        return "   ".join(parts)
-
-    def _read_curve(self, shown: _Shown, metric: str) -> None:
-        """Read what is new of a curve; all of it once the run has ended, for a restart may have changed the past."""
-        known = shown.curves.get(metric, {})
-        first_bucket = max(known, default=0) if shown.row["state"] == "running" else 0
-        first = -(-first_bucket * self._steps // CURVE_COLUMNS)
-        params = {"run": shown.row["run_id"], "metric": metric, "columns": CURVE_COLUMNS, "steps": self._steps}
-        rows = self._query(_CURVE, {**params, "first": first})
-        kept = {bucket: value for bucket, value in known.items() if bucket < first_bucket}
-        shown.curves[metric] = kept | {row["bucket"]: float(row["value"]) for row in rows}
-        if rows and self.first_curve_seconds is None:
-            self.first_curve_seconds = time.monotonic() - self._started
-
-    def _read_freshness(self, running: list[str]) -> None:
-        newest = self._query(_NEWEST, {"runs": running})[0]["newest"] if running else None
-        self._fresh_seconds = None if newest is None else max(0.0, time.time() - float(newest) / 1e6)
+        newest = [one.row["newest_ago"] for one in self.shown if one.is_living and one.row["newest_ago"] is not None]
+        if newest:
+            parts.append(f"newest point {1000 * max(0.0, min(newest)):,.0f} ms old")
+        return "   ".join(filter(None, [*parts, self.hint]))
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """Values as a line of block characters between their own minimum and maximum; NaN is a gap."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return ""
-    low, high = min(finite), max(finite)
-    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(
-        " " if math.isnan(value) else _BARS[round((min(max(value, low), high) - low) * scale)] for value in values
-    )
+def _read_when(curve: tuple[Shown, str]) -> float:
+    shown, metric = curve
+    return shown.read_at[metric][0] if metric in shown.read_at else -math.inf

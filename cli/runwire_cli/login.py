@@ -68,7 +68,7 @@ def _address(settings: CommandSettings, server: str | None) -> str:
         return settings.server
     found = ServerFile.read(settings.home.path)
     if found is None:
-        raise CommandError("Say where: runwire login https://HOST:PORT, or set RUNWIRE_SERVER.")
+        raise CommandError("Say where: name the consumer, https://HOST:PORT, or set RUNWIRE_SERVER.")
     return found.address
 
 

@@ -43,7 +43,7 @@ def runs_table(rows: Sequence[Row], now: datetime, width: int) -> Grid:
     columns = [name for name, width_min in _RUN_COLUMNS.items() if width >= width_min]
     drop = [name for name in _RUN_DROP if name in columns]
     table = Grid(*columns, right=("took", "points"), wrap=("run", "params", "best", "last"), drop=drop)
-    differing = _differing_keys(row["params"] for row in rows)
+    differing = differing_keys(row["params"] for row in rows)
     for row in rows:
         params = {key: row["params"][key] for key in (*differing, *row["params"]) if key in row["params"]}
         cells = {
@@ -273,7 +273,8 @@ def _commit(row: Row) -> str:
     return str(row["commit"])[:COMMIT_CHARACTERS] + ("+" if row["dirty"] else "")
 
 
-def _differing_keys(maps: Iterable[dict[str, Any]]) -> list[str]:
+def differing_keys(maps: Iterable[dict[str, Any]]) -> list[str]:
+    """Keys whose values aren't the same in all maps that have them."""
     seen: dict[str, set[str]] = {}
     for params in maps:
         for key, value in params.items():

@@ -7,7 +7,8 @@ the copies, whatever it is.
 
 Laws:
 
-1. Every relation that the tree names anywhere is copied, none is read itself; names with a schema are refused.
+1. Every relation that the tree names anywhere is copied, none is read itself but those that say what relations there
+   are and hold nothing of any run; names with a schema are refused.
 2. The copies are made with our own conditions only: the project, and comparisons of texts that the statement itself
    demands of every row (`WHERE run_id = 'a' AND metric = $m`). Those can neither fail nor call a function.
 3. Functions that read relations inside (our macros) are refused: no copy would stand before those.
@@ -31,6 +32,7 @@ Conditions = Mapping[str, frozenset[str]]
 """Column -> the texts that it may have."""
 
 COPIED_ROWS_MAX = 1_000_000
+_DESCRIBING = frozenset({"relations", "columns"})
 _RUNS = "FROM store.live_runs WHERE project IN (SELECT unnest($projects::VARCHAR[]))"
 _COLUMNS = frozenset({"run_id", "metric", "emitter_id"})  # what curves are asked by; texts in every relation
 
@@ -59,7 +61,7 @@ class Limiter:
         """
         tree = json.loads(serialized)
         self._refuse_macros(cursor, tree)
-        named = sorted({str(node["table_name"]).lower() for node in _tables(tree)} & RELATIONS)
+        named = sorted({str(node["table_name"]).lower() for node in _tables(tree)} & (RELATIONS - _DESCRIBING))
         copied = 0
         for name in named:
             copied += _copy(cursor, name, _demanded(tree, name, params), projects, COPIED_ROWS_MAX - copied)

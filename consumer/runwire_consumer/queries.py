@@ -20,6 +20,13 @@ EVENTS_MAX = 200
 CANDIDATES_SHOWN_MAX = 5
 ID_CHARACTERS_MIN = 4
 
+STEPS_IN_ALL = (
+    "(.*[./_])?(max|total|num|num_train|training|train)_?(steps|iters|iterations|timesteps)",
+    "steps",
+    "iterations",
+)
+"""Parameters that tell how many steps a run will have, whatever a training script calls them: regular expressions."""
+
 # The maps are read of those runs only that are shown.
 RUNS_SQL = """
 SELECT run_id, project, name, "group", "user", tags, notes, state, started_at, ended_at, duration_seconds, "commit",

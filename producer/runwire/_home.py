@@ -115,17 +115,33 @@ def find_home(given: str | None, folder: Path, source: str = "RUNWIRE_HOME") -> 
     return Home((find_root(folder) or folder) / FOLDER_NAME)
 
 
-def running_in(home: Path) -> str | None:
-    """Address of the consumer that says of itself that it runs in a home (`server.json`); None where none does."""
-    import json  # noqa: PLC0415 - `import runwire` stays light
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A consumer, by what it says of itself in its home.
+
+    Attributes:
+        address: http://HOST:PORT as a client of this machine reaches it; https:// where it has a certificate.
+        certificate: That certificate as PEM.
+    """
+
+    address: str
+    certificate: str | None = field(default=None, repr=False)
+
+
+def running_in(home: Path) -> Running | None:
+    """The consumer that runs in a home, as `server.json` there says; None where none does."""
+    import json  # noqa: PLC0415 - readers only, not trainers
 
     try:
         found = json.loads((home / "server.json").read_text(encoding="utf-8"))
-        host, port, scheme = str(found["host"]), int(found["port"]), "https" if found.get("certificate") else "http"
+        host, port, certificate = str(found["host"]), int(found["port"]), found.get("certificate")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - as a client reaches it
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "https" if certificate else "http"
+    return Running(
+        f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", str(certificate) if certificate else None
+    )
 
 
 def _ignore(path: Path) -> None:

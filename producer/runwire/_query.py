@@ -1,6 +1,6 @@
 """Reads what is tracked from Python: asks the consumer over HTTP, gives tables as pyarrow, pandas and polars have them.
 
-Which consumer: RUNWIRE_SERVER (with RUNWIRE_TOKEN), else the one that runs in the home. Arrow travels, so NaN, ±inf and
+Which consumer: RUNWIRE_SERVER, else the one that runs in the home (`_server.py`). Arrow travels, so NaN, ±inf and
 types stay what they are. Nothing here is imported before something is asked.
 """
 
@@ -13,12 +13,13 @@ import math
 from typing import TYPE_CHECKING, Any, cast
 
 from runwire._errors import QueryError, ServerError, UsageTypeError
+from runwire._server import connect, find_server, unreachable
 from runwire._settings import read_server_settings
 from runwire._values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from http.client import HTTPConnection, HTTPResponse
+    from http.client import HTTPResponse
     from pathlib import Path
 
     import pandas as pd
@@ -255,8 +256,8 @@ def _ask(sql: str, params: object, home: Path | None) -> pa.Table:
                     raise QueryError(metadata[_ERROR_KEY].decode())
                 batches.append(batch)
         except StopIteration:
-            # What ends without HTTP's own end was cut between two batches.
-            if response.read() == b"":
+            # What ends without HTTP's own end was cut between two batches: of chunks, or before the length it said.
+            if response.read() == b"" and not response.length:
                 return pa.Table.from_batches(batches, reader.schema)
             raise _broken() from None
         except pa.ArrowException:
@@ -266,50 +267,37 @@ def _ask(sql: str, params: object, home: Path | None) -> pa.Table:
 @contextlib.contextmanager
 def _answering(method: str, path: str, body: bytes | None, home: Path | None) -> Iterator[HTTPResponse]:
     from http.client import HTTPException  # noqa: PLC0415 - not at import time
+    from urllib.parse import urlsplit  # noqa: PLC0415 - as above
 
-    settings = read_server_settings(home)
-    if settings.address is None:
-        raise ServerError(
-            f"No consumer runs in {settings.home}: start it with `runwire up`, or set RUNWIRE_SERVER to one elsewhere."
-        )
-    with contextlib.closing(_connection(settings.address)) as connection:
-        headers = {"authorization": f"Bearer {settings.token}"} if settings.token else {}
+    server = find_server(read_server_settings(home))
+    with contextlib.closing(connect(server, ANSWER_TIMEOUT_SECONDS)) as connection:
+        headers = {"authorization": f"Bearer {server.token}"} if server.token else {}
         try:
-            connection.request(method, path, body, {**headers, "content-type": "application/json"})
+            target = urlsplit(server.address).path + path
+            connection.request(method, target, body, {**headers, "content-type": "application/json"})
             response = connection.getresponse()
+            refusal = None if response.status == _OK else response.read()
         except (OSError, HTTPException) as error:
-            raise ServerError(
-                f"The consumer at {settings.address} can't be reached ({str(error) or type(error).__name__}): "
-                "start it with `runwire up`, or correct RUNWIRE_SERVER."
-            ) from None
-        if response.status != _OK:
-            raise _refusal(response, settings.address)
+            raise unreachable(server, error) from None
+        if refusal is not None:
+            raise _refusal(response.status, refusal, server.address)
         try:
             yield response
         except (OSError, HTTPException):
             raise _broken() from None
 
 
-def _connection(address: str) -> HTTPConnection:
-    from http.client import HTTPConnection, HTTPSConnection  # noqa: PLC0415 - not at import time
-    from urllib.parse import urlsplit  # noqa: PLC0415 - as above
-
-    parts = urlsplit(address)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return kind(parts.hostname or "", parts.port, timeout=ANSWER_TIMEOUT_SECONDS)
-
-
-def _refusal(response: HTTPResponse, address: str) -> QueryError | ServerError:
+def _refusal(status: int, content: bytes, address: str) -> QueryError | ServerError:
     try:
-        sentence = str(json.loads(response.read())["error"])
+        sentence = str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):
-        return ServerError(f"{address} answers with HTTP status {response.status}: is it a Runwire consumer?")
-    if response.status == _UNAUTHORIZED:
+        return ServerError(f"{address} answers with HTTP status {status}: is it a Runwire consumer?")
+    if status == _UNAUTHORIZED:
         return ServerError(
-            f"The consumer at {address} refuses the token: set RUNWIRE_TOKEN to the text of the file 'token' in its "
-            "home."
+            f"The consumer at {address} refuses the token: set RUNWIRE_TOKEN, or `runwire login {address}` keeps one; "
+            "its owner makes them with `runwire token create`."
         )
-    return ServerError(sentence) if response.status >= 500 else QueryError(sentence)  # noqa: PLR2004 - HTTP
+    return ServerError(sentence) if status >= 500 else QueryError(sentence)  # noqa: PLR2004 - HTTP
 
 
 def _broken() -> ServerError:

@@ -17,7 +17,8 @@
     RUNWIRE_FSYNC    what survives power loss: none, interval (200 ms) or each (default: none; see `_fsync.py`)
     RUNWIRE_JOURNAL_BYTES  size that each process's journal keeps to: a number of bytes, or 512MiB, 8GiB (default: 8GiB)
     RUNWIRE_SERVER   address of the consumer that `runwire.query` asks (default: the one that runs in the home)
-    RUNWIRE_TOKEN    its bearer token (default: the file `token` in the home)
+    RUNWIRE_TOKEN    its bearer token (default: what `runwire login` kept for it, else the home's file `token`)
+    RUNWIRE_CA       certificates in PEM form that an https:// consumer is trusted by (default: the system's)
 
 An empty variable is as good as absent. No other module of the producer looks into the process's environment:
 those that read other programs' variables take `Settings.environ`.
@@ -37,7 +38,7 @@ from runwire._context.host import user_name
 from runwire._context.identity import PROJECT_CHARACTERS_MAX, default_project, explicit_run_id, is_run_id, is_run_name
 from runwire._context.worktree import find_root
 from runwire._errors import SettingsError, UsageTypeError, UsageValueError
-from runwire._home import Home, find_home, running_in
+from runwire._home import Home, find_home
 from runwire._resume import Memory
 from runwire._values import checked_text, shown, unreadable, utf8
 from runwire_schemas.errors import DestinationError
@@ -176,33 +177,51 @@ class ServerSettings:
     """Which consumer is asked.
 
     Attributes:
-        address: http://HOST:PORT; None where none runs.
-        token: What it wants to see.
-        home: Where it was looked for.
+        address: http(s)://HOST:PORT that was named; None: the one that runs in the home.
+        token: That was set.
+        ca: File of authorities that it is trusted by.
+        credentials: Where `runwire login` keeps tokens.
+        home: Whose consumer and token count.
     """
 
     address: str | None
     token: str | None = field(repr=False)
-    home: Path
+    ca: Path | None
+    credentials: Path
+    home: Home
 
 
 def read_server_settings(home: Path | None = None) -> ServerSettings:
     """The consumer of the environment, else of a home: by default the one that runs begun here would use.
 
     Raises:
-        SettingsError: RUNWIRE_SERVER can't be understood.
+        SettingsError: RUNWIRE_SERVER or RUNWIRE_TOKEN can't be used.
     """
     variables = os.environ
-    found = home or find_home(variables.get("RUNWIRE_HOME") or None, _current_folder() or Path("/")).path
-    address = variables.get("RUNWIRE_SERVER") or None
-    if address is None:
-        address = running_in(found)
-    else:
-        address = (address if "://" in address else f"http://{address}").rstrip("/")
-        scheme, _, rest = address.partition("://")
-        if scheme not in {"http", "https"} or not rest or "@" in rest or " " in rest:
-            raise SettingsError("RUNWIRE_SERVER can't be understood: set it to http://HOST:PORT of a consumer.")
-    return ServerSettings(address, variables.get("RUNWIRE_TOKEN") or Home(found).read_token(), found)
+    token = variables.get("RUNWIRE_TOKEN") or None
+    if token is not None and not all("!" <= character <= "~" for character in token):
+        raise SettingsError("RUNWIRE_TOKEN may only hold visible ASCII characters and no spaces.")
+    ca, folder = variables.get("RUNWIRE_CA"), variables.get("XDG_CONFIG_HOME", "")
+    base = Path(folder) if folder.startswith("/") else Path("~/.config").expanduser()
+    return ServerSettings(
+        address=_server_address(variables.get("RUNWIRE_SERVER") or None),
+        token=token,
+        ca=Path(ca).expanduser() if ca else None,
+        credentials=base / "runwire" / "credentials.json",
+        home=Home(home) if home else find_home(variables.get("RUNWIRE_HOME") or None, _current_folder() or Path("/")),
+    )
+
+
+def _server_address(text: str | None) -> str | None:
+    """As it is asked, and as its token is kept: with a scheme, without a slash at the end."""
+    if text is None:
+        return None
+    address = text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
+    scheme, _, rest = address.partition("://")
+    scheme = scheme.lower()
+    if scheme not in {"http", "https"} or not rest or "@" in rest or " " in rest:
+        raise SettingsError("RUNWIRE_SERVER can't be understood: set it to http://HOST:PORT of a consumer.")
+    return f"{scheme}://{rest.lower()}" if "/" not in rest else address
 
 
 def _destination(url: str | None, source: str, home: Home, folder: Path | None) -> Destination:

@@ -224,7 +224,9 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
 
 def _say_where(run: Run, settings: Settings) -> None:
     """The run's link, where a consumer is known to show it."""
-    line = first_line(run.name, run.id, settings.environ.get("RUNWIRE_SERVER") or running_in(settings.home.path))
+    local = running_in(settings.home.path)
+    server = settings.environ.get("RUNWIRE_SERVER") or (None if local is None else local.address)
+    line = first_line(run.name, run.id, server)
     if line is not None:
         say(line)
 

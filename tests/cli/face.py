@@ -68,3 +68,36 @@ def served(
         loop.call_soon_threadsafe(stop.set)
         thread.join(20)
         loop.close()
+
+
+@contextmanager
+def one_answer(answer: bytes) -> Iterator[int]:
+    """The port of a server that answers each request so, byte by byte, and closes."""
+    loop = asyncio.new_event_loop()
+    bound = threading.Event()
+    port = 0
+
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def listen() -> None:
+        nonlocal port
+        server = await asyncio.start_server(send, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        bound.set()
+        await stop.wait()
+        server.close()
+
+    stop = asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(listen()))
+    thread.start()
+    try:
+        assert bound.wait(10)
+        yield port
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()

@@ -12,7 +12,7 @@ import numpy as np
 
 from runwire_cli.demo_ranks import KILLED_RANK, WORLD_SIZE, load_digits, prepare, start_training, watch
 from runwire_cli.demo_train import read_progress
-from runwire_cli.live import LiveView
+from runwire_cli.live import LiveView, of_group
 from runwire_schemas import folder
 from runwire_schemas.codec import decode
 from runwire_schemas.events import EmitterEnded, Event, MetricBatch, RunStarted
@@ -35,7 +35,7 @@ def test_killed_rank_goes_on_and_every_point_is_in_the_log(tmp_path: Path) -> No
     """What each rank counted itself is what the topic folder holds, the killed rank's two lives together."""
     home, topic = tmp_path / "home", tmp_path / "topic"
     training = prepare(tmp_path / "run", lr=0.1, steps=STEPS, group="g", job="job")
-    view = LiveView(lambda _sql, _params: [], "g", STEPS, [], 0.0)
+    view = LiveView(lambda _sql, _params: [], of_group("g"))
     start_training(training, f"dir:{topic}", home)
     watch(training, view, kill_at=0.5, url=f"dir:{topic}", home=home)
     events = _events(topic)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire_cli.commands import COMMANDS
+from runwire_cli.commands import COMMANDS, GROUPS
 from runwire_cli.errors import CommandError
 from runwire_cli.settings import read_command_settings
 from tests.cli.commands import RUNWIRE, ask, call, clean_environment
@@ -41,7 +41,12 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     answer = call(RUNWIRE, tmp_path / "home", "--help")
     assert answer.returncode == 0
     assert all(command in answer.stdout for command in COMMANDS)
-    assert "..." not in answer.stdout.partition("Commands:")[2]
+    listed = answer.stdout.partition(f"{next(iter(GROUPS))}:")[2]
+    assert "..." not in listed, "a line is cut"
+    words = [line.split()[0].rstrip(":") for line in listed.splitlines() if line.strip()]
+    assert words == [word for title, names in GROUPS.items() for word in (title.split()[0], *names)], (
+        "each group with its commands, in order"
+    )
     for alone in (ask(tmp_path / "home"), ask(tmp_path / "home", "--help")):
         assert (alone.returncode, alone.stdout, alone.stderr) == (0, answer.stdout, "")
 

@@ -66,6 +66,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ("--version", {"typer", "runwire"}),
         ("runs", ASKING),
         (f"show {DIGITS}", ASKING),
+        ("watch --once", ASKING),
+        (f"watch {DIGITS}", ASKING),
         ("sql SELECT(1)", ASKING),
         ("sql SELECT(1) --csv", ASKING),
         (f"verify {DIGITS}", ASKING),

@@ -1,4 +1,4 @@
-"""Makes statements out of what is allowed and what isn't, and then breaks them: the same seed, the same statements."""
+"""Makes statements out of what is allowed and what isn't, and breaks some: the same seed, the same statements."""
 # ruff: noqa: E501 - tables read best wide
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from runwire_consumer.allowlist import FUNCTIONS, RELATIONS
 from tests.consumer.attacks import ATTACKS, HARMLESS
+from tests.consumer.honest_grammar import Columns, HonestGrammar
 
 _FORBIDDEN_FUNCTIONS = (
     "getenv", "nextval", "getvariable", "current_setting", "query_table", "write_log", "json_execute_serialized_sql",
@@ -96,10 +97,12 @@ class Grammar:
         seed: Of every choice.
         folder: Where a statement may try to write.
         canary: A file that none may read.
+        columns: Of the relations, for statements that mean something.
     """
 
-    def __init__(self, seed: int, folder: str, canary: str) -> None:
+    def __init__(self, seed: int, folder: str, canary: str, columns: Columns) -> None:
         self._random = random.Random(seed)
+        self._honest = HonestGrammar(self._random, columns)
         self._places = {"{folder}": folder, "{canary}": canary}
         self._functions = sorted(FUNCTIONS)
         self._relations = sorted(RELATIONS)
@@ -107,7 +110,7 @@ class Grammar:
     def statements(self, count: int) -> Iterator[str]:
         """So many."""
         shapes: Sequence[tuple[Callable[[], str], int]] = (
-            (self._select, 8), (self._stacked, 2), (self._mutated, 5), (self._spliced, 3),
+            (self._honest.statement, 11), (self._select, 8), (self._stacked, 2), (self._mutated, 5), (self._spliced, 3),
         )  # fmt: skip
         for _ in range(count):
             (shape,) = self._random.choices([one for one, _ in shapes], [weight for _, weight in shapes])

@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -23,17 +24,19 @@ import pytest
 from runwire_cli.client import HttpReader
 from runwire_cli.errors import ServerUnreachable
 from runwire_consumer import answers
+from runwire_consumer.access import Scope
 from runwire_consumer.database import Database
 from runwire_consumer.errors import QueryError
 from runwire_consumer.forms import ERROR_KEY, FORMS
+from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.limits import Limits
 from runwire_consumer.query_watch import resident_bytes
 from runwire_consumer.results import python_values
 from runwire_consumer.sandbox import Reading, Sandbox
 from runwire_consumer.texts import csv_column, json_column
 from runwire_consumer.values import csv_cell, json_text
-from tests.cli.face import TOKEN, served
-from tests.consumer.small_store import small_store
+from tests.cli.face import TOKEN, one_answer, served
+from tests.consumer.small_store import DIGITS, OLD, OTHER, small_store
 
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 FAILS_LATE = (
@@ -187,7 +190,7 @@ async def test_an_error_before_anything_is_out_has_its_status(asking: httpx.Asyn
     early = FAILS_LATE.replace("300000", "3000").replace("400000", "4000")
     for form in FORMS:
         answer = await asking.post(f"/api/sql?format={form}", content=early)
-        assert (answer.status_code, answer.json()) == (400, {"error": "Invalid Input Error: here it ends"})
+        assert (answer.status_code, answer.json()) == (400, {"error": "here it ends."})
 
 
 def test_the_commands_tell_a_broken_answer(port: int) -> None:
@@ -197,6 +200,49 @@ def test_the_commands_tell_a_broken_answer(port: int) -> None:
         with pytest.raises(ServerUnreachable, match="broke off: what came isn't the whole result"):
             call()
     reader.close()
+
+
+def test_the_commands_see_where_an_answer_is_cut() -> None:
+    """Amid its chunks, or before the length that it said: never half a table, in none of the three ways to read."""
+    for answer in (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n[{}]\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n[{}]",
+    ):
+        with one_answer(answer) as port:
+            reader = HttpReader(f"http://127.0.0.1:{port}", TOKEN)
+            for call in (
+                lambda: b"".join(reader.fetch("SELECT 1", "csv")),  # noqa: B023 - called here
+                lambda: reader.table("SELECT 1"),  # noqa: B023
+                lambda: reader.arrow("SELECT 1"),  # noqa: B023
+            ):
+                with pytest.raises(ServerUnreachable, match="broke off"):
+                    call()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_streamed_answer_is_limited_to_the_tokens_projects(tmp_path: Path, form: str) -> None:
+    """In each form, long or short; the limiter's copies count against the query's time and stay with it."""
+    database = small_store()
+    limited = IssuedTokens(tmp_path).create("someone", Scope.READ, frozenset({"old"}))
+    sql = "SELECT run_id, i FROM runs, range(200000) t(i)"
+    with served(database, home=tmp_path) as port:
+        whole, part = (
+            b"".join(HttpReader(f"http://127.0.0.1:{port}", token).fetch(sql, form)) for token in (TOKEN, limited)
+        )
+    database.close()
+    rows = {len(whole): 600_000, len(part): 200_000}
+    for body, expected in ((whole, {DIGITS, OTHER, OLD}), (part, {OLD})):
+        match form:
+            case "json":
+                table = pa.Table.from_pylist(json.loads(body))
+            case "csv":
+                table = pa.Table.from_pylist(list(csv.DictReader(io.StringIO(body.decode()))))
+            case "arrow":
+                table = pa.ipc.open_stream(body).read_all()
+            case _:
+                table = pq.read_table(io.BytesIO(body))
+        assert set(table["run_id"].to_pylist()) == expected
+        assert table.num_rows == rows[len(body)]
 
 
 @pytest.mark.parametrize(

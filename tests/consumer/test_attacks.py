@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runwire_consumer.database import Database, EngineOptions
-from runwire_consumer.errors import QueryError
+from runwire_consumer.errors import QueryError, SelectRefused
 from runwire_consumer.limits import Limits
 from runwire_consumer.query_watch import resident_bytes
 from runwire_consumer.sandbox import Sandbox
@@ -23,6 +23,7 @@ from tests.consumer.small_store import small_store
 
 POOL_MIB = 512
 PEAK_BYTES_MAX = 2 * 2**30
+INSPECTED_EACH = 20
 LIMITS = Limits(
     seconds_max=1.0,
     rows_max=100_000,
@@ -51,7 +52,7 @@ class Fortress:
         self.writer = self.database.cursor()
         self.writer.execute("CREATE TABLE store.canary (i INTEGER)")
         self.sandbox = Sandbox(self.database.cursor, LIMITS)
-        self.ran = self.refused = self.commits = 0
+        self.ran = self.failed = self.refused = self.commits = 0
         libc = ctypes.CDLL(None, use_errno=True)
         self._watch = libc.inotify_init1(_IN_NONBLOCK)
         libc.inotify_add_watch(self._watch, str(self.canary).encode(), _IN_ALL)
@@ -81,18 +82,21 @@ class Fortress:
 
     def _state(self) -> tuple[object, ...]:
         """What no statement may change."""
-        tables = [
-            self.writer.execute(f"SELECT count(*), coalesce(bit_xor(hash(t)), 0) FROM store.{name} AS t").fetchone()
-            for name in self._tables
-        ]
-        settings = self.writer.execute("SELECT bit_xor(hash(s)) FROM duckdb_settings() AS s").fetchone()
+        tables = " UNION ALL ".join(
+            f"SELECT '{name}', count(*), coalesce(bit_xor(hash(t)), 0) FROM store.{name} AS t" for name in self._tables
+        )
         objects = self.writer.execute(
             "SELECT (SELECT count(*) FROM duckdb_tables()), (SELECT bit_xor(hash(sql)) FROM duckdb_views()), "
             "(SELECT count(*) FROM duckdb_functions()), (SELECT count(*) FROM duckdb_databases()), "
             "(SELECT count(*) FROM duckdb_sequences())"
         ).fetchone()
+        return sorted(self.writer.execute(tables).fetchall()), objects, self._surroundings()
+
+    def _surroundings(self) -> tuple[object, ...]:
+        """What of it is seen at a glance: settings, files, locks."""
+        settings = self.writer.execute("SELECT bit_xor(hash(s)) FROM duckdb_settings() AS s").fetchone()
         files = sorted(str(path) for path in self.folder.rglob("*") if not path.name.endswith((".wal", ".tmp")))
-        return tables, settings, objects, files, self._locks(), sorted(os.listdir())  # noqa: PTH208 - names
+        return settings, files, self._locks(), sorted(os.listdir())  # noqa: PTH208 - names
 
     def _locks(self) -> list[str]:
         """Which of the database and its lock file this process has locked."""
@@ -105,8 +109,11 @@ class Fortress:
         """Send it; an answer or one sentence is all that comes."""
         try:
             self.sandbox.run(sql, {"name": "x"} if "$name" in sql else None)
-        except QueryError as error:
+        except SelectRefused as error:
             self.refused += 1
+            said = str(error)
+        except QueryError as error:
+            self.failed += 1
             said = str(error)
         else:
             self.ran += 1
@@ -116,10 +123,15 @@ class Fortress:
 
     def inspect(self, sql: str) -> None:
         """Everything is as before, and the writer writes on."""
+        self.glance(sql)
+        assert self._state() == self._before, sql
+
+    def glance(self, sql: str) -> None:
+        """The writer writes on; files, settings, locks and memory are as before, and nobody touched the canary."""
         self.commits += 1
         self.writer.execute("INSERT INTO store.canary VALUES (?)", [self.commits])
         assert self.writer.execute("SELECT count(*) FROM store.canary").fetchone() == (self.commits,), sql
-        assert self._state() == self._before, sql
+        assert self._surroundings() == self._before[-1], sql
         with contextlib.suppress(BlockingIOError):
             touched = os.read(self._watch, 4_096)
             raise AssertionError((sql, _IN_HEAD.unpack_from(touched)))
@@ -147,7 +159,7 @@ def fortress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fortre
 
 def test_by_hand(fortress: Fortress) -> None:
     """Every attack of the table is refused, nearly every harmless statement finds its columns, nothing else happens."""
-    assert (len(ATTACKS) >= 500, len(GROUPS)) == (True, 8)
+    assert (len(ATTACKS) >= 500, len(GROUPS)) == (True, 9)
     for group, statements in GROUPS.items():
         for sql in statements:
             fortress.assault(sql)
@@ -182,8 +194,8 @@ def test_the_inspection_sees_what_it_is_for(fortress: Fortress) -> None:
 
 @pytest.mark.parametrize("seed", [1])
 def test_generated(fortress: Fortress, seed: int) -> None:
-    """A few hundred of them."""
-    storm(fortress, seed, 300, inspected_each=15)
+    """A few of them."""
+    storm(fortress, seed, 200)
 
 
 @pytest.mark.long
@@ -191,18 +203,26 @@ def test_generated(fortress: Fortress, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_ten_thousand_generated(fortress: Fortress, seed: int) -> None:
     """1,000 of each seed."""
-    storm(fortress, 100 + seed, 1_000, inspected_each=1)
+    storm(fortress, 100 + seed, 1_000)
 
 
-def storm(fortress: Fortress, seed: int, count: int, *, inspected_each: int) -> None:
-    """So many generated statements; some of them run."""
+def storm(fortress: Fortress, seed: int, count: int) -> None:
+    """So many generated statements, a glance after each; a third of them passes the check and reaches the engine."""
     sent: list[str] = []
-    for sql in Grammar(seed, str(fortress.folder), str(fortress.canary)).statements(count):
+    columns: dict[str, list[tuple[str, str]]] = {}
+    for relation, name, kind in fortress.sandbox.run("SELECT relation, name, type FROM columns").rows():
+        columns.setdefault(relation, []).append((name, kind))
+    for sql in Grammar(seed, str(fortress.folder), str(fortress.canary), columns).statements(count):
         fortress.assault(sql)
+        fortress.glance(sql)
         sent.append(sql)
-        if len(sent) >= inspected_each:
+        if len(sent) == INSPECTED_EACH:
             fortress.inspect("\n".join(sent))
             sent.clear()
-    assert fortress.ran > count // 50
-    assert fortress.refused > count // 2
-    print(f"seed {seed}: {fortress.ran} of {count} ran, peak {fortress.peak_bytes() // 2**20} MiB")  # noqa: T201 - shown with -s
+    assert fortress.ran + fortress.failed > count // 3
+    assert fortress.ran > count // 5  # on a busy machine some run out of time
+    assert fortress.refused > count // 3
+    print(  # noqa: T201 - shown with -s
+        f"seed {seed}: of {count} {fortress.refused} were refused, {fortress.failed} failed and {fortress.ran} ran, "
+        f"peak {fortress.peak_bytes() // 2**20} MiB"
+    )

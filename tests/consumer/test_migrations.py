@@ -37,7 +37,8 @@ SHIPPED = {
     5: "0005_ends.sql 66ddbc836ff438c7",
     6: "0006_many_runs.sql 04dfb92629bc8c05",
     7: "0007_layout.sql 603c9ef8a058ea5c",
-    8: "0008_meaning.sql e7933b8a0cfeace6",
+    8: "0008_meaning.sql 4b2f1737af96f9a6",
+    9: "0009_removals.sql 2ee549190247fa81",
 }
 # The first block of a file that DuckDB 2.0.0 made; the rest of it are zeros.
 DUCKDB_2 = bytes.fromhex(

@@ -15,7 +15,7 @@ from runwire_consumer.allowlist import FUNCTIONS, RELATIONS, TABLE_FUNCTIONS, Gr
 from runwire_consumer.database import Database
 from runwire_consumer.errors import QueryError, QueryTooLarge
 from runwire_consumer.sandbox import Sandbox
-from tests.consumer.small_store import DIGITS, OLD, OTHER, small_store
+from tests.consumer.small_store import DIGITS, OLD, OTHER, place, small_store
 
 OURS = frozenset({"digits"})
 
@@ -45,6 +45,7 @@ class Two:
         cursor.execute("UPDATE store.points SET value = 7 WHERE emitter_key = 5")
         cursor.execute("UPDATE store.params SET value = '7' WHERE emitter_key = 5")
         cursor.execute("DELETE FROM store.dead_letters WHERE letter_key < 3")
+        place(cursor)
         cursor.close()
 
     def outcomes(self, sql: str, params: projects.Params = None) -> tuple[Any, Any]:
@@ -71,9 +72,8 @@ def two() -> Iterator[Two]:
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Database]:
     """A store in which the other project never was."""
-    database = small_store()
+    database = _without_old()
     cursor = database.cursor()
-    cursor.execute("DELETE FROM store.runs WHERE project = 'old'")
     cursor.execute(
         'INSERT INTO store.dead_letters (letter_key, letter_id, source, partition, "offset", appended_at, reason, run_id, bytes, head, status, whole) '
         f"VALUES (3, 'z', 's', '0', 2, 0, 'odd', '{DIGITS}', 1, 'mine', 'dead', false)"
@@ -255,7 +255,15 @@ _KEPT: list[Database] = []
 
 def _alone() -> Database:
     if not _KEPT:
-        database = small_store()
-        database.cursor().execute("DELETE FROM store.runs WHERE project = 'old'")
-        _KEPT.append(database)
+        _KEPT.append(_without_old())
     return _KEPT[0]
+
+
+def _without_old() -> Database:
+    """A store in which the other project never was."""
+    database = small_store()
+    cursor = database.cursor()
+    cursor.execute("DELETE FROM store.runs WHERE project = 'old'")
+    cursor.execute("DELETE FROM store.senders WHERE project = 'old'")
+    cursor.close()
+    return database

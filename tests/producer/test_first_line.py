@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 import runwire
 from runwire._display import first_line
-from runwire._home import running_in
 
 
 @pytest.mark.parametrize(
@@ -28,28 +26,17 @@ def test_the_line(server: str | None, line: str | None) -> None:
     assert first_line("calm-fox", "a1", server) == line
 
 
-@pytest.mark.parametrize(
-    ("told", "address"),
-    [
-        ({"host": "127.0.0.1", "port": 8470}, "http://127.0.0.1:8470"),
-        ({"host": "0.0.0.0", "port": 1, "certificate": "c"}, "https://127.0.0.1:1"),  # noqa: S104 - as it is bound
-        ({"host": "::", "port": 1}, "http://[::1]:1"),
-        ({"host": "127.0.0.1"}, None),
-        ([], None),
-    ],
-)
-def test_the_consumer_of_the_home(tmp_path: Path, told: object, address: str | None) -> None:
-    (tmp_path / "server.json").write_text(json.dumps(told))
-    assert running_in(tmp_path) == address
-    assert running_in(tmp_path / "elsewhere") is None
-
-
 def test_init_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the training's first rank alone: not of an evaluation, of other ranks, or of a run that isn't tracked."""
     monkeypatch.setenv("RUNWIRE_SERVER", "http://runs.example.org")
     for given in ({}, {"role": "eval"}, {"mode": "off"}):
         runwire.init("digits", name="calm-fox", url="memory:first-line", home=tmp_path, **given).finish()  # type: ignore[arg-type]
+    monkeypatch.delenv("RUNWIRE_SERVER")
+    (tmp_path / "server.json").write_text('{"host": "0.0.0.0", "port": 8470, "pid": 1}')
+    runwire.init("digits", name="brave-owl", url="memory:first-line", home=tmp_path).finish()
     lines = [line for line in capsys.readouterr().err.splitlines() if " at http" in line]
-    assert len(lines) == 1
+    assert len(lines) == 2
     assert lines[0].startswith("runwire: calm-fox (")
     assert " at http://runs.example.org/runs/" in lines[0]
+    assert lines[1].startswith("runwire: brave-owl (")
+    assert " at http://127.0.0.1:8470/runs/" in lines[1]

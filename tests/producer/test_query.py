@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import math
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +16,16 @@ import pytest
 import runwire
 from runwire import _query
 from runwire._magic import load_ipython_extension, params_in
+from runwire._server import find_server
+from runwire._settings import read_server_settings
+from runwire_cli.client import ServerFile
+from runwire_cli.credentials import Credentials
 from runwire_consumer import answers
 from runwire_consumer.database import Database
 from runwire_consumer.limits import Limits
-from tests.cli.face import TOKEN, served
+from runwire_consumer.tls import own_certificate
+from tests.cli.face import TOKEN, one_answer, served
+from tests.consumer.certificates import make_certificate
 from tests.consumer.small_store import DIGITS, OLD, small_store
 
 
@@ -153,60 +156,40 @@ def test_an_answer_that_is_cut_is_no_table(monkeypatch: pytest.MonkeyPatch, tmp_
     """Wherever it is cut, between two batches too: a table that looks whole is whole."""
     monkeypatch.setenv("RUNWIRE_HOME", str(tmp_path))
     whole = _arrow_stream()
-    for cut in (0, 10, len(whole) // 2, len(whole) - 8, len(whole)):
-        with _one_answer(whole[:cut], ends=False) as port:
+    between = len(whole) - len(_arrow_stream(batches=1)) + len(_arrow_stream(batches=0)) - 8  # behind the first batch
+    for cut in (0, 10, between, len(whole) // 2, len(whole) - 8, len(whole)):
+        for answer in (_chunked(whole[:cut], ends=False), _sized(whole[:cut], len(whole) + (cut == len(whole)))):
+            with one_answer(answer) as port:
+                monkeypatch.setenv("RUNWIRE_SERVER", f"http://127.0.0.1:{port}")
+                with pytest.raises(runwire.ServerError, match="broke off"):
+                    runwire.query("SELECT 1").arrow()
+    for answer in (_chunked(whole, ends=True), _sized(whole, len(whole))):
+        with one_answer(answer) as port:
             monkeypatch.setenv("RUNWIRE_SERVER", f"http://127.0.0.1:{port}")
-            with pytest.raises(runwire.ServerError, match="broke off"):
-                runwire.query("SELECT 1").arrow()
-    with _one_answer(whole, ends=True) as port:
-        monkeypatch.setenv("RUNWIRE_SERVER", f"http://127.0.0.1:{port}")
-        assert len(runwire.query("SELECT 1")) == 4
+            assert len(runwire.query("SELECT 1")) == 4
 
 
-def _arrow_stream() -> bytes:
+def _chunked(body: bytes, *, ends: bool) -> bytes:
+    """With or without the last chunk."""
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    if body:
+        answer += b"%x\r\n" % len(body) + body + b"\r\n"
+    return answer + (b"0\r\n\r\n" if ends else b"")
+
+
+def _sized(body: bytes, promised_bytes: int) -> bytes:
+    """With the length that it should have."""
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % promised_bytes + body
+
+
+def _arrow_stream(batches: int = 2) -> bytes:
     import pyarrow as pa  # noqa: PLC0415 - here only
 
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, pa.schema([("i", pa.int64())])) as writer:
-        writer.write_batch(pa.RecordBatch.from_pydict({"i": [1, 2]}))
-        writer.write_batch(pa.RecordBatch.from_pydict({"i": [3, 4]}))
+        for first in range(batches):
+            writer.write_batch(pa.RecordBatch.from_pydict({"i": [2 * first, 2 * first + 1]}))
     return bytes(sink.getvalue())
-
-
-@contextlib.contextmanager
-def _one_answer(body: bytes, *, ends: bool) -> Iterator[int]:
-    """A server that answers one request with chunks, with or without the last one."""
-    loop = asyncio.new_event_loop()
-    bound = threading.Event()
-    port = 0
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        if body:
-            writer.write(b"%x\r\n" % len(body) + body + b"\r\n")
-        writer.write(b"0\r\n\r\n" if ends else b"")
-        await writer.drain()
-        writer.close()
-
-    async def serve() -> None:
-        nonlocal port
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        bound.set()
-        await stop.wait()
-        server.close()
-
-    stop = asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    try:
-        assert bound.wait(10)
-        yield port
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        loop.close()
 
 
 def test_without_a_consumer_it_says_what_to_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -220,6 +203,83 @@ def test_without_a_consumer_it_says_what_to_start(monkeypatch: pytest.MonkeyPatc
         runwire.run("x")
     monkeypatch.setenv("RUNWIRE_SERVER", "ftp://x")
     with pytest.raises(runwire.SettingsError, match="RUNWIRE_SERVER"):
+        runwire.runs().arrow()
+
+
+@pytest.mark.parametrize(
+    ("server", "environ", "sent"),
+    [
+        ("", {}, "home-home-home-home"),
+        ("http://127.0.0.1:1", {}, "home-home-home-home"),
+        ("http://localhost:1/", {}, "home-home-home-home"),
+        ("[::1]:1", {}, "home-home-home-home"),
+        ("node-7:8470", {}, "home-home-home-home"),  # where the home's own consumer says it is
+        ("http://node-7:8471", {}, None),
+        ("https://Runwire.Example.org/", {}, "kept-kept-kept-kept"),
+        ("https://other.example.org", {}, None),
+        ("https://127.0.0.1.example.org", {}, None),
+        ("https://runwire.example.org", {"RUNWIRE_TOKEN": "given-given-given"}, "given-given-given"),
+        ("http://127.0.0.1:1", {"RUNWIRE_TOKEN": "given-given-given"}, "given-given-given"),
+    ],
+)
+def test_which_token_goes_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str, environ: dict[str, str], sent: str | None
+) -> None:
+    """As with the commands: the one that is set, the one kept, the home's to its own consumer and to this machine."""
+    (tmp_path / "token").write_text("home-home-home-home")
+    ServerFile("node-7", 8470, 1).write(tmp_path)
+    Credentials(tmp_path / "runwire" / "credentials.json").keep("https://runwire.example.org", "kept-kept-kept-kept")
+    monkeypatch.delenv("RUNWIRE_TOKEN", raising=False)
+    for name, value in {
+        "RUNWIRE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "RUNWIRE_SERVER": server, **environ,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    found = find_server(read_server_settings())
+    assert found.token == sent
+    assert "home-home" not in repr(found)
+
+
+def test_behind_tls(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The home's own consumer is known by its certificate; another by RUNWIRE_CA; a sentence says so."""
+    monkeypatch.setenv("RUNWIRE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("RUNWIRE_TOKEN", TOKEN)
+    files = make_certificate(tmp_path)
+    with served(database, files=files) as port:
+        monkeypatch.setenv("RUNWIRE_SERVER", f"https://localhost:{port}")
+        for ca, words in (("", "isn't trusted .*: set RUNWIRE_CA"), (str(files.key), "RUNWIRE_CA can't be used")):
+            monkeypatch.setenv("RUNWIRE_CA", ca)
+            with pytest.raises(runwire.ServerError, match=words):
+                runwire.runs().arrow()
+        monkeypatch.setenv("RUNWIRE_CA", str(files.certificate))
+        assert len(runwire.runs()) == 3
+        monkeypatch.delenv("RUNWIRE_CA")
+        monkeypatch.delenv("RUNWIRE_SERVER")
+        ServerFile("127.0.0.1", port, 1, own_certificate(files.certificate)).write(tmp_path)
+        assert runwire.run("aaaa").name == "brave-fox-1"
+        other = make_certificate(tmp_path, "other")
+        ServerFile("127.0.0.1", port, 1, own_certificate(other.certificate)).write(tmp_path)
+        with pytest.raises(runwire.ServerError, match="isn't trusted"):
+            runwire.runs().arrow()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RUNWIRE_TOKEN", "two words", "RUNWIRE_TOKEN may only hold visible ASCII"),
+        ("RUNWIRE_SERVER", "http://user:secret@a", "RUNWIRE_SERVER can't be understood"),
+        ("RUNWIRE_SERVER", "http://a:port", "is no address of a consumer"),
+        ("RUNWIRE_SERVER", "http://nobody.invalid", "can't be reached"),
+    ],
+)
+def test_what_can_not_be_asked_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv("RUNWIRE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("RUNWIRE_SERVER", "http://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises((runwire.ServerError, runwire.SettingsError), match=words):
         runwire.runs().arrow()
 
 

@@ -473,7 +473,7 @@ INSERT INTO store.described_columns (relation, name, unit, meaning) VALUES
 ('runs', 'state_reason', NULL, 'Why it is in this state.'),
 ('runs', 'state_since', 'UTC', 'Since when it is in this state.'),
 ('runs', 'full_resolution', NULL, 'Whether all of its points are still kept, not only what curve shows.'),
-('params', 'key', NULL, 'Name of the parameter; nested ones are joined by dots.'),
+('params', 'key', NULL, 'Name of the parameter; nested ones are joined by slashes.'),
 ('params', 'value', NULL, 'Value as text; NULL for a null.'),
 ('params', 'number', NULL, 'Value as a number, where it is one.'),
 ('params', 'type', NULL, 'null, bool, int, float or str.'),
