@@ -248,7 +248,7 @@ def _say_where_next(view: LiveView, home: Path, console: Console) -> None:
 
 def _compared(address: str, view: LiveView) -> str:
     """Where the page shows the demo's runs beside each other."""
-    return f"{address}/compare?{'&'.join('run=' + str(run['run_id']) for run in view.runs)}"
+    return f"{address}/compare?{'&'.join('run=' + str(shown.row['run_id']) for shown in view.shown)}"
 
 
 def _keep(address: str, view: LiveView, home: Path, console: Console) -> None:
