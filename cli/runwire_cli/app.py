@@ -72,6 +72,7 @@ def options(
 def up(
     *,
     once: Annotated[bool, typer.Option("--once", help="Read what waits, then end.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     url: UrlOption = None,
     home: HomeOption = None,
     host: Annotated[
@@ -112,7 +113,9 @@ def up(
     settings = read_command_settings(
         url=url, home=home, host=host, port=port, certificate=tls_cert, key=tls_key, retention=retention or ()
     )
-    raise typer.Exit(serve_once(settings, Output(Form.TABLE)) if once else serve_forever(settings))
+    if once:
+        raise typer.Exit(serve_once(settings, Output(Form.TABLE)))
+    raise typer.Exit(serve_forever(settings, opens=open_page))
 
 
 @app.command(help=help_of("demo"))

@@ -36,6 +36,7 @@ from runwire_cli.demo_ranks import (
     watch,
 )
 from runwire_cli.live import LiveView, of_group
+from runwire_cli.settings import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,7 +136,7 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
             console.print()
             console.print(_proof(query, trainings[0], settled=settled))
             if keep:
-                _keep(address, console)
+                _keep(address, view, home.path, console)
     _report(home.database, group, console)
     _say_where_next(view, home.path, console)
 
@@ -234,16 +235,24 @@ def _say_where_next(view: LiveView, home: Path, console: Console) -> None:
         f"show {name}",
         f"verify {name}",
         "sql \"SELECT metric, step, value FROM curves WHERE metric = 'val/acc' LIMIT 5\"",
-        "up",
+        "up --open",
     ):
         console.print(f"  {program} {command}", highlight=False, markup=False, soft_wrap=True)
     if view.first_curve_seconds is not None:
         console.print(
             f"\nThe first curve was on the screen {view.first_curve_seconds:.1f} s after the start.", style="dim"
         )
+    served = f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+    console.print(f"\nThe page, once `{program} up --open` runs: {_compared(served, view)}", soft_wrap=True)
 
 
-def _keep(address: str, console: Console) -> None:
-    console.print(f"The consumer stays up at [bold]{address}[/]; Ctrl-C ends it.")
+def _compared(address: str, view: LiveView) -> str:
+    """Where the page shows the demo's runs beside each other."""
+    return f"{address}/compare?{'&'.join('run=' + str(shown.row['run_id']) for shown in view.shown)}"
+
+
+def _keep(address: str, view: LiveView, home: Path, console: Console) -> None:
+    console.print("The consumer stays up; Ctrl-C ends it.")
+    console.print(f"The page: [bold]{_compared(address, view)}[/] (token: {home / 'token'})", soft_wrap=True)
     with suppress(KeyboardInterrupt):
         signal.pause()

@@ -21,6 +21,7 @@ from typing import Any
 from runwire._recovery import Outcome, recover
 from runwire._version import __version__
 from runwire_cli.backup import condemning, open_home_store, open_keeper
+from runwire_cli.browsing import close_page, open_page
 from runwire_cli.client import LOCK_WAIT_SECONDS, ServerFile
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
@@ -35,6 +36,8 @@ from runwire_consumer.guard import Door, is_loopback
 from runwire_consumer.http import Face, Order, build_app, serve
 from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.notifying import open_notifier
+from runwire_consumer.page.feed import live_feed
+from runwire_consumer.page.files import page_files
 from runwire_consumer.plans import Repair
 from runwire_consumer.reduction import Retention
 from runwire_consumer.replay import Directly, letter_orders
@@ -60,8 +63,12 @@ PROGRESS_INTERVAL_SECONDS = 0.2
 _log = logging.getLogger("runwire")
 
 
-def serve_forever(settings: CommandSettings) -> int:
+def serve_forever(settings: CommandSettings, *, opens: bool = False) -> int:
     """Run until SIGTERM or Ctrl-C; returns the exit code.
+
+    Args:
+        settings: What is read, where it is kept, where it is served.
+        opens: Whether the page is opened in a browser, once it can be.
 
     Raises:
         SettingsError: A rule of retention can't be understood.
@@ -82,6 +89,7 @@ def serve_forever(settings: CommandSettings) -> int:
         _tls(settings),
         None if settings.webhook is None else Webhook(settings.webhook),
         retention,
+        opens,
     )
     store, repairs = open_home_store(settings, LOCK_WAIT_SECONDS, _log.warning)
     with condemning(home.database):
@@ -171,6 +179,7 @@ class _Contact:
         tls: What the face speaks; None: it speaks plainly.
         webhook: Who is told what happened; None: nobody.
         retention: What full resolution is kept of.
+        opens: Whether the page is opened in a browser.
     """
 
     door: Door
@@ -178,6 +187,7 @@ class _Contact:
     tls: ssl.SSLContext | None
     webhook: Webhook | None
     retention: Retention
+    opens: bool
 
 
 def _tls(settings: CommandSettings) -> ssl.SSLContext | None:
@@ -204,7 +214,8 @@ async def _serve(settings: CommandSettings, store: Store, contact: _Contact, rep
     examined = DoctorOrder(store.cursor, __version__, service.unready)
     orders: dict[str, Order] = {"snapshots": keeper.order, "doctor": examined, **letter_orders(service.do, metrics)}
     orders |= token_orders(contact.issued)
-    face = Face(Sandbox(store.cursor), registry, service.unready, orders)
+    feed = live_feed(store.cursor, service.stats)
+    face = Face(Sandbox(store.cursor), registry, service.unready, orders, page_files(), feed)
 
     told, stop, face_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -217,6 +228,8 @@ async def _serve(settings: CommandSettings, store: Store, contact: _Contact, rep
     _log.info(
         "Reading %s into %s; answering at %s.", mask(str(settings.destination)), store.database.path, address.address
     )
+    if contact.opens:
+        await asyncio.to_thread(open_page, settings.home.path, address.address, contact.door.invite())
     if (folder := _missing_folder(settings)) is not None:
         _log.info("There is no folder %s yet: waiting for the first process that sends there.", folder)
     compactor = Compactor(service, store)
@@ -233,10 +246,12 @@ async def _serve(settings: CommandSettings, store: Store, contact: _Contact, rep
         await asyncio.wait([running, serving, told_to_end], return_when=asyncio.FIRST_COMPLETED)
     finally:
         address.remove(settings.home.path)
+        close_page(settings.home.path)
         told_to_end.cancel()
         # The database closes when the service ends: what would go on or wait for long is told so before.
         notifier.stop()
         face.sandbox.stop()
+        await feed.stop()
         examined.stop()
         for task in tending:
             task.cancel()

@@ -109,6 +109,14 @@ class Door:
             raise RequestRefused(403, refused)
         return visitor
 
+    def still_knows(self, scope: Scope) -> bool:
+        """Whether the session or token holds on that a long answer began with."""
+        try:
+            self._identify(scope, Headers(scope=scope))
+        except RequestRefused:
+            return False
+        return True
+
     def foreign(self, scope: Scope) -> str | None:
         """Why the request may not be that of this server's own page, a sentence; None when it is."""
         headers = Headers(scope=scope)
@@ -122,6 +130,22 @@ class Door:
             RequestRefused: It is wrong, revoked or expired.
         """
         return self._visitor(digest_of(presented), "The token is wrong, or it has been revoked: ask for another.")
+
+    def invite(self) -> str:
+        """A code that begins one session of the home's token, soon."""
+        return self.sessions.offer(digest_of(self.token.text), self.clock())
+
+    def guest(self, code: str) -> Visitor:
+        """Who comes with a code that `sessions` offered.
+
+        Raises:
+            RequestRefused: It is wrong, too old, or has been used.
+        """
+        gone = "The code is too old or has been used: log in with a token."
+        token_digest = self.sessions.take_offer(code, self.clock())
+        if token_digest is None:
+            raise RequestRefused(UNAUTHORIZED, gone)
+        return self._visitor(token_digest, gone)
 
     def check_failures(self, scope: Scope) -> None:
         """Count a failure of the client's address, or a try that may become one.

@@ -57,6 +57,8 @@ from runwire_consumer.exposition import Exposition
 from runwire_consumer.guard import HEADERS_BYTES_MAX, Door, RequestRefused, answering, guarded, read_body, visitor_of
 from runwire_consumer.leaving import leaving_if_invalidated
 from runwire_consumer.login import login_routes
+from runwire_consumer.page.feed import LiveFeed
+from runwire_consumer.page.routes import PAGE_ACCESS, data_routes, live_routes
 from runwire_consumer.pages import Page, page_routes, page_rules
 from runwire_consumer.priority import step_back
 from runwire_consumer.sandbox import Sandbox
@@ -85,6 +87,7 @@ ACCESS: dict[tuple[str, str], Rule] = {
     ("POST", "/api/tokens/create"): ADMIN,
     ("POST", "/api/tokens/list"): ADMIN,
     ("POST", "/api/tokens/revoke"): ADMIN,
+    **PAGE_ACCESS,
 }
 
 Order = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
@@ -103,6 +106,7 @@ class Face:
         unready: A sentence that says what is missing; None when everything stands.
         orders: What changes the store, by the path below /api/ that orders it.
         pages: The static shell.
+        feed: What pages follow.
     """
 
     sandbox: Sandbox
@@ -110,6 +114,7 @@ class Face:
     unready: Callable[[], str | None] = lambda: None
     orders: Mapping[str, Order] = field(default_factory=dict)
     pages: Sequence[Page] = ()
+    feed: LiveFeed | None = None
 
     def asking(self, projects: frozenset[str] | None) -> queries.Ask:
         """The `Ask` of `queries` on the open database, limited to some projects."""
@@ -118,7 +123,7 @@ class Face:
 
 def build_app(face: Face, door: Door) -> ASGIApp:
     """The application, guarded on every route."""
-    routes = [*_routes(face), *login_routes(door), *page_routes(face.pages)]
+    routes = [*_routes(face), *login_routes(door), *live_routes(face.feed, door), *page_routes(face.pages)]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_error})
     return guarded(app, door, {**page_rules(face.pages), **ACCESS})
 
@@ -164,6 +169,7 @@ def _routes(face: Face) -> list[Route]:
 
     return [
         *(Route(f"/api/{path}", answering(obeying(order)), methods=["POST"]) for path, order in face.orders.items()),
+        *data_routes(worker.run, face.asking),
         Route("/api/sql", answering(sql), methods=["POST"]),
         Route("/api/runs", answering(runs), methods=["GET"]),
         Route("/api/runs/{wanted:path}", answering(run), methods=["GET"]),

@@ -113,13 +113,14 @@ placed AS (
 ),
 chosen AS (FROM placed ORDER BY alive DESC, round, run_place LIMIT $metrics_max),
 by_rank AS MATERIALIZED (
-    SELECT c.run_key, c.metric_key, t."rank", arg_max(s.last_value, t.standing) AS value
+    SELECT c.run_key, c.metric_key, t."rank", arg_max(s.last_value, t.standing) AS value,
+           arg_max(s.last_step, t.standing) AS step, arg_max(s.last_time, t.standing) AS time
     FROM store.series s JOIN senders t USING (emitter_key)
     JOIN chosen c ON c.run_key = t.run_key AND c.metric_key = s.metric_key AND c.newest = t.attempt
     GROUP BY ALL
 ),
 reduced AS (
-    SELECT run_key, metric_key, count(*) AS ranks,
+    SELECT run_key, metric_key, count(*) AS ranks, max(step) AS step, max(time) AS time,
            CASE WHEN isinf(avg(value)) AND bool_and(isfinite(value)) THEN avg(value / 1048576) * 1048576
                 ELSE avg(value) END AS mean,
            coalesce(min(value) FILTER (NOT isnan(value)), 'nan'::DOUBLE) AS low,
@@ -136,7 +137,7 @@ members AS (
     SELECT run_key, metric_key, list("rank" ORDER BY "rank") AS members, list(value ORDER BY "rank") AS member_values
     FROM by_rank SEMI JOIN (FROM fitted WHERE room) USING (run_key, metric_key) GROUP BY ALL
 )
-SELECT run_key, metric_key, m.name, mean, low, high, ranks, members, member_values, total
+SELECT run_key, metric_key, m.name, mean, low, high, ranks, members, member_values, step, time, total
 FROM fitted JOIN store.metrics m USING (metric_key) LEFT JOIN members USING (run_key, metric_key)
 ORDER BY alive DESC, round, run_place
 """
@@ -202,6 +203,8 @@ class LiveMetric(NamedTuple):
         ranks: How many ranks have a value.
         members: Those ranks, where the budget has room for them; else None.
         member_values: Their values, in the same order.
+        step: Highest step among the ranks' last values.
+        time_us: Latest time among them.
     """
 
     run_key: int
@@ -213,6 +216,8 @@ class LiveMetric(NamedTuple):
     ranks: int
     members: list[int] | None
     member_values: list[float] | None
+    step: int = 0
+    time_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

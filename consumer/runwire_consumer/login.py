@@ -15,16 +15,16 @@ from runwire_consumer.sessions import cookie_header, cookie_name
 
 
 def login_routes(door: Door) -> list[Route]:
-    """POST /api/login {"token": ...}, POST /api/logout, GET /api/session."""
+    """POST /api/login {"token": ...} or {"code": ...}, POST /api/logout, GET /api/session."""
 
     async def login(request: Request) -> Response:
         if (refused := door.foreign(request.scope)) is not None:
             raise RequestRefused(403, refused)
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise RequestRefused(415, 'Log in with JSON: {"token": "..."}.')
-        presented = _presented(await read_body(request))
+        kind, presented = _presented(await read_body(request))
         try:
-            visitor = door.holder(presented)
+            visitor = door.holder(presented) if kind == "token" else door.guest(presented)
         except RequestRefused:
             door.check_failures(request.scope)
             raise
@@ -51,14 +51,15 @@ def login_routes(door: Door) -> list[Route]:
     return [Route(path, answering(endpoint), methods=[method]) for (method, path), endpoint in routes.items()]
 
 
-def _presented(body: bytes) -> str:
+def _presented(body: bytes) -> tuple[str, str]:
+    """What a browser shows, and which of both it is: a token, or a code that was offered to it."""
     try:
-        presented = json.loads(body)["token"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        presented = None
-    if not isinstance(presented, str):
+        [(kind, presented)] = json.loads(body).items()
+    except (ValueError, AttributeError, RecursionError):
+        kind, presented = "", None
+    if kind not in {"token", "code"} or not isinstance(presented, str):
         raise RequestRefused(400, 'Log in with JSON: {"token": "..."}.')
-    return presented.strip()
+    return kind, presented.strip()
 
 
 def _told(visitor: Visitor) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,12 @@ def page_routes(pages: Sequence[Page]) -> list[Route]:
     """A route a file."""
 
     def showing(page: Page) -> Callable[[Request], Awaitable[Response]]:
-        async def show(_: Request) -> Response:
-            return Response(page.content, headers=PAGE_HEADERS, media_type=page.media_type)
+        headers = {**PAGE_HEADERS, "etag": f'"{hashlib.sha256(page.content).hexdigest()[:32]}"'}
+
+        async def show(request: Request) -> Response:
+            if headers["etag"] in request.headers.get("if-none-match", ""):
+                return Response(status_code=304, headers=headers)
+            return Response(page.content, headers=headers, media_type=page.media_type)
 
         return show
 

@@ -17,6 +17,7 @@ from runwire_consumer.issued import digest_of
 
 SESSION_SECONDS_MAX = 24 * 3_600.0
 SESSIONS_MAX = 1_000
+CODE_SECONDS_MAX = 120.0
 _SECRET = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
@@ -28,6 +29,7 @@ class Sessions:
     def __init__(self) -> None:
         """Nobody is."""
         self._held: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()  # digest -> (the token's digest, its end)
+        self._offered: dict[bytes, tuple[bytes, float]] = {}  # a code's digest -> likewise
 
     def begin(self, token_digest: bytes, now: float) -> str:
         """A new session's secret, for the cookie."""
@@ -44,6 +46,17 @@ class Sessions:
             if hmac.compare_digest(kept, asked) and now < ends_at:
                 found = token_digest
         return found
+
+    def offer(self, token_digest: bytes, now: float) -> str:
+        """A code that begins one session within CODE_SECONDS_MAX, for a browser that shall not see the token."""
+        code = secrets.token_urlsafe(32)
+        self._offered[digest_of(code)] = (token_digest, now + CODE_SECONDS_MAX)
+        return code
+
+    def take_offer(self, code: str, now: float) -> bytes | None:
+        """Digest of the token that the code stands for, which is used up by that; None: there is no such code."""
+        token_digest, ends_at = self._offered.pop(digest_of(code), (None, now))
+        return token_digest if now < ends_at else None
 
     def end(self, secret: str) -> None:
         """Log out."""

@@ -75,6 +75,14 @@ def last_line(name: str, run_id: str, url: str, balance: Balance) -> str:
     return f"runwire: {name} ({run_id}) {_counted(balance.points, 'point')}, {rest}; tracking cost {cost}"
 
 
+def first_line(name: str, run_id: str, server: str | None) -> str | None:
+    """Where the run can be looked at; None where no consumer is known, or its address holds a secret."""
+    if server is None or "@" in server or not server.isprintable():
+        return None
+    address = server if "://" in server else f"http://{server}"
+    return f"runwire: {name} ({run_id}) at {address.rstrip('/')}/runs/{run_id}"
+
+
 def say(line: str) -> None:
     """One line for people, to standard error; broken or closed it is no reason to fail training."""
     stream, original = sys.stderr, sys.__stderr__

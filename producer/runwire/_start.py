@@ -16,8 +16,10 @@ from runwire._context.identity import attempt_token, run_id, run_name
 from runwire._context.launch import Launch, Process
 from runwire._context.process_group import process_group
 from runwire._context.ranks import detect
+from runwire._display import first_line, say
 from runwire._errors import SettingsError, UsageValueError
 from runwire._exit import after_fork_in_child, unwatch_exit, watch_end_of_child, watch_exit
+from runwire._home import running_in
 from runwire._notices import NOTICES
 from runwire._params import flat_params
 from runwire._preemption import PREEMPTION
@@ -215,7 +217,18 @@ def _open(settings: Settings, role: str, described: Mapping[str, Any]) -> Run:
         memory.remember(settings.project, found)
         if settings.auto_metrics and settings.sender == "thread":
             run.accompany(_sampler(run, settings, launch, resumed_from_step=described["resumed_from_step"]))
+    if role == "train" and launch.rank == 0 and settings.mode != "off":
+        _say_where(run, settings)
     return run
+
+
+def _say_where(run: Run, settings: Settings) -> None:
+    """The run's link, where a consumer is known to show it."""
+    local = running_in(settings.home.path)
+    server = settings.environ.get("RUNWIRE_SERVER") or (None if local is None else local.address)
+    line = first_line(run.name, run.id, server)
+    if line is not None:
+        say(line)
 
 
 def _sampler(run: Run, settings: Settings, launch: Launch, *, resumed_from_step: int | None) -> Sampler:

@@ -22,9 +22,10 @@ from runwire_consumer.guard import Door, guarded
 from runwire_consumer.http import Face, build_app
 from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.login import login_routes
+from runwire_consumer.page.routes import live_routes
 from runwire_consumer.pages import Page
 from runwire_consumer.sandbox import Sandbox
-from runwire_consumer.sessions import SESSION_SECONDS_MAX, cookie_name, session_secret
+from runwire_consumer.sessions import CODE_SECONDS_MAX, SESSION_SECONDS_MAX, cookie_name, session_secret
 from runwire_consumer.tokens import Token
 from tests.consumer.small_store import DIGITS, OLD, small_store
 
@@ -44,6 +45,10 @@ ROUTES = {
     ("POST", "/api/sql"): "p",
     ("GET", "/api/runs"): "p",
     ("GET", "/api/runs/{wanted:path}"): "p",
+    ("GET", "/api/table"): "p",
+    ("GET", "/api/names"): "p",
+    ("GET", "/api/curves"): "p",
+    ("GET", "/api/live"): "p",
     ("GET", "/metrics"): "r",
     ("POST", "/api/doctor"): "r",
     ("POST", "/api/snapshots"): "w",
@@ -173,7 +178,7 @@ def said(status: int) -> int:
 def test_the_table_names_every_route(place: Place) -> None:
     """No route is missing here, none here is missing there, and each has its rule."""
     face = Face(Sandbox(lambda: None), CollectorRegistry(), orders=dict.fromkeys((p[5:] for p in ORDERS), done))  # type: ignore[arg-type, return-value]
-    routes = [*http._routes(face), *login_routes(place.door)]
+    routes = [*http._routes(face), *login_routes(place.door), *live_routes(None, place.door)]
     there = {(method, route.path) for route in routes for method in (route.methods or ()) if method != "HEAD"}
     here = {key for key in ROUTES if key[1] not in {"/", "/static/page.js"}}
     assert there == here == set(http.ACCESS)
@@ -309,6 +314,9 @@ def test_the_cookie_is_found_among_others(cookies: str, secret: str | None) -> N
     [
         (OWN, b'{"token": "rwt_wrong"}', 401),
         (OWN, b'{"token": 1}', 400),
+        (OWN, b'{"code": "wrong"}', 401),
+        (OWN, b'{"code": "wrong", "token": "rwt_wrong"}', 400),
+        (OWN, b'{"key": "rwt_wrong"}', 400),
         (OWN, b"[]", 400),
         (OWN, b"{", 400),
         ({}, b'{"token": "rwt_wrong"}', 403),
@@ -324,6 +332,22 @@ async def test_a_bad_login_sets_nothing(
     assert answer.status_code == status
     assert "set-cookie" not in answer.headers
     assert list(answer.json()) == ["error"]
+
+
+async def test_a_code_begins_one_session(asking: httpx.AsyncClient, place: Place) -> None:
+    """It stands for the home's token, is used up by its use, ends after two minutes, and is no bearer token."""
+    code, late, other = (place.door.invite() for _ in range(3))
+    assert (await asking.get("/api/session", headers={"authorization": f"Bearer {code}"})).status_code == 401
+    assert (await asking.post("/api/login", json={"token": code}, headers=OWN)).status_code == 401
+    assert (await asking.post("/api/login", json={"code": code}, headers=FOREIGN)).status_code == 403
+    answer = await asking.post("/api/login", json={"code": code}, headers=OWN)
+    assert (answer.status_code, answer.json()) == (200, {"name": "home", "scope": "admin", "projects": None})
+    assert (await asking.get("/api/session")).json()["name"] == "home"
+    assert (await asking.post("/api/login", json={"code": code}, headers=OWN)).status_code == 401
+    place.seconds[0] += CODE_SECONDS_MAX - 1
+    assert (await asking.post("/api/login", json={"code": other}, headers=OWN)).status_code == 200
+    place.seconds[0] += 1
+    assert (await asking.post("/api/login", json={"code": late}, headers=OWN)).status_code == 401
 
 
 @pytest.mark.parametrize(("scheme", "sent"), [("https", {}), ("http", {"x-forwarded-proto": "https"})])

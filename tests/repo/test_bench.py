@@ -14,7 +14,7 @@ BENCH = REPOSITORY / "bench"
 SCRIPTS = (
     "log_overhead", "fsync", "device_sync", "ingest", "freshness", "memory", "backlog", "kills", "emitter_kills",
     "system_cost", "snapshots", "poison", "gauges", "commands", "project_tokens", "alerts", "run_data",
-    "readers", "run",
+    "page", "readers", "run",
 )  # fmt: skip
 COMPARED = ("wandb", "tensorboardX", "trackio", "mlflow", "aim", "clearml")
 PIN = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;\\]+)(?P<rest>(?:.*\\\n)*.*)$", re.MULTILINE)

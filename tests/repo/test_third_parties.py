@@ -45,6 +45,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         f"{CONSUMER}guard.py",
         f"{CONSUMER}http.py",
         f"{CONSUMER}login.py",
+        f"{CONSUMER}page/routes.py",
         f"{CONSUMER}pages.py",
     ),
     "typer": (CLI,),
