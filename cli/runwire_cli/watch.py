@@ -37,7 +37,7 @@ _INPUT_BYTES = 64
 
 def can_draw() -> bool:
     """Whether stdout is a terminal that a cursor moves in."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "") not in {"", "dumb", "unknown"}
+    return sys.stdout.isatty() and not Console().is_dumb_terminal
 
 
 def watch(settings: CommandSettings, runs: Sequence[str] | None, metrics: Sequence[str] | None) -> int:

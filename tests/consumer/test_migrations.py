@@ -64,7 +64,7 @@ def test_a_file_of_every_version_opens(tmp_path: Path, version: int) -> None:
     store = Store.open(path)
     after = contents(store.cursor())
     for table, columns in before.items():
-        if table != "meta":
+        if table not in {"meta", "described", "described_columns"}:  # the program's own words
             kept = [name for name in columns if name in after[table]]
             assert kept
             was, now = (sorted(zip(*(one[name] for name in kept), strict=True)) for one in (columns, after[table]))
