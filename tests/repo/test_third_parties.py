@@ -14,6 +14,7 @@ CLI = "cli/runwire_cli/"
 # Imported name -> the modules (or folders, with a slash at the end) that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
     "aiokafka": (
+        "schemas/runwire_schemas/brokers.py",
         "producer/runwire/_kafka.py",
         f"{CONSUMER}doctor/broker.py",
         f"{CONSUMER}sources/kafka.py",
