@@ -25,7 +25,7 @@ from pathlib import Path
 from runwire._home import Home
 from runwire._settings import read_settings
 from runwire_cli.errors import CommandError
-from runwire_schemas.topics import Destination, has_password
+from runwire_schemas.topics import Destination, need_no_password
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8470
@@ -75,6 +75,7 @@ def read_command_settings(
     Raises:
         CommandError: A port or server that can't be understood, or a file that can't be read.
         SettingsError: A URL or home that can't be used.
+        DestinationError: A URL with a password on the command line.
     """
     need_no_password(url, "--url")
     variables = dict(os.environ if environ is None else environ)
@@ -97,19 +98,6 @@ def read_command_settings(
         webhook=variables.get("RUNWIRE_WEBHOOK") or _secret_in(variables.get("RUNWIRE_WEBHOOK_FILE")),
         retention=tuple(filter(None, (variables.get("RUNWIRE_RETENTION"), *retention))),
     )
-
-
-def need_no_password(url: str | None, option: str) -> None:
-    """Refuse a URL with a password on a command line, where every user of the machine can read it.
-
-    Raises:
-        CommandError: It has one.
-    """
-    if url and has_password(url):
-        raise CommandError(
-            f"{option} has a password, and everybody on this machine can read a command line: put the URL into "
-            "RUNWIRE_URL, or the password into a file that RUNWIRE_KAFKA_PASSWORD_FILE names."
-        )
 
 
 def credentials_path(variables: Mapping[str, str]) -> Path:

@@ -10,9 +10,8 @@ from runwire._recovery import sync as recover_journals
 from runwire._relay import find_journals
 from runwire._relay import follow as follow_journals
 from runwire_cli.errors import CommandError
-from runwire_cli.settings import need_no_password
 from runwire_cli.text import clean
-from runwire_schemas.topics import mask, parse_url
+from runwire_schemas.topics import mask, need_no_password, parse_url
 
 
 def sync(folder: str | None, to: str | None, home_journal: Path) -> int:

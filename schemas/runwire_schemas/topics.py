@@ -138,10 +138,19 @@ def parse_user(url: str, who: str) -> tuple[str, str]:
     return unquote(user), unquote(password)
 
 
-def has_password(url: str) -> bool:
-    """Whether a URL carries a password, which no command line may: `ps` shows it to everybody."""
-    head, at, _ = url.partition("://")[2].rpartition("@")
-    return bool(at) and ":" in head and not url.startswith("dir:")
+def need_no_password(url: str | None, option: str) -> None:
+    """Refuse a URL with a password on a command line, where every user of the machine can read it.
+
+    Raises:
+        DestinationError: It has one.
+    """
+    if not url or url.startswith("dir:"):
+        return
+    if ":" in url.partition("://")[2].rpartition("@")[0]:
+        raise DestinationError(
+            f"{option} has a password, and everybody on this machine can read a command line: put the URL into "
+            "RUNWIRE_URL, or the password into a file that RUNWIRE_KAFKA_PASSWORD_FILE names."
+        )
 
 
 def _server(url: str, part: str) -> str:

@@ -1,4 +1,4 @@
-"""Users, passwords and certificates: found where they are said to be, shown nowhere, and named when they can't be used."""
+"""Users, passwords and certificates: found where they should be, shown nowhere, named when they can't be used."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.errors import SecurityError
+from runwire_schemas.errors import DestinationError, SecurityError
 from runwire_schemas.security import Security, is_local
-from runwire_schemas.topics import has_password, parse_url
+from runwire_schemas.topics import need_no_password, parse_url
 from tests.services.authority import Authority
 
 PASSPHRASE = "open-s3same"  # noqa: S105 - of a throw-away key
@@ -151,8 +151,13 @@ def test_plaintext_to_others_is_said(url: str, servers: str) -> None:
         ("dir://a:b@c", False),
     ],
 )
-def test_a_password_in_a_url_is_seen(url: str, *, has: bool) -> None:
-    assert has_password(url) is has
+def test_a_password_on_a_command_line_is_refused(url: str, *, has: bool) -> None:
+    if not has:
+        need_no_password(url, "--url")
+        return
+    with pytest.raises(DestinationError, match="--url has a password") as caught:
+        need_no_password(url, "--url")
+    assert url not in str(caught.value)
 
 
 def test_local_is_by_name_alone() -> None:

@@ -1,4 +1,4 @@
-"""A throw-away certificate authority, by OpenSSL's command: what it signs is good for two days, or for none any more."""
+"""A throw-away certificate authority, by OpenSSL's command: what it signs is good for two days, or has expired."""
 
 from __future__ import annotations
 
