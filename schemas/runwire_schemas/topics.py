@@ -78,7 +78,8 @@ class Destination:
                 ours = Destination("")
             if (ours.kind, ours.servers, ours.tls) == (self.kind, self.servers, self.tls):
                 user, password = ours.user, ours.password
-        return replace(self, security=Security.of(self.kind.upper(), variables, user, password))
+        name = "MQTT" if self.kind.startswith("mqtt") else "KAFKA"
+        return replace(self, security=Security.of(name, variables, user, password))
 
     @property
     def plaintext_warning(self) -> str:
