@@ -38,9 +38,9 @@ TEAM = "secure.team"
 CLOSED = "secure.closed"
 SCRIPT = """
 import runwire
-with runwire.init(project="locks", run_id="r", auto_metrics=False) as run:
-    run.log({"loss": 1.0})
-    run.log({"loss": 2.0})
+run = runwire.init(project="locks", run_id="r", auto_metrics=False)
+run.log({"loss": 1.0})
+run.log({"loss": 2.0})
 """
 
 
