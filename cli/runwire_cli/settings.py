@@ -2,7 +2,8 @@
 
 RUNWIRE_SERVER   address of the consumer that readers ask (default: the one that runs in this home, else none)
 RUNWIRE_TOKEN    its bearer token (default: what `runwire login` kept for that address, else the home's file `token`)
-RUNWIRE_CA       certificates in PEM form that https:// consumers are trusted by (default: the system's)
+RUNWIRE_CA       certificates in PEM form that https:// consumers, and brokers by TLS, are trusted by (default: the
+                 system's)
 RUNWIRE_HOST     address that `runwire up` listens on (default: 127.0.0.1)
 RUNWIRE_PORT     port that `runwire up` listens on (default: 8470)
 RUNWIRE_HOSTS    further names under which clients address it, separated by commas
@@ -11,7 +12,7 @@ RUNWIRE_METRICS  `token`: /metrics wants a token on loopback too (default: `open
 RUNWIRE_WEBHOOK  address that `runwire up` tells of runs that break, a secret (default: nobody is told)
 RUNWIRE_WEBHOOK_FILE    file that holds that address instead
 RUNWIRE_RETENTION  how long `runwire up` keeps full resolution of ended runs: PROJECT=30d,*=90d (default: for ever)
-RUNWIRE_URL, RUNWIRE_HOME    as in the trainer
+RUNWIRE_URL, RUNWIRE_HOME, RUNWIRE_KAFKA_..., RUNWIRE_CLIENT_...    as in the trainer
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from runwire._home import Home
 from runwire._settings import read_settings
 from runwire_cli.errors import CommandError
-from runwire_schemas.topics import Destination
+from runwire_schemas.topics import Destination, need_no_password
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8470
@@ -74,7 +75,9 @@ def read_command_settings(
     Raises:
         CommandError: A port or server that can't be understood, or a file that can't be read.
         SettingsError: A URL or home that can't be used.
+        DestinationError: A URL with a password on the command line.
     """
+    need_no_password(url, "--url")
     variables = dict(os.environ if environ is None else environ)
     shared = read_settings(url=url, home=home, environ=variables)
     tls = _pair(certificate or variables.get("RUNWIRE_TLS_CERT"), key or variables.get("RUNWIRE_TLS_KEY"))

@@ -11,7 +11,7 @@ from runwire._relay import find_journals
 from runwire._relay import follow as follow_journals
 from runwire_cli.errors import CommandError
 from runwire_cli.text import clean
-from runwire_schemas.topics import mask, parse_url
+from runwire_schemas.topics import mask, need_no_password, parse_url
 
 
 def sync(folder: str | None, to: str | None, home_journal: Path) -> int:
@@ -26,6 +26,7 @@ def sync(folder: str | None, to: str | None, home_journal: Path) -> int:
         CommandError: The folder doesn't exist.
         DestinationError: `to` is no URL that Runwire can send to.
     """
+    need_no_password(to, "--to")
     journals = _journals(folder, home_journal)
     outcomes = recover_journals(journals, to, lambda outcome: _print(outcome, to or outcome.url))
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("sent", "alive", "waiting")}
@@ -49,6 +50,7 @@ def follow(folder: str | None, to: str | None, home: Path) -> int:
         DestinationError: `to` is no URL that Runwire can send to.
         JournalError: Another relay follows the folder, or it can't be written.
     """
+    need_no_password(to, "--to")
     if to is not None:
         parse_url(to)  # a wrong one is said before anything else
     place = home if folder is None else Path(folder).expanduser()

@@ -342,4 +342,4 @@ async def _recover_journals(settings: CommandSettings) -> None:
         if outcome.state == "sent":
             _log.info("Sent %s rows that emitter %s had left.", f"{outcome.rows:,}", clean(outcome.emitter_id))
 
-    await recover(settings.home.journal, only=str(settings.destination), on_outcome=tell)
+    await recover(settings.home.journal, only=settings.destination, on_outcome=tell)

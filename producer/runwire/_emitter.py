@@ -214,7 +214,7 @@ class Emitter:
     async def _beside(self) -> None:
         """Next to the deliveries: send what dead emitters of this home left for the same destination."""
         is_durable = self._fsync != "none"
-        for outcome in await recover(self._journals, only=str(self._destination), is_durable=is_durable):
+        for outcome in await recover(self._journals, only=self._destination, is_durable=is_durable):
             if outcome.state == "elsewhere":
                 self._on_elsewhere(outcome.url)
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import (
-    KafkaConnectionError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-)
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from runwire._errors import TransportError
+from runwire_schemas.brokers import client_options, heard, reason
+from runwire_schemas.errors import SecurityError
 from runwire_schemas.topics import TOPIC_CONFIG, TOPIC_PARTITIONS, TOPIC_REPLICAS_MAX, message_key
 
 if TYPE_CHECKING:
@@ -45,13 +41,17 @@ class KafkaTransport:
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
         self._producer: AIOKafkaProducer | None = None
-        # A broker that is away is the sender's to report, once a minute, not aiokafka's on every attempt.
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        self._cause = heard()  # a broker that is away is the sender's to report, once a minute
 
     async def open(self) -> None:
         """Connect, and make the topic where it is missing and may be made."""
+        self._cause = heard()  # in the task that connects
+        try:
+            options = client_options(self._destination)
+        except SecurityError as error:
+            raise self._error("can't be reached", error) from None
         producer = AIOKafkaProducer(
-            bootstrap_servers=list(self._destination.servers),
+            **options,
             acks="all",
             enable_idempotence=True,
             compression_type="lz4",
@@ -66,7 +66,7 @@ class KafkaTransport:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_SECONDS):
                 await producer.start()
-                await self._make_topic(producer)
+                await self._make_topic(producer, options)
         except (KafkaError, OSError, TimeoutError) as error:
             raise self._error("can't be reached", error) from error
 
@@ -87,6 +87,7 @@ class KafkaTransport:
                     for message in messages
                 ]
                 await asyncio.gather(*acknowledged)
+            self._cause.forget()
         except _REFUSALS as error:
             raise self._error("refused a message", error, refused=True) from error
         except (KafkaError, OSError, TimeoutError) as error:
@@ -107,13 +108,13 @@ class KafkaTransport:
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await close()
 
-    async def _make_topic(self, producer: AIOKafkaProducer) -> None:
+    async def _make_topic(self, producer: AIOKafkaProducer, options: dict[str, Any]) -> None:
         topic = self._destination.topic
         metadata = await producer.client.fetch_all_metadata()
         if topic in metadata.topics():
             return
         replicas = min(TOPIC_REPLICAS_MAX, len(metadata.brokers()))
-        admin = AIOKafkaAdminClient(bootstrap_servers=list(self._destination.servers), client_id="runwire")
+        admin = AIOKafkaAdminClient(**options, client_id="runwire")
         try:
             # Without the right to make topics, the first send says what is missing.
             with contextlib.suppress(KafkaError):
@@ -124,14 +125,5 @@ class KafkaTransport:
                 await admin.close()
 
     def _error(self, what: str, error: Exception, *, refused: bool = False) -> TransportError:
-        reason = _reason(error, ", ".join(self._destination.servers))
-        return TransportError(f"{self._destination} {what}: {reason}.", refused=refused)
-
-
-def _reason(error: Exception, servers: str) -> str:
-    if isinstance(error, (KafkaConnectionError, ConnectionError)):
-        return f"no broker answers at {servers}"
-    if isinstance(error, TimeoutError):
-        return f"no answer in time from {servers}"
-    name, text = type(error).__name__, str(error).strip().rstrip(".")
-    return text if name in text else f"{name}: {text}" if text else name  # most of aiokafka's texts name the class
+        why = reason(error, self._destination, self._cause, "write")
+        return TransportError(f"{self._destination} {what}: {why}.", refused=refused)

@@ -111,6 +111,8 @@ class Link:
 
     async def run(self) -> None:
         """Deliver until `finish` was called and what is there is delivered, or can't be now."""
+        if warning := parse_url(self._url).plaintext_warning:
+            self._warn(warning, f"plaintext {self._url}")
         pause_seconds = RECONNECT_SECONDS_MIN
         while not self._is_over:
             if not (self.live or self.dead):

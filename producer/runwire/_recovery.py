@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from runwire._segments import Rows
     from runwire._transport import Transport
+    from runwire_schemas.topics import Destination
 
 ATTEMPTS = 3
 RETRY_SECONDS = 0.5
@@ -98,11 +99,11 @@ async def recover(
     journals: Path,
     *,
     to: str | None = None,
-    only: str | None = None,
+    only: Destination | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     is_durable: bool = True,
 ) -> list[Outcome]:
-    """`sync` inside a running loop; with `only`, journals for any other URL are left alone, as state elsewhere.
+    """`sync` inside a running loop; with `only`, journals for any other one are left alone, as state elsewhere.
 
     Unless told otherwise, what a folder (`dir:`) got is on its disk before the journal is deleted.
     """
@@ -129,7 +130,7 @@ def _folders(journals: Path) -> list[Path]:
     return sorted(journals.iterdir()) if journals.is_dir() else []
 
 
-async def _recover_one(folder: Path, to: str | None, only: str | None, *, is_durable: bool) -> Outcome | None:
+async def _recover_one(folder: Path, to: str | None, only: Destination | None, *, is_durable: bool) -> Outcome | None:
     if not claim(folder):
         return Outcome(folder.name, "", "", state="alive")
     owner = _lock(folder)
@@ -139,11 +140,11 @@ async def _recover_one(folder: Path, to: str | None, only: str | None, *, is_dur
             return None if header is None else replace(_outcome(header), state="alive")
         if header is None:
             return without_header(folder)
-        if only is not None and header.url != only:
+        if only is not None and header.url != str(only):
             return replace(_outcome(header), state="elsewhere")
         url = to or header.url
         dead = DeadJournal(folder, header, os.pread(owner, REST_BYTES, REST_AT), read_mark(folder, url))
-        error = await _deliver(dead, url, is_durable=is_durable)
+        error = await _deliver(dead, url, only, is_durable=is_durable)
         if error:
             return replace(_outcome(header), error=error)
         remove_journal(folder)
@@ -264,7 +265,7 @@ class DeadJournal:
                 self._declared.append((lost.first_seq, lost.first_seq + lost.count))
 
 
-async def _deliver(dead: DeadJournal, url: str, *, is_durable: bool) -> str:
+async def _deliver(dead: DeadJournal, url: str, own: Destination | None, *, is_durable: bool) -> str:
     """Send it all: "" or why that wasn't possible now."""
     delivery = Delivery(dead.header, dead.declare_loss)
     found: Iterator[Message] = dead.found()
@@ -274,7 +275,7 @@ async def _deliver(dead: DeadJournal, url: str, *, is_durable: bool) -> str:
     while failures < ATTEMPTS:
         transport: Transport | None = None
         try:
-            transport = make_transport(parse_url(url), is_durable=is_durable)
+            transport = make_transport(own or parse_url(url), is_durable=is_durable)
             await transport.open()
             await delivery.send(transport, found)
             if not rows_sent:

@@ -57,7 +57,12 @@ _MODULES = (
     *("runwire._context.git", "runwire._context.host", "runwire._context.packages", "runwire._context.redaction"),
 )
 _TRANSPORTS = {
-    "kafka": ("lz4.frame", "aiokafka.codec", "aiokafka.record.default_records", "runwire._kafka"),
+    "kafka": (
+        "lz4.frame",
+        "aiokafka.codec",
+        "aiokafka.record.default_records",
+        "runwire._kafka",
+    ),
     "dir": ("runwire._directory",),
     "memory": ("runwire._memory",),
 }
@@ -157,6 +162,8 @@ class Sender(threading.Thread):
                 first()
             except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training process
                 self._notices.say("description", f"Git, host and packages stay unknown: {error!r}.")
+        if self._destination.plaintext_warning:
+            self._notices.say("plaintext", self._destination.plaintext_warning)
         starts = 0
         while starts < STARTS_MAX:
             try:

@@ -1,6 +1,7 @@
 """Configuration, read once at the edge: keyword, else environment, else default.
 
-    RUNWIRE_URL      where events go: kafka://HOST:PORT/TOPIC or dir:PATH (default: the home's topic folder)
+    RUNWIRE_URL      where events go: kafka://HOST:PORT/TOPIC, kafkas://... (TLS) or dir:PATH (default: the home's
+                     topic folder); users, passwords and certificates: see `runwire_schemas/security.py`
     RUNWIRE_HOME     folder of journal, topic folder and database (default: see `_home.py`)
     RUNWIRE_RUN_ID   what this run is called by all its ranks and restarts
     RUNWIRE_RESUME   true: continue this project's last run in this home; or the id of the run to continue
@@ -140,7 +141,7 @@ def read_settings(
     given_home = choose("home", _path_text(home))
     found = find_home(given_home, here or _in(given_home or ""), _source("home", home))
     git_root = None if here is None else find_root(here)
-    destination = _destination(choose("url", url), _source("url", url), found, here)
+    destination = _destination(choose("url", url), _source("url", url), found, here, variables)
     chosen_project = choose("project", project, PROJECT_CHARACTERS_MAX) or default_project(git_root, here or Path("/"))
     chosen_run_id = choose("run_id", run_id)
     resumes, resumed = _resumed(resume, choose("resume", resume if issubclass(type(resume), str) else None))
@@ -224,7 +225,14 @@ def _server_address(text: str | None) -> str | None:
     return f"{scheme}://{rest.lower()}" if "/" not in rest else address
 
 
-def _destination(url: str | None, source: str, home: Home, folder: Path | None) -> Destination:
+def environment() -> Mapping[str, str]:
+    """The process's environment, for what a journal's URL leaves out: users, passwords, certificates."""
+    return os.environ
+
+
+def _destination(
+    url: str | None, source: str, home: Home, folder: Path | None, variables: Mapping[str, str]
+) -> Destination:
     if url is None:
         return _written(Destination("dir", path=str(home.topic)), home.source)
     try:
@@ -235,7 +243,7 @@ def _destination(url: str | None, source: str, home: Home, folder: Path | None) 
         # Absolute, or a training that changes its folder would send elsewhere after a restart.
         path = (folder or _in(destination.path)) / Path(destination.path).expanduser()
         return _written(Destination("dir", path=str(path)), source)
-    return destination
+    return destination.secured(variables)
 
 
 def _written(destination: Destination, source: str) -> Destination:

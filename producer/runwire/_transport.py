@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from runwire._settings import environment
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -46,6 +48,8 @@ def make_transport(destination: Destination, *, is_durable: bool = False) -> Tra
         destination: Where to.
         is_durable: What `send` returned has to survive power loss of this machine too, where that is up to us (`dir:`).
     """
+    if destination.security is None:  # from a journal, which keeps no password
+        destination = destination.secured(environment())
     match destination.kind:
         case "kafka":
             from runwire._kafka import KafkaTransport  # noqa: PLC0415 - aiokafka costs 100 ms

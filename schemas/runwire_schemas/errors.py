@@ -4,7 +4,8 @@ SchemaError
 ├── DecodeError          the bytes are no record of ours: the writer's or the wire's fault; a retry gives the same
 │   └── UnknownFingerprint   a schema this version doesn't know: upgrade the reader, then replay
 ├── EnvelopeError        headers missing or garbled: the writer's fault
-└── DestinationError     a RUNWIRE_URL that can't be understood: the caller's fault
+├── DestinationError     a RUNWIRE_URL that can't be understood: the caller's fault
+└── SecurityError        a password, key or certificate that a connection needs and that can't be used
 """
 
 from __future__ import annotations
@@ -36,3 +37,7 @@ class EnvelopeError(SchemaError):
 
 class DestinationError(SchemaError, ValueError):
     """A URL names no destination that Runwire can send to."""
+
+
+class SecurityError(SchemaError):
+    """A connection lacks what makes it secure; half a sentence that says what, where and what to do."""

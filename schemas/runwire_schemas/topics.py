@@ -1,6 +1,7 @@
 """Where events go: destination URLs, topic names and message keys.
 
 kafka://HOST:PORT[,HOST:PORT...][/TOPIC]     topic defaults to runwire.events
+kafkas://[USER[:PASSWORD]@]HOST:PORT...      the same by TLS; user and password are percent-encoded
 dir:PATH                                     a folder, also on a shared file system
 memory:NAME                                  inside this process, for tests (runwire.testing)
 """
@@ -8,9 +9,12 @@ memory:NAME                                  inside this process, for tests (run
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import unquote
 
 from runwire_schemas.errors import DestinationError
+from runwire_schemas.security import Security, is_local
 
 DEFAULT_TOPIC = "runwire.events"
 DEFAULT_KAFKA_PORT = 9092
@@ -23,7 +27,7 @@ TOPIC_CONFIG = {"message.timestamp.type": "LogAppendTime"}
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_KNOWN = "kafka://HOST:PORT/TOPIC or dir:PATH"
+_KNOWN = "kafka://HOST:PORT/TOPIC, kafkas://HOST:PORT/TOPIC (TLS) or dir:PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +39,58 @@ class Destination:
         servers: HOST:PORT of each Kafka broker.
         topic: Kafka topic.
         path: Folder of `dir:`, name of `memory:`.
+        tls: By TLS (`kafkas://`).
+        user: As whom, as far as the URL says it; `str` leaves it out, it is in no journal.
+        password: As `user`, and in no `repr` either.
+        security: User, password and certificates of the connection, once `secured` has found them.
     """
 
     kind: str
     servers: tuple[str, ...] = ()
     topic: str = ""
     path: str = ""
+    tls: bool = False
+    user: str = field(default="", compare=False)
+    password: str = field(default="", repr=False, compare=False)
+    security: Security | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        """The URL in its one normal form."""
+        """The URL in its one normal form, without user and password."""
         if self.kind == "kafka":
-            return f"kafka://{','.join(self.servers)}/{self.topic}"
+            return f"kafka{'s' if self.tls else ''}://{','.join(self.servers)}/{self.topic}"
         return f"{self.kind}:{self.path}"
+
+    def secured(self, variables: Mapping[str, str]) -> Destination:
+        """The same with what a connection to it takes.
+
+        A journal keeps its URL without user and password: to the brokers of RUNWIRE_URL they are taken from there.
+
+        Args:
+            variables: The environment.
+        """
+        if self.kind in {"dir", "memory"}:
+            return self
+        user, password = self.user, self.password
+        if not user:
+            try:
+                ours = parse_url(variables.get("RUNWIRE_URL") or "")
+            except DestinationError:
+                ours = Destination("")
+            if (ours.kind, ours.servers, ours.tls) == (self.kind, self.servers, self.tls):
+                user, password = ours.user, ours.password
+        name = "MQTT" if self.kind.startswith("mqtt") else "KAFKA"
+        return replace(self, security=Security.of(name, variables, user, password))
+
+    @property
+    def plaintext_warning(self) -> str:
+        """What to say of a connection that others can read and change; "" where there is none."""
+        open_servers = [] if self.tls else [server for server in self.servers if not is_local(server)]
+        if not open_servers:
+            return ""
+        return (
+            f"PLAINTEXT: everything that goes to {', '.join(open_servers)} can be read and changed on the way. "
+            f"Use {self.kind}s:// (TLS) where the broker speaks it."
+        )
 
 
 def parse_url(url: str) -> Destination:
@@ -56,28 +100,58 @@ def parse_url(url: str) -> Destination:
         DestinationError: The scheme is unknown or a part is missing; the sentence says which.
     """
     scheme, colon, rest = url.partition(":")
-    if not colon or scheme not in {"kafka", "dir", "memory"}:
+    if not colon or scheme not in {"kafka", "kafkas", "dir", "memory"}:
         raise DestinationError(f"Unknown destination {mask(url)!r}: expected {_KNOWN}.")
-    if scheme == "kafka":
-        return _parse_kafka(url, rest)
+    if scheme in {"kafka", "kafkas"}:
+        return _parse_kafka(url, rest, tls=scheme == "kafkas")
     if not rest:
         raise DestinationError(f"Destination {url!r} names no {'folder' if scheme == 'dir' else 'name'}.")
     return Destination(scheme, path=rest)
 
 
-def _parse_kafka(url: str, rest: str) -> Destination:
+def _parse_kafka(url: str, rest: str, *, tls: bool) -> Destination:
     if not rest.startswith("//"):
         raise DestinationError(f"Destination {mask(url)!r} lacks '//': expected kafka://HOST:PORT/TOPIC.")
-    authority, _, topic = rest[2:].partition("/")
-    if "@" in rest:  # no topic has one
-        raise DestinationError(
-            f"Destination {mask(url)!r} has a user or password: this version speaks to Kafka without them."
-        )
+    who, _, where = rest[2:].rpartition("@")  # no topic has one
+    user, password = parse_user(url, who)
+    authority, _, topic = where.partition("/")
     servers = tuple(_server(url, part) for part in authority.split(","))
     topic = topic or DEFAULT_TOPIC
     if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
         raise DestinationError(f"Topic {topic!r} is no Kafka topic name: use letters, digits, '.', '_' and '-'.")
-    return Destination("kafka", servers=servers, topic=topic)
+    return Destination("kafka", servers=servers, topic=topic, tls=tls, user=user, password=password)
+
+
+def parse_user(url: str, who: str) -> tuple[str, str]:
+    """User and password of a URL, from what stands before its @.
+
+    Raises:
+        DestinationError: A character there means something else in a URL.
+    """
+    if any(character in who for character in "/@?# "):
+        raise DestinationError(
+            f"Destination {mask(url)!r} has a user or password with a character that ends it: write it as %2F for /, "
+            "%40 for @, or keep it in a file (RUNWIRE_KAFKA_PASSWORD_FILE)."
+        )
+    user, colon, password = who.partition(":")
+    if colon and not user:
+        raise DestinationError(f"Destination {mask(url)!r} has a password and no user: write USER:PASSWORD@HOST.")
+    return unquote(user), unquote(password)
+
+
+def need_no_password(url: str | None, option: str) -> None:
+    """Refuse a URL with a password on a command line, where every user of the machine can read it.
+
+    Raises:
+        DestinationError: It has one.
+    """
+    if not url or url.startswith("dir:"):
+        return
+    if ":" in url.partition("://")[2].rpartition("@")[0]:
+        raise DestinationError(
+            f"{option} has a password, and everybody on this machine can read a command line: put the URL into "
+            "RUNWIRE_URL, or the password into a file that RUNWIRE_KAFKA_PASSWORD_FILE names."
+        )
 
 
 def _server(url: str, part: str) -> str:

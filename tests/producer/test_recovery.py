@@ -18,6 +18,7 @@ from runwire._memory import FAULTS, REFUSES, TOPICS, Fault
 from runwire._recovery import DeadJournal, Outcome, recover, sync
 from runwire._segments import SegmentHeader, segment_numbers
 from runwire_schemas.errors import DestinationError
+from runwire_schemas.topics import parse_url
 from tests.producer.journals import Story, died, log_text, open_journal, recovered, tell
 
 AWAY = TransportError("away")
@@ -119,7 +120,7 @@ def test_journals_for_another_destination_are_named_and_left(home: Home) -> None
     """Recovery beside a running emitter sends nothing to a place it wasn't meant for; `sync --to` does."""
     other = home.add(5, url="memory:elsewhere")
     home.add(6)
-    outcomes = asyncio.run(recover(home.journals, only=home.url))
+    outcomes = asyncio.run(recover(home.journals, only=parse_url(home.url)))
     assert {(outcome.url, outcome.state) for outcome in outcomes} == {
         ("memory:elsewhere", "elsewhere"),
         (home.url, "sent"),

@@ -144,8 +144,10 @@ def test_no_secret_is_shown() -> None:
     """Neither in `repr` nor in an error."""
     secret = "hunter" + "22"
     assert secret not in repr(read({"WANDB_API_KEY": secret}))
+    known = read({"RUNWIRE_KAFKA_PASSWORD": secret}, url=f"kafkas://ada:{secret}@host/topic")
+    assert secret not in repr(known) + repr(known.destination) + str(known.destination)
     with pytest.raises(SettingsError) as caught:
-        read(url=f"kafka://ada:{secret}@host/topic")
+        read(url=f"kafka://ada:{secret}@host:port/topic")
     assert secret not in str(caught.value)
     with pytest.raises(SettingsError) as caught:
         read(url=f"https://ada:{secret}@host/topic")

@@ -15,6 +15,7 @@ CLI = "cli/runwire_cli/"
 HOMES: dict[str, tuple[str, ...]] = {
     "IPython": ("producer/runwire/_magic.py",),
     "aiokafka": (
+        "schemas/runwire_schemas/brokers.py",
         "producer/runwire/_kafka.py",
         f"{CONSUMER}doctor/broker.py",
         f"{CONSUMER}sources/kafka.py",

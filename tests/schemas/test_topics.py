@@ -19,6 +19,8 @@ from runwire_schemas.topics import Destination, mask, message_key, parse_url
             "kafka://a:1,b:2/runwire.events",
         ),
         ("kafka://[::1]:9092/t", Destination("kafka", ("[::1]:9092",), "t"), "kafka://[::1]:9092/t"),
+        ("kafkas://b/t", Destination("kafka", ("b:9092",), "t", tls=True), "kafkas://b:9092/t"),
+        ("kafkas://user:secret@b/t", Destination("kafka", ("b:9092",), "t", tls=True), "kafkas://b:9092/t"),
         ("dir:/data/topic", Destination("dir", path="/data/topic"), "dir:/data/topic"),
         ("dir:relative", Destination("dir", path="relative"), "dir:relative"),
         ("memory:test", Destination("memory", path="test"), "memory:test"),
@@ -43,7 +45,9 @@ def test_url_is_understood(url: str, destination: Destination, normal: str) -> N
         ("kafka://b/a b", "Topic"),
         ("kafka://b/..", "Topic"),
         ("kafka://b/a/b", "Topic"),
-        ("kafka://user:secret@b/t", "user or password"),
+        ("kafka://user:se@cret@b/t", "%40 for @"),
+        ("kafka://user:secret/1@b/t", "%2F for /"),
+        ("kafkas://:secret@b/t", "no user"),
     ],
 )
 def test_wrong_url_is_a_sentence(url: str, words: str) -> None:
@@ -56,6 +60,7 @@ def test_mask_hides_user_and_password() -> None:
     """A password may hold what ends one elsewhere; a folder's name is no password."""
     for url in ("kafka://user:secret@b/t", "kafka://user:se@cr/et@b/t", "kafka://us/er:secret@b/t"):
         assert mask(url) == "kafka://***@b/t"
+    for url in ("kafka://user:se@cr/et@b/t", "kafka://us/er:secret@b/t", "kafkas://user:secret@b:port"):
         with pytest.raises(DestinationError) as caught:
             parse_url(url)
         assert "et@" not in str(caught.value)

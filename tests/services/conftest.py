@@ -10,6 +10,7 @@ import pytest
 from tests.services.kafka import KafkaBroker, KafkaTopics, external_broker, unused_topic
 from tests.services.process import ServiceMissing
 from tests.services.prometheus import PrometheusServer
+from tests.services.secure_kafka import SecureKafka
 from tests.tiers import require_service
 
 if TYPE_CHECKING:
@@ -95,3 +96,16 @@ def start_prometheus(tmp_path: Path) -> Iterator[Callable[[str, str], Prometheus
     for server in servers:
         server.close()
         shutil.rmtree(server.folder / "data", ignore_errors=True)  # the log stays
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """The session's broker behind locks: users and rights are in its module."""
+    broker = SecureKafka(tmp_path_factory.mktemp("secure-kafka"))
+    try:
+        broker.start()
+    except ServiceMissing as missing:
+        require_service(missing.name, False, missing.how_to_get)
+        raise
+    yield broker
+    _end_broker(broker)

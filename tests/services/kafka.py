@@ -264,7 +264,7 @@ class KafkaBroker(KafkaTopics):
             self.folder / "data",
         )
         self.folder.mkdir(parents=True, exist_ok=True)
-        properties.write_text(PROPERTIES.format(data=data, **self._ports))
+        properties.write_text(self._properties(data))
         log4j.write_text(LOG4J)
         java = ["java", f"-Dlog4j2.configurationFile={log4j}", "-cp", classpath]
         if not data.exists():
@@ -278,6 +278,7 @@ class KafkaBroker(KafkaTopics):
                     f"--cluster-id={cluster}",  # it may begin with a dash
                     "-c",
                     properties,
+                    *self._format_options(),
                 ],
                 capture_output=True,
                 text=True,
@@ -294,6 +295,12 @@ class KafkaBroker(KafkaTopics):
         )
         self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
         return self
+
+    def _properties(self, data: Path) -> str:
+        return PROPERTIES.format(data=data, **self._ports)
+
+    def _format_options(self) -> list[str]:
+        return []
 
     def faulty_too(self) -> FaultProxy:
         """Another such way as `faulty`, for others: each has a network of its own."""

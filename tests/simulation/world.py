@@ -302,7 +302,7 @@ class World:
 
     async def recover(self) -> list[Any]:
         """`runwire sync`, inside of the calling process."""
-        return await _recovery.recover(self.journals, only=URL)
+        return await _recovery.recover(self.journals, only=parse_url(URL))
 
     def start_recovery(self) -> Helper:
         helper = Helper(self, "recovery")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 
@@ -17,6 +16,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from runwire_consumer.doctor.topic import TIMEOUT_SECONDS, BrokerFacts, PartitionFacts
+from runwire_consumer.sources.topic_facts import ask_topic
+from runwire_schemas.brokers import client_options, heard, reason
+from runwire_schemas.errors import SecurityError
 from runwire_schemas.topics import Destination
 
 READ_SECONDS = 2.0
@@ -26,15 +28,15 @@ _CONFIG_ROW = 3  # a resource of a DescribeConfigs answer: error code, error tex
 
 def ask_broker(destination: Destination) -> BrokerFacts:
     """Ask, within about TIMEOUT_SECONDS; never raises for what a broker does."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is wrong is in the facts
+    cause = heard()  # what is wrong is in the facts
     try:
         return asyncio.run(_ask(destination))
-    except TimeoutError:
-        reason = f"no answer within {TIMEOUT_SECONDS:g} s"
-    except (KafkaError, OSError) as error:
-        reason = str(error).strip().rstrip(".") or type(error).__name__
+    except TimeoutError as error:
+        why = reason(error, destination, cause) if cause.error else f"no answer within {TIMEOUT_SECONDS:g} s"
+    except (KafkaError, OSError, SecurityError) as error:
+        why = reason(error, destination, cause)
     return BrokerFacts(
-        destination.topic, trouble=f"No broker at {', '.join(destination.servers)} could be asked: {reason}."
+        destination.topic, trouble=f"No broker at {', '.join(destination.servers)} could be asked: {why}."
     )
 
 
@@ -45,6 +47,7 @@ async def _ask(destination: Destination) -> BrokerFacts:
         found = {one["topic"]: one for one in await admin.describe_topics()}
         brokers = len((await admin.describe_cluster())["brokers"])
         if topic not in found or not found[topic]["partitions"]:
+            await ask_topic(admin._client, topic)  # noqa: SLF001 - who may not know of it gets an error
             return BrokerFacts(topic, brokers=brokers)
         config = await _config(admin, topic)
         bare = [
@@ -58,7 +61,7 @@ async def _ask(destination: Destination) -> BrokerFacts:
 @contextlib.asynccontextmanager
 async def _admin(destination: Destination) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(
-        bootstrap_servers=list(destination.servers),
+        **client_options(destination),
         client_id=CLIENT_ID,
         request_timeout_ms=round(TIMEOUT_SECONDS * 1_000),
     )
@@ -89,7 +92,7 @@ async def _with_ends(destination: Destination, facts: BrokerFacts) -> BrokerFact
     """The same, with the partitions' ends and the newest record's time."""
     led = [TopicPartition(facts.topic, one.number) for one in facts.partitions if one.has_leader]
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=list(destination.servers),
+        **client_options(destination),
         client_id=CLIENT_ID,
         group_id=None,
         enable_auto_commit=False,

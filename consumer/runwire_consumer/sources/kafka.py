@@ -25,10 +25,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, OffsetOutOfRangeError
 
 from runwire_consumer.errors import SourceUnreachable
 from runwire_consumer.sources import Message, Position, SourceStatus
@@ -36,6 +37,8 @@ from runwire_consumer.sources.anchors import NOTHING, Anchor
 from runwire_consumer.sources.records import be_tolerant
 from runwire_consumer.sources.retention import RetentionWatch, Unread
 from runwire_consumer.sources.topic_facts import TopicFacts, ask_retention, ask_topic
+from runwire_schemas.brokers import Cause, client_options, heard, reason
+from runwire_schemas.errors import SecurityError
 from runwire_schemas.topics import TOPIC_CONFIG, TOPIC_PARTITIONS, TOPIC_REPLICAS_MAX, Destination
 
 GROUP_ID = "runwire-consumer"
@@ -91,13 +94,14 @@ class KafkaSource:
         """`group_id` only carries courtesy offsets for lag tools."""
         self._destination = destination
         self._topic = destination.topic
-        self._group_id = group_id
+        self._group_id: str | None = group_id
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: dict[int, _Partition] = {}
         self._positions: dict[int, Position] = {}
         self._looking: asyncio.Task[None] | None = None
         self._committing: asyncio.Task[None] | None = None
         self._reachable = False
+        self._cause = Cause()
         self._surveyed = False
         self._trouble = f"{destination} has not answered yet."
         self._assigned: set[int] = set()
@@ -117,7 +121,8 @@ class KafkaSource:
     async def start(self, positions: Mapping[str, Position]) -> None:
         """Begin behind these positions; the broker is asked by the first polls."""
         be_tolerant()
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is wrong is in `status`
+        if self._destination.plaintext_warning:
+            _log.warning("%s", self._destination.plaintext_warning)
         self._positions = {int(partition): position for partition, position in positions.items()}
 
     async def poll(self, max_wait_seconds: float) -> list[Message]:
@@ -147,7 +152,9 @@ class KafkaSource:
 
     async def commit(self, positions: Mapping[str, Position]) -> None:
         """Courtesy offsets; whether they arrive matters to nobody's data."""
-        if self._consumer is not None and positions and (self._committing is None or self._committing.done()):
+        if self._consumer is None or self._group_id is None:
+            return
+        if positions and (self._committing is None or self._committing.done()):
             offsets = {
                 TopicPartition(self._topic, int(partition)): offset
                 for partition, (offset, _) in positions.items()
@@ -194,8 +201,14 @@ class KafkaSource:
         if now < self._next_attempt:
             await asyncio.sleep(min(max_wait_seconds, self._next_attempt - now))
             return None
+        self._cause = heard()  # what is wrong is in `status`
+        try:
+            options = client_options(self._destination)
+        except SecurityError as error:
+            await self._fail(error)
+            return None
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=list(self._destination.servers),
+            **options,
             group_id=self._group_id,
             client_id="runwire-consumer",
             enable_auto_commit=False,
@@ -211,7 +224,7 @@ class KafkaSource:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await consumer.start()
-                await self._make_topic(consumer)
+                await self._make_topic(consumer, options)
                 await self._look(consumer)
         except (KafkaError, OSError, TimeoutError) as error:
             await self._fail(error)
@@ -219,13 +232,13 @@ class KafkaSource:
         self._looking = asyncio.ensure_future(self._keep_looking(consumer))
         return consumer
 
-    async def _make_topic(self, consumer: AIOKafkaConsumer) -> None:
+    async def _make_topic(self, consumer: AIOKafkaConsumer, options: dict[str, Any]) -> None:
         """Make the topic where it is missing and may be made."""
         cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001 - aiokafka shows it nowhere else
         if self._topic in cluster.topics():
             return
         replicas = min(TOPIC_REPLICAS_MAX, max(len(cluster.brokers()), 1))
-        admin = AIOKafkaAdminClient(bootstrap_servers=list(self._destination.servers), client_id="runwire-consumer")
+        admin = AIOKafkaAdminClient(**options, client_id="runwire-consumer")
         topic = NewTopic(self._topic, TOPIC_PARTITIONS, replicas, topic_configs=TOPIC_CONFIG)
         with contextlib.suppress(KafkaError):  # without the right to make topics somebody else will
             await admin.start()
@@ -246,7 +259,7 @@ class KafkaSource:
             except (KafkaError, OSError, TimeoutError) as error:
                 self._away(error)
             except Exception as error:  # noqa: BLE001 - else nobody would look again, and `close` would raise it
-                _log.warning("A look at %s failed: %s. Connecting anew.", self.name, _reason(error, ""))
+                _log.warning("A look at %s failed: %s. Connecting anew.", self.name, self._reason(error))
                 self._broken = True
                 return
             if self._stalled() or _has_died(consumer):
@@ -269,6 +282,7 @@ class KafkaSource:
             elif end > known.next_offset or known.doubted:
                 self._pass_gaps(consumer, where, await consumer.position(where))
         self._reachable = True
+        self._cause.forget()
         self._surveyed = bool(self._assigned)
         self._trouble = "" if self._assigned else f"Topic {self._topic} doesn't exist yet."
         with contextlib.suppress(KafkaError):  # who may not ask doesn't know, and reads all the same
@@ -519,11 +533,19 @@ class KafkaSource:
 
     def _away(self, error: BaseException) -> None:
         self._reachable = False
-        self._trouble = f"{self.name} can't be reached: {_reason(error, ', '.join(self._destination.servers))}."
+        self._trouble = f"{self.name} can't be reached: {self._reason(error)}."
+
+    def _reason(self, error: BaseException) -> str:
+        if isinstance(error, SourceUnreachable):
+            return str(error)
+        return reason(error, self._destination, self._cause, "read")
 
     async def _fail(self, error: BaseException) -> None:
         """Drop the client; a later poll makes another, which goes on where this one was."""
         self._away(error)
+        if isinstance(error, GroupAuthorizationFailedError):
+            _log.warning("%s Reading without it: lag tools won't see how far.", self._trouble)
+            self._group_id = None
         self._next_attempt = time.monotonic() + RETRY_INTERVAL_SECONDS
         await self._disconnect()
 
@@ -550,14 +572,3 @@ def _has_died(consumer: AIOKafkaConsumer) -> bool:
     """
     fetcher = consumer._fetcher  # noqa: SLF001 - shown nowhere
     return fetcher is not None and bool(fetcher.error_future.done())
-
-
-def _reason(error: BaseException, servers: str) -> str:
-    if isinstance(error, (KafkaConnectionError, ConnectionError)):
-        return f"no broker answers at {servers}"
-    if isinstance(error, TimeoutError):
-        return f"no answer in time from {servers}"
-    name, text = type(error).__name__, str(error).strip().rstrip(".")
-    if isinstance(error, SourceUnreachable) or name in text:  # most of aiokafka's texts name the class
-        return text
-    return f"{name}: {text}" if text else name
