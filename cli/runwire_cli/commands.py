@@ -18,5 +18,6 @@ COMMANDS = {
     "token": "make, list and revoke tokens for others",
     "login": "keep a token for a consumer elsewhere",
     "logout": "forget the token for a consumer",
+    "bridge": "forward from an MQTT broker to Kafka or into a folder",
     "sync": "send what the dead left; --follow: what the living write",
 }

@@ -59,6 +59,8 @@ _MODULES = (
 _TRANSPORTS = {
     "kafka": ("lz4.frame", "aiokafka.codec", "aiokafka.record.default_records", "runwire._kafka"),
     "dir": ("runwire._directory",),
+    "mqtt": ("aiomqtt", "runwire._mqtt"),
+    "mqtts": ("aiomqtt", "runwire._mqtt"),
     "memory": ("runwire._memory",),
 }
 
