@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -32,9 +33,14 @@ BATCH_MESSAGES_MAX = 500
 TAKE_BYTES_MAX = 8 * 2**20
 TAKE_SECONDS = 0.5
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 5.0
+STEADY_SECONDS = 30.0
 HEADERS_BYTES_MAX = 16 * 2**10
 REFUSED_HEADER = "bridge"
 
+_SHORT_LIVED = (
+    "The MQTT broker hangs up again and again: if another bridge runs under the same name, they take the session from "
+    "each other; give one of them another --client-id."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -134,12 +140,11 @@ class Bridge:
         pause_seconds = RETRY_SECONDS_MIN
         try:
             while not stop.is_set():
-                inlet = self._make_inlet()
+                inlet, opened_at = self._make_inlet(), None
                 try:
                     await inlet.open()
+                    opened_at = time.monotonic()
                     self._metrics.inlet_up(up=True)
-                    self._tell("")
-                    pause_seconds = RETRY_SECONDS_MIN
                     while not stop.is_set():
                         await self._pass(inlet, stop)
                 except InletError as error:
@@ -147,6 +152,10 @@ class Bridge:
                     if error.is_final:
                         raise
                     self._tell(str(error))
+                    if opened_at is not None and time.monotonic() - opened_at >= STEADY_SECONDS:
+                        pause_seconds = RETRY_SECONDS_MIN
+                    elif opened_at is not None and pause_seconds >= RETRY_SECONDS_MAX:
+                        self._tell(_SHORT_LIVED)  # not every broker gives the reason
                     await _sleep(stop, pause_seconds)
                     pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
                 finally:

@@ -43,6 +43,7 @@ class MqttInlet:
         self._destination = destination
         self._client_id = client_id
         self._client: Any = None
+        self._end = 0
         self._waiting: deque[Incoming] = deque()
         self._changed = asyncio.Event()
 
@@ -69,6 +70,7 @@ class MqttInlet:
         )
         client._client.manual_ack_set(True)  # noqa: SLF001 - before it connects, or the first one is lost
         client._client._handle_publish = self._read(client._client)  # noqa: SLF001 - see above
+        client._client._handle_disconnect = self._note_end(client._client)  # noqa: SLF001 - see there
         try:
             await client.__aenter__()
             self._client = client
@@ -127,7 +129,7 @@ class MqttInlet:
         if not ended.done():
             return
         error = ended.exception() or ConnectionError("the broker hung up")
-        if getattr(getattr(error, "rc", None), "value", None) == _TAKEN_OVER:
+        if self._end == _TAKEN_OVER:
             raise InletError(
                 f"{self._destination}: another bridge has taken over the session of {self._client_id}: "
                 "one is enough; for a second one give --client-id.",
@@ -143,6 +145,16 @@ class MqttInlet:
             self._waiting.append(parse_publish(packet["command"], bytes(packet["packet"])))
             self._changed.set()
             return 0
+
+        return handle
+
+    def _note_end(self, paho: Any) -> Any:
+        """Paho passes over the reason of a DISCONNECT packet that has nothing else in it."""
+        go_on = paho._handle_disconnect  # noqa: SLF001 - see above
+
+        def handle() -> Any:
+            self._end = (bytes(paho._in_packet["packet"]) or b"\0")[0]  # noqa: SLF001 - see above
+            return go_on()
 
         return handle
 

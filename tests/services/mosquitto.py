@@ -6,6 +6,7 @@ with MosquittoBroker(folder) as broker:
 
 from __future__ import annotations
 
+import getpass
 import shutil
 import socket
 from pathlib import Path
@@ -22,11 +23,12 @@ PROGRAM = "/usr/sbin/mosquitto"  # only root has its folder on PATH
 CONFIGURATION = """\
 listener {port} 127.0.0.1
 allow_anonymous true
+user {user}
 persistence true
 persistence_location {data}/
-# Its queue is written when it changes, not every 30 minutes.
+# Its queue is written after so many changes, not every 30 minutes.
 autosave_on_changes true
-autosave_interval 1
+autosave_interval 1000
 max_inflight_messages {in_flight}
 max_queued_messages {queued}
 max_packet_size 4194304
@@ -91,9 +93,9 @@ class MosquittoBroker:
             raise ServiceMissing("Mosquitto", "apt-get install mosquitto")
         data, configuration = self.folder / "data", self.folder / "mosquitto.conf"
         data.mkdir(parents=True, exist_ok=True)
-        data.chmod(0o777)  # started as root, it becomes another user
-        configuration.write_text(CONFIGURATION.format(port=self._port, data=data, **self._limits))
-        configuration.chmod(0o644)
+        configuration.write_text(
+            CONFIGURATION.format(port=self._port, data=data, user=getpass.getuser(), **self._limits)
+        )
         self._process = ServiceProcess("Mosquitto", [program, "-c", configuration], log=self.log)
         self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
         return self
