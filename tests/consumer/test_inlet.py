@@ -41,7 +41,7 @@ def test_as_paho_writes_it() -> None:
         (b"\x00", []),
         (b"\x07\x26\x00\x01a\x00\x01b", [("a", b"b")]),
         (b"\x02\x0b\x05", []),
-        (b"\x03\x0b\x80\x01", []),
+        (b"\x0a\x0b\x80\x01\x26\x00\x01a\x00\x01b", [("a", b"b")]),
         ("\x08\x26\x00\x01a\x00\x03\ufeff".encode().replace(b"\x08", b"\x09", 1), [("a", "\ufeff".encode())]),
         (b"\x01\x7f", []),
     ],
