@@ -10,14 +10,12 @@ import sys
 import zlib
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, start_http_server
-
 from runwire._batch import Message
 from runwire._errors import TransportError
 from runwire._transport import Transport, make_transport
 from runwire_cli.errors import CommandError
 from runwire_consumer.bridge import Bridge, Parcel
-from runwire_consumer.bridge_metrics import BridgeMetrics
+from runwire_consumer.bridge_metrics import open_metrics
 from runwire_consumer.errors import OutletError
 from runwire_consumer.inlet import MqttInlet
 from runwire_schemas.topics import DEFAULT_MQTT_PORTS, Destination, parse_url
@@ -45,13 +43,10 @@ def bridge(source: str, target: str, client_id: str | None, metrics_port: int | 
     inlet, outlet = parse_url(source), parse_url(target)
     if inlet.kind not in DEFAULT_MQTT_PORTS or outlet.kind not in {"kafka", "dir"}:
         raise CommandError("A bridge leads from mqtt://HOST to kafka://HOST:PORT/TOPIC or dir:PATH, in this order.", 2)
-    registry = CollectorRegistry()
-    metrics = BridgeMetrics(registry)
-    if metrics_port is not None:
-        try:
-            start_http_server(metrics_port, metrics_host, registry)
-        except OSError as error:
-            raise CommandError(f"Port {metrics_port} of {metrics_host} can't be opened: {error.strerror}.") from error
+    try:
+        metrics = open_metrics(metrics_port, metrics_host)
+    except OSError as error:
+        raise CommandError(f"Port {metrics_port} of {metrics_host} can't be opened: {error.strerror}.") from error
     name = client_id or default_client_id(socket.gethostname(), inlet, outlet)
     _log.info("Bridging %s to %s as %s.", inlet, outlet, name)
     asyncio.run(_run(Bridge(lambda: MqttInlet(inlet, name), lambda: TransportOutlet(outlet), metrics)))

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 _SECONDS_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 
@@ -75,3 +75,15 @@ class BridgeMetrics:
         finally:
             self._in_flight.set(0)
             self._seconds.observe(time.monotonic() - began)
+
+
+def open_metrics(port: int | None, host: str) -> BridgeMetrics:
+    """A bridge's metrics; with a port, Prometheus may ask there from now on.
+
+    Raises:
+        OSError: The port can't be opened.
+    """
+    registry = CollectorRegistry()
+    if port is not None:
+        start_http_server(port, host, registry)
+    return BridgeMetrics(registry)

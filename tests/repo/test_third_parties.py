@@ -20,13 +20,16 @@ HOMES: dict[str, tuple[str, ...]] = {
         f"{CONSUMER}sources/records.py",
         f"{CONSUMER}sources/topic_facts.py",
     ),
+    "aiomqtt": ("producer/runwire/_mqtt.py", f"{CONSUMER}inlet.py"),
     # The demo opens the file as anybody would: it is plain DuckDB.
     "duckdb": (CONSUMER, f"{CLI}demo.py"),
     "fastavro": ("schemas/runwire_schemas/",),
     "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
+    "paho": ("producer/runwire/_mqtt.py", f"{CONSUMER}inlet.py"),
     "psutil": ("producer/runwire/_system_host.py",),
     "pynvml": ("producer/runwire/_system_gpus.py",),
     "prometheus_client": (
+        f"{CONSUMER}bridge_metrics.py",
         f"{CONSUMER}exposition.py",
         f"{CONSUMER}gauges.py",
         f"{CONSUMER}http.py",
