@@ -18,8 +18,8 @@ compile() {
 }
 
 compile base pyproject.toml "$@"
-compile local pyproject.toml requirements/build.in --extra demo --constraints requirements/base.txt "$@"
-compile dev pyproject.toml requirements/dev.in --extra demo --extra query --constraints requirements/local.txt "$@"
+compile local pyproject.toml requirements/build.in --extra demo --extra mqtt --constraints requirements/base.txt "$@"
+compile dev pyproject.toml requirements/dev.in --extra demo --extra query --extra mqtt --constraints requirements/local.txt "$@"
 compile uv requirements/uv.in "$@"
 # The wheel for x86-64 is linked to CUDA's libraries: those that gloo on CPUs does without are left out, 1.5 GB.
 unused=

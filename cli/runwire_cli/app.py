@@ -293,6 +293,25 @@ def sync(
     raise typer.Exit(sending.follow(folder, to, found.path) if follow else sending.sync(folder, to, found.journal))
 
 
+@app.command(help=help_of("bridge"))
+def bridge(
+    source: Annotated[str, typer.Argument(metavar="MQTT_URL", help="mqtt://HOST[:PORT][/PREFIX], or mqtts://.")],
+    target: Annotated[str, typer.Argument(metavar="URL", help="kafka://HOST:PORT/TOPIC, or dir:PATH.")],
+    *,
+    client_id: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the session at the broker.", show_default=False)
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Serve Prometheus metrics there.", show_default=False)
+    ] = None,
+) -> None:
+    """Forward from MQTT."""
+    from runwire_cli import bridge as bridging  # noqa: PLC0415 - --help needs none of it
+    from runwire_cli.settings import read_command_settings  # noqa: PLC0415 - as above
+
+    raise typer.Exit(bridging.bridge(source, target, client_id, metrics_port, read_command_settings().host))
+
+
 def _read(
     home: str | None,
     json: bool,  # noqa: FBT001 - an option handed on

@@ -22,6 +22,7 @@ GROUPS = {
     "Operate": {
         "doctor": "check home, store and log; say what is wrong and what to do",
         "sync": "send what the dead left; --follow: what the living write",
+        "bridge": "forward from an MQTT broker to Kafka or into a folder",
         "dead-letters": "list what could not be stored; replay it, or give it up",
         "snapshot": "take a backup of the database; --list shows them",
         "restore": "put a backup in the place of the database",

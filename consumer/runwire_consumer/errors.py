@@ -15,6 +15,9 @@ ConsumerError
 │   └── StoreInvalidated     the engine gave up: the process must exit at once, without closing the file
 ├── SourceError
 │   └── SourceUnreachable    broker or folder can't be reached: the service retries for ever
+├── BridgeError
+│   ├── InletError           the MQTT broker can't be reached: the bridge retries, unless it is final
+│   └── OutletError          the target takes nothing now, or will never take a message: see `refused`
 ├── FaceError
 │   ├── PortInUse            another program listens there: choose another port
 │   └── TokenRefused         the token can't protect anything: choose another
@@ -90,6 +93,36 @@ class SourceError(ConsumerError):
 
 class SourceUnreachable(SourceError):
     """A broker or a folder can't be reached now."""
+
+
+class BridgeError(ConsumerError):
+    """A bridge can't forward."""
+
+
+class InletError(BridgeError):
+    """The MQTT broker can't be reached.
+
+    Attributes:
+        is_final: Trying again would do harm, or nothing.
+    """
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        """Worth trying again, unless said otherwise."""
+        super().__init__(message)
+        self.is_final = is_final
+
+
+class OutletError(BridgeError):
+    """The target took nothing.
+
+    Attributes:
+        refused: It saw the messages, and will never take one of them.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        """Worth trying again, unless it refused."""
+        super().__init__(message)
+        self.refused = refused
 
 
 class FaceError(ConsumerError):

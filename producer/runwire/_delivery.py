@@ -73,12 +73,18 @@ class Window:
             try:
                 await transport.send(part)
             except TransportError as error:
+                self._settle(part[: error.delivered])
                 if error.refused:
-                    self._refuse(part, str(error))
+                    self._refuse(part[error.delivered :], str(error))
                 raise
-            for message in part:
-                self._window.popleft()
-                self._origin_of(message).acknowledge(message)
+            self._settle(part)
+
+    def _settle(self, part: list[Message]) -> None:
+        """They are durable in the log."""
+        for message in part:
+            self._window.popleft()
+            self._origin_of(message).acknowledge(message)
+        if part:
             self._on_acknowledged()
 
     def _fill(self, found: Iterator[Message]) -> None:

@@ -60,13 +60,15 @@ class TransportError(RunwireError):
     Attributes:
         retriable: The same send may succeed later.
         refused: The destination saw the records and will never take them as they are.
+        delivered: How many of the messages, from the first on, are durable all the same.
     """
 
-    def __init__(self, message: str, *, retriable: bool = True, refused: bool = False) -> None:
+    def __init__(self, message: str, *, retriable: bool = True, refused: bool = False, delivered: int = 0) -> None:
         """A refused send is never retriable, whatever `retriable` says."""
         super().__init__(message)
         self.retriable = retriable and not refused
         self.refused = refused
+        self.delivered = delivered
 
 
 class JournalError(RunwireError):

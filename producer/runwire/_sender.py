@@ -64,6 +64,7 @@ _TRANSPORTS = {
         "runwire._kafka",
     ),
     "dir": ("runwire._directory",),
+    "mqtt": ("aiomqtt", "runwire._mqtt"),
     "memory": ("runwire._memory",),
 }
 

@@ -17,8 +17,8 @@ class Transport(Protocol):
     """A way for messages to the log, used by one sender thread and its event loop.
 
     What is durable when: a message that `send` returned is in the log for good, as far as the log itself promises
-    (Kafka: acknowledged by all in-sync replicas; `dir:`: written to the file, which survives any process, and power
-    loss where it was asked for).
+    (Kafka: acknowledged by all in-sync replicas; MQTT: by the log behind the bridge; `dir:`: written to the file, which
+    survives any process, and power loss where it was asked for).
     What is not promised: that it is there once. After an error it may be there, and is sent again.
     """
 
@@ -33,8 +33,9 @@ class Transport(Protocol):
         """Return when all of the messages are durable, in their order.
 
         Raises:
-            TransportError: `refused` holds the messages that will never be taken (too large); the transport has to
-                be closed, and all the others sent again through a new one.
+            TransportError: `refused` where one of the messages will never be taken (too large); `delivered` of them,
+                from the first on, are durable; the transport has to be closed, and all others sent again through a
+                new one.
         """
 
     async def close(self) -> None:
@@ -55,6 +56,10 @@ def make_transport(destination: Destination, *, is_durable: bool = False) -> Tra
             from runwire._kafka import KafkaTransport  # noqa: PLC0415 - aiokafka costs 100 ms
 
             return KafkaTransport(destination)
+        case "mqtt":
+            from runwire._mqtt import MqttTransport  # noqa: PLC0415 - only where it is used
+
+            return MqttTransport(destination)
         case "dir":
             from runwire._directory import DirectoryTransport  # noqa: PLC0415 - only where it is used
 

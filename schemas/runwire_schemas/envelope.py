@@ -101,3 +101,29 @@ class Envelope:
 
 _FIELDS = tuple(Envelope.__dataclass_fields__)
 _NUMBERS = frozenset({"rank", "first_seq", "count"})
+
+
+@dataclass(frozen=True, slots=True)
+class NoEnvelope(Envelope):
+    """What stands in an envelope's place beside a payload that came without a readable one, to be passed on as it is.
+
+    Whoever reads it there makes a dead letter of it, for it has no type and names no run.
+    """
+
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Whatever came."""
+
+    def to_headers(self) -> list[tuple[str, bytes]]:
+        """What came."""
+        return list(self.headers)
+
+    @classmethod
+    def beside(cls, envelope: Envelope | None, headers: Iterable[tuple[str, bytes]]) -> NoEnvelope:
+        """With these headers; with the fields of an envelope where one is known, but its payload isn't whole."""
+        fields = {name: getattr(envelope, name) for name in _FIELDS} if envelope else dict(_NOBODY)
+        return cls(**fields, headers=tuple(headers))
+
+
+_NOBODY: dict[str, Any] = {name: 0 if name in _NUMBERS else "" for name in _FIELDS}

@@ -50,6 +50,7 @@ _RECORD = {
         {"name": "payload", "type": "bytes"},
     ],
 }
+_NAMES = tuple(Envelope.__dataclass_fields__)
 _SCHEMA: dict[str, Any] = parse_schema(_RECORD)  # type: ignore[assignment]
 _HEADER_SCHEMA = parse_schema(
     {
@@ -145,7 +146,7 @@ def encode_block(messages: Iterable[tuple[Envelope, bytes]], appended: int, sync
     out = io.BytesIO()
     count = 0
     for envelope, payload in messages:
-        fields = {name: getattr(envelope, name) for name in Envelope.__dataclass_fields__}
+        fields = {name: getattr(envelope, name) for name in _NAMES}
         schemaless_writer(out, _SCHEMA, {**fields, "appended": appended, "payload": payload})
         count += 1
     body = out.getvalue()

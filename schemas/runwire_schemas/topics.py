@@ -2,6 +2,7 @@
 
 kafka://HOST:PORT[,HOST:PORT...][/TOPIC]     topic defaults to runwire.events
 kafkas://[USER[:PASSWORD]@]HOST:PORT...      the same by TLS; user and password are percent-encoded
+mqtt://HOST[:PORT][/PREFIX]                  a broker with a bridge behind it (runwire bridge); mqtts:// by TLS
 dir:PATH                                     a folder, also on a shared file system
 memory:NAME                                  inside this process, for tests (runwire.testing)
 """
@@ -18,6 +19,8 @@ from runwire_schemas.security import Security, is_local
 
 DEFAULT_TOPIC = "runwire.events"
 DEFAULT_KAFKA_PORT = 9092
+DEFAULT_MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+DEFAULT_PREFIX = "runwire"
 
 # How a topic is made where it is missing. Event time lives in the body: the broker's append time is what lag and run
 # states are judged by, and no record is refused for its clock.
@@ -27,7 +30,11 @@ TOPIC_CONFIG = {"message.timestamp.type": "LogAppendTime"}
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_KNOWN = "kafka://HOST:PORT/TOPIC, kafkas://HOST:PORT/TOPIC (TLS) or dir:PATH"
+# No wildcards, and none of the broker's own ($SYS); the topics of ids follow behind it.
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}(/[A-Za-z0-9._-]{1,64}){0,7}")
+_KNOWN = (
+    "kafka://HOST:PORT/TOPIC, kafkas://HOST:PORT/TOPIC (TLS), mqtt://HOST:PORT, mqtts:// (TLS) or dir:PATH"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +42,11 @@ class Destination:
     """A parsed URL.
 
     Attributes:
-        kind: kafka, dir or memory.
-        servers: HOST:PORT of each Kafka broker.
-        topic: Kafka topic.
+        kind: kafka, mqtt, dir or memory.
+        servers: HOST:PORT of each Kafka broker, of the one MQTT broker.
+        topic: Kafka topic; what MQTT topics begin with.
         path: Folder of `dir:`, name of `memory:`.
-        tls: By TLS (`kafkas://`).
+        tls: By TLS (`kafkas://`, `mqtts://`).
         user: As whom, as far as the URL says it; `str` leaves it out, it is in no journal.
         password: As `user`, and in no `repr` either.
         security: User, password and certificates of the connection, once `secured` has found them.
@@ -56,8 +63,8 @@ class Destination:
 
     def __str__(self) -> str:
         """The URL in its one normal form, without user and password."""
-        if self.kind == "kafka":
-            return f"kafka{'s' if self.tls else ''}://{','.join(self.servers)}/{self.topic}"
+        if self.servers:
+            return f"{self.kind}{'s' if self.tls else ''}://{','.join(self.servers)}/{self.topic}"
         return f"{self.kind}:{self.path}"
 
     def secured(self, variables: Mapping[str, str]) -> Destination:
@@ -78,7 +85,7 @@ class Destination:
                 ours = Destination("")
             if (ours.kind, ours.servers, ours.tls) == (self.kind, self.servers, self.tls):
                 user, password = ours.user, ours.password
-        name = "MQTT" if self.kind.startswith("mqtt") else "KAFKA"
+        name = self.kind.upper()
         return replace(self, security=Security.of(name, variables, user, password))
 
     @property
@@ -100,10 +107,12 @@ def parse_url(url: str) -> Destination:
         DestinationError: The scheme is unknown or a part is missing; the sentence says which.
     """
     scheme, colon, rest = url.partition(":")
-    if not colon or scheme not in {"kafka", "kafkas", "dir", "memory"}:
+    if not colon or scheme not in {"kafka", "kafkas", "dir", "memory", *DEFAULT_MQTT_PORTS}:
         raise DestinationError(f"Unknown destination {mask(url)!r}: expected {_KNOWN}.")
     if scheme in {"kafka", "kafkas"}:
         return _parse_kafka(url, rest, tls=scheme == "kafkas")
+    if scheme in DEFAULT_MQTT_PORTS:
+        return _parse_mqtt(url, scheme, rest)
     if not rest:
         raise DestinationError(f"Destination {url!r} names no {'folder' if scheme == 'dir' else 'name'}.")
     return Destination(scheme, path=rest)
@@ -115,7 +124,7 @@ def _parse_kafka(url: str, rest: str, *, tls: bool) -> Destination:
     who, _, where = rest[2:].rpartition("@")  # no topic has one
     user, password = parse_user(url, who)
     authority, _, topic = where.partition("/")
-    servers = tuple(_server(url, part) for part in authority.split(","))
+    servers = tuple(_server(url, part, DEFAULT_KAFKA_PORT, "kafka://HOST:PORT/TOPIC") for part in authority.split(","))
     topic = topic or DEFAULT_TOPIC
     if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
         raise DestinationError(f"Topic {topic!r} is no Kafka topic name: use letters, digits, '.', '_' and '-'.")
@@ -154,12 +163,26 @@ def need_no_password(url: str | None, option: str) -> None:
         )
 
 
-def _server(url: str, part: str) -> str:
+def _parse_mqtt(url: str, scheme: str, rest: str) -> Destination:
+    expected = f"{scheme}://HOST:PORT"
+    if not rest.startswith("//"):
+        raise DestinationError(f"Destination {mask(url)!r} lacks '//': expected {expected}.")
+    who, _, where = rest[2:].rpartition("@")  # no prefix has one
+    user, password = parse_user(url, who)
+    authority, _, prefix = where.partition("/")
+    prefix = prefix.rstrip("/") or DEFAULT_PREFIX
+    if not _PREFIX.fullmatch(prefix):
+        raise DestinationError(f"Prefix {prefix!r} begins no topics: use letters, digits, '.', '_', '-' and '/'.")
+    servers = (_server(url, authority, DEFAULT_MQTT_PORTS[scheme], expected),)
+    return Destination("mqtt", servers=servers, topic=prefix, tls=scheme == "mqtts", user=user, password=password)
+
+
+def _server(url: str, part: str, default_port: int, expected: str) -> str:
     host, colon, port = part.rpartition(":")
     if not colon or part.endswith("]"):
-        host, port = part, str(DEFAULT_KAFKA_PORT)
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise DestinationError(f"Destination {mask(url)!r} names no broker: expected kafka://HOST:PORT/TOPIC.")
+        host, port = part, str(default_port)
+    if not host or "," in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise DestinationError(f"Destination {mask(url)!r} names no broker: expected {expected}.")
     return f"{host}:{int(port)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,3 +147,26 @@ def test_acknowledged_moves_with_durable_messages_only(dead: Path) -> None:
     assert delivery.acknowledged_seq == 0
     asyncio.run(delivery.send(Log(), found))
     assert delivery.acknowledged_seq == ROWS + 2
+
+
+def test_an_error_tells_what_arrived_for_all_that(dead: Path) -> None:
+    """The first messages that are durable leave the window: a link that breaks every time gets on."""
+    log, acknowledged = Log(arriving=[3] * 1000), []
+
+    class Counting(Log):
+        async def send(self, messages: Sequence[Message]) -> None:
+            try:
+                await log.send(messages)
+            except TransportError as error:
+                raise TransportError(str(error), delivered=min(3, len(messages))) from error
+
+    delivery = Delivery(HEADER, lambda *_: None, on_acknowledged=lambda: acknowledged.append(delivery.acknowledged_seq))
+    found = messages(DeadJournal(dead, HEADER)._read(), HEADER, 5, 2**20)
+    for _ in range(100):
+        with contextlib.suppress(TransportError):
+            asyncio.run(delivery.send(Counting(), found))
+    assert delivery.waiting == 0
+    seqs = [message.envelope.first_seq for message in log.messages]
+    assert seqs == sorted(set(seqs))  # nothing went twice
+    assert delivery.acknowledged_seq == log.messages[-1].end_seq
+    assert acknowledged == sorted(acknowledged)

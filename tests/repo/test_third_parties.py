@@ -22,15 +22,18 @@ HOMES: dict[str, tuple[str, ...]] = {
         f"{CONSUMER}sources/records.py",
         f"{CONSUMER}sources/topic_facts.py",
     ),
+    "aiomqtt": ("producer/runwire/_mqtt.py", f"{CONSUMER}inlet.py"),
     # The demo and the shell open a file as anybody would: it is plain DuckDB.
     "duckdb": (CONSUMER, f"{CLI}demo.py", f"{CLI}shell.py"),
     "fastavro": ("schemas/runwire_schemas/",),
     "numpy": ("schemas/runwire_schemas/", "producer/runwire/", CONSUMER, CLI),
     "pandas": ("producer/runwire/_query.py",),
+    "paho": ("producer/runwire/_mqtt.py", f"{CONSUMER}inlet.py"),
     "polars": ("producer/runwire/_query.py",),
     "psutil": ("producer/runwire/_system_host.py",),
     "pynvml": ("producer/runwire/_system_gpus.py",),
     "prometheus_client": (
+        f"{CONSUMER}bridge_metrics.py",
         f"{CONSUMER}exposition.py",
         f"{CONSUMER}gauges.py",
         f"{CONSUMER}http.py",

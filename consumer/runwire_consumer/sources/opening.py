@@ -24,5 +24,10 @@ def open_source(destination: Destination) -> Source:
             from runwire_consumer.sources.kafka import KafkaSource  # noqa: PLC0415 - aiokafka, 100 ms
 
             return KafkaSource(destination)
+        case "mqtt":
+            raise SourceError(
+                f"A consumer can't read from {destination}: `runwire bridge {destination} kafka://HOST:PORT/TOPIC` "
+                "forwards what comes there; read that."
+            )
         case kind:
             raise SourceError(f"A consumer can't read from {kind}: name kafka://HOST:PORT/TOPIC or dir:PATH.")
