@@ -32,9 +32,7 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # No wildcards, and none of the broker's own ($SYS); the topics of ids follow behind it.
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}(/[A-Za-z0-9._-]{1,64}){0,7}")
-_KNOWN = (
-    "kafka://HOST:PORT/TOPIC, kafkas://HOST:PORT/TOPIC (TLS), mqtt://HOST:PORT, mqtts:// (TLS) or dir:PATH"
-)
+_KNOWN = "kafka://HOST:PORT/TOPIC, kafkas://HOST:PORT/TOPIC (TLS), mqtt://HOST:PORT, mqtts:// (TLS) or dir:PATH"
 
 
 @dataclass(frozen=True, slots=True)
