@@ -8,7 +8,7 @@ GROUPS = {
     "Look": {
         "runs": "list the runs",
         "show": "show everything about one run",
-        "watch": "watch runs train: states, pace and curves, live in the terminal",
+        "watch": "watch runs train, live: states, pace, curves",
         "sql": "answer one SELECT",
         "shell": "open a snapshot in the duckdb shell: any SQL",
         "verify": "print a run's receipt: sent, stored, dead, lost, missing",
