@@ -275,7 +275,7 @@ BESIDE = [
     "SELECT repeat('x', 1000) AS a FROM runs QUALIFY row_number() OVER (ORDER BY repeat(a, 400)) = 1",
     # what aggregates collected, copied or grown
     "SELECT s || s FROM (SELECT string_agg(repeat('x', 1000), '') AS s FROM range(1000000))",
-    "SELECT upper(s), lower(s), reverse(s), upper(lower(s)), lower(reverse(s)), upper(s) FROM (SELECT string_agg(name, '') AS s FROM runs)",
+    "SELECT upper(s), lower(s), reverse(s), upper(lower(s)), lower(reverse(s)), upper(s), lower(s), upper(reverse(s)) FROM (SELECT string_agg(name, '') AS s FROM runs)",
     "SELECT list_concat(l, l) FROM (SELECT list(range) AS l FROM range(10000000))",
     "SELECT array_to_string(list(name), repeat('x', 100)) FROM runs",
     "SELECT list_transform(list(range), x -> list_transform(list(range), y -> y)) FROM range(100000)",
