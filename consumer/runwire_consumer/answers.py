@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from runwire_consumer.errors import QueryError, QueryTimeout
 from runwire_consumer.forms import FORMS
 from runwire_consumer.guard import RequestRefused
+from runwire_consumer.leaving import leave_if_invalidated
 from runwire_consumer.params import params_of
 from runwire_consumer.projects import Params
 from runwire_consumer.results import unique_names
@@ -220,6 +221,7 @@ def _make(chunks: _Chunks, asked: Asked, sandbox: Sandbox) -> None:
             made = FORMS[asked.form].encode(reading.schema, reading.batches, nonfinite_null=asked.nonfinite_null)
             _hand_on(made, chunks)
     except BaseException as caught:
+        leave_if_invalidated(caught)  # before anybody is told: what comes behind it would be no answer
         error = caught
         if not isinstance(caught, QueryError):
             raise
