@@ -56,6 +56,9 @@ def test_lines_are_the_sums_of_their_pieces(places: list[int], made: list[tuple[
             100 + max(line)[0],
             1_000 + max(line)[0],
             max(line)[1],
+            100 + min(line)[0],
+            100 + max(line)[0],
+            True,
         )
         for key, line in sorted(model.items())
     ]
