@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.services.launchers import mpirun, slurm, torch_bin  # noqa: F401 - fixtures of more than one folder
 from tests.tiers import describe_missing
 
 _SERVICES = Path(__file__).parent / "services"
+
+# No test is timed, least of all beside others on a busy machine.
+settings.register_profile("runwire", deadline=None)
+settings.load_profile("runwire")
 
 # A shell's `&` starts its programs with SIGINT ignored, and children inherit that: here Ctrl-C ends a program.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
