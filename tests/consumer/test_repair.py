@@ -143,14 +143,14 @@ def test_no_descriptor_left_is_no_damage(tmp_path: Path) -> None:
 def test_a_full_disk_is_no_damage_and_stops_a_repair(tmp_path: Path) -> None:
     """The plan stays, and the repair is made once there is room."""
     said: list[str] = []
-    with small_disk(tmp_path / "disk", size="3m") as disk:
+    with small_disk(tmp_path / "disk", size="8m") as disk:
         path, options = disk / "runwire.duckdb", options_for(tmp_path / "snapshots", 0.0)
         store, _ = open_store(path, options, lambda: DAY_ONE)
         store_all(store, [Emitter("a").starts()])
         take(store.database, tmp_path / "snapshots", DAY_ONE)
         store.close()
         path.write_bytes(b"x" * 20_000)
-        (disk / "ballast").write_bytes(b"x" * (2 * 2**20))
+        (disk / "ballast").write_bytes(b"x" * (7 * 2**20))
         for _ in range(2):
             with pytest.raises(StoreFull, match=r"can't be replaced now: .* MiB are needed to restore runwire-2023"):
                 open_store(path, options, lambda: DAY_ONE, said.append)
