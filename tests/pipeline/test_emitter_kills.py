@@ -26,11 +26,11 @@ def test_the_judge_sees_what_is_lost_and_what_is_twice(tmp_path: Path) -> None:
     with duckdb.connect(str(database)) as connection:
         connection.execute("CREATE SCHEMA store")
         connection.execute("CREATE TABLE store.metrics (metric_key INTEGER, name VARCHAR)")
-        connection.execute("CREATE TABLE store.points (metric_key INTEGER, value DOUBLE)")
+        connection.execute("CREATE TABLE store.all_points (metric_key INTEGER, value DOUBLE)")
         values = {(1, 0): [0, 1, 2, 3], (1, 1): [0, 1, 2], (1, 2): [0, 2, 2]}
         for number, ((writer, key), there) in enumerate(values.items()):
             connection.execute("INSERT INTO store.metrics VALUES (?, ?)", [number, metric(0, writer, key)])
-            connection.executemany("INSERT INTO store.points VALUES (?, ?)", [(number, value) for value in there])
+            connection.executemany("INSERT INTO store.all_points VALUES (?, ?)", [(number, value) for value in there])
     assert compare(database, {(0, 1): 3}) == (1, 1)
     assert compare(database, {(0, 1): 3, (0, 2): 5}) == (6, 1)
     assert compare(database, {(0, 1): 2}) == (1, 1)

@@ -54,6 +54,9 @@ def test_a_seed_is_a_history(seed: int) -> None:
     assert done.stdout.strip() == report.digest
 
 
+OWN_WORDS = {"described", "described_columns"}  # what the program says of itself: no history writes there
+
+
 def _contents_differ(seed: int) -> str:
     """In which tables the model engine and DuckDB end up with other rows after the same history."""
     model = run_history(seed, keep=True)
@@ -62,7 +65,11 @@ def _contents_differ(seed: int) -> str:
         return f"seed {seed}: {model.violation or real.violation}"
     if model.digest != real.digest:
         return f"seed {seed}: another history"
-    names = [name for name in real.contents if _sorted(model.contents[name]) != _sorted(real.contents[name])]
+    names = [
+        name
+        for name in real.contents
+        if name not in OWN_WORDS and _sorted(model.contents[name]) != _sorted(real.contents[name])
+    ]
     return f"seed {seed}: {names}" if names else ""
 
 
