@@ -36,7 +36,7 @@ SHIPPED = {
     4: "0004_dead_letters.sql f83e03345724e209",
     5: "0005_ends.sql 66ddbc836ff438c7",
     6: "0006_many_runs.sql 04dfb92629bc8c05",
-    7: "0007_layout.sql 603c9ef8a058ea5c",
+    7: "0007_layout.sql ab7be4a937a986d6",
     8: "0008_meaning.sql 4b2f1737af96f9a6",
     9: "0009_removals.sql 2ee549190247fa81",
 }

@@ -408,6 +408,7 @@ SELECT * EXCLUDE (run_key) FROM store.describe_runs(false);
 -- One metric of one run in at most so many buckets of steps (each step a bucket of its own where there are no more of
 -- them). What no rollup can stand for is read at full resolution: blocks that reach over the asked steps or over the
 -- step from which they are superseded, that share steps with another process of the rank, or whose steps don't increase.
+-- What is worked out of steps may lie beyond a BIGINT, and is a HUGEINT.
 CREATE MACRO main.curve(run, metric, buckets, first_step := NULL, last_step := NULL) AS TABLE
 WITH meant AS (
     SELECT
@@ -424,18 +425,19 @@ WITH meant AS (
 visible AS (
     SELECT
         t."rank", t.standing, s.emitter_key, s.metric_key, s.increasing, s.dropped, s.points,
-        s.min_step AS low, least(s.max_step, s.hidden_from - 1) AS high, s.max_step
+        s.min_step AS low, s.max_step,
+        CASE WHEN s.hidden_from > s.min_step THEN least(s.max_step, s.hidden_from - 1) ELSE s.max_step END AS high
     FROM store.senders t
     JOIN meant x ON x.run_id = t.run_id
     JOIN store.series s ON s.emitter_key = t.emitter_key
     JOIN store.metrics m ON m.metric_key = s.metric_key
-    WHERE m.name = metric AND s.min_step <= least(s.max_step, s.hidden_from - 1)
+    WHERE m.name = metric AND (s.hidden_from IS NULL OR s.min_step < s.hidden_from)
 ),
 apart AS (
     SELECT
         *,
-        max(high) OVER (behind ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) + 1 AS behind_others,
-        lead(low) OVER behind - 1 AS before_others
+        (max(high) OVER (behind ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))::HUGEINT + 1 AS behind_others,
+        (lead(low) OVER behind)::HUGEINT - 1 AS before_others
     FROM visible
     WINDOW behind AS (PARTITION BY "rank" ORDER BY low, standing)
 ),
@@ -451,8 +453,8 @@ lines AS MATERIALIZED (
     SELECT
         l."rank", l.standing, l.emitter_key, l.metric_key, l.zoom_from, l.zoom_to, l.asked_from, l.asked_to,
         greatest(l.low, l.behind_others) AS clear_from,
-        CASE WHEN l.increasing THEN least(l.high, l.before_others) ELSE l.low - 1 END AS clear_to,
-        max(l.points * (l.asked_to - l.asked_from + 1.0) / (l.max_step - l.low + 1.0)) OVER ()
+        CASE WHEN l.increasing THEN least(l.high, l.before_others) ELSE l.low::HUGEINT - 1 END AS clear_to,
+        max(l.points * (l.asked_to::DOUBLE - l.asked_from + 1) / (l.max_step::DOUBLE - l.low + 1)) OVER ()
             / (512 * least(greatest(buckets, 1), 100000)) AS plenty,  -- fine blocks for half a bucket
         sum(l.dropped) OVER () > 0 AS thinned
     FROM zoomed l WHERE l.asked_from <= l.asked_to
