@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from runwire._server import is_loopback
 from runwire_cli.credentials import Credentials
 from runwire_cli.errors import CommandError, ServerRefused, ServerUnreachable
 from runwire_cli.settings import CommandSettings
-from runwire_cli.trust import Trust, client_context, is_loopback
+from runwire_cli.trust import Trust, client_context
 
 if TYPE_CHECKING:
     from runwire_consumer.database import Database

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from runwire._server import is_loopback
 from runwire_cli.client import ServerFile, consumer_at
 from runwire_cli.credentials import Credentials
 from runwire_cli.errors import CommandError
 from runwire_cli.output import Output
 from runwire_cli.settings import CommandSettings, server_address
-from runwire_cli.trust import is_loopback
 
 TOKEN_BYTES_MAX = 4_096
 

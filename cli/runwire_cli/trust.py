@@ -1,14 +1,17 @@
-"""Whom a client trusts behind https://, and which addresses mean this machine."""
+"""Whom a client trusts behind https://."""
 
 from __future__ import annotations
 
-import ipaddress
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
+from runwire import _server
+from runwire._errors import ServerError
 from runwire_cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,32 +27,13 @@ class Trust:
     certificate: str | None = None
 
 
-def client_context(trust: Trust) -> ssl.SSLContext:
-    """What a client speaks TLS with: 1.2 at least, always verified.
+def client_context(trust: Trust) -> SSLContext:
+    """What a client speaks TLS with, as `runwire.query` does.
 
     Raises:
         CommandError: The file of RUNWIRE_CA can't be used.
     """
     try:
-        if trust.certificate is not None:
-            context = ssl.create_default_context(cadata=trust.certificate)
-            # The certificate came from the home, as the token did: its name may be that of another address.
-            context.check_hostname = False
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        else:
-            context = ssl.create_default_context(cafile=None if trust.ca is None else str(trust.ca))
-    except (OSError, ssl.SSLError, ValueError) as error:
-        raise CommandError(
-            f"RUNWIRE_CA can't be used ({trust.ca}): {getattr(error, 'strerror', None) or error}."
-        ) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address, http(s)://HOST:PORT, means this machine by its name alone."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        return _server.client_context(trust.ca, trust.certificate)
+    except ServerError as error:
+        raise CommandError(str(error)) from None

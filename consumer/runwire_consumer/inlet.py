@@ -18,9 +18,8 @@ from typing import Any
 
 from runwire_consumer.bridge import Incoming
 from runwire_consumer.errors import InletError
-from runwire_schemas.edge import Ack, ack_topic, encode_ack, events_filter, from_properties
+from runwire_schemas.edge import Ack, ack_topic, client_arguments, encode_ack, events_filter, from_properties
 from runwire_schemas.errors import SecurityError
-from runwire_schemas.security import Security
 from runwire_schemas.topics import Destination
 
 RECEIVE_MAX = 1_000  # what the broker hands out and is not settled; it may allow less (Mosquitto: 20 by default)
@@ -52,11 +51,8 @@ class MqttInlet:
     async def open(self) -> None:
         """Connect, and subscribe where the session is new."""
         aiomqtt, paho, packets, properties = _libraries(self._destination)
-        host, _, port = self._destination.servers[0].rpartition(":")
-        security = self._destination.security or Security("MQTT")
         try:
-            context = security.context() if self._destination.tls else None
-            user, password = security.login() if security.user else (None, None)
+            arguments = client_arguments(self._destination)
         except SecurityError as error:
             raise InletError(f"{self._destination} can't be reached: {error}.") from error
         logger = logging.getLogger("runwire_consumer.mqtt")
@@ -65,17 +61,13 @@ class MqttInlet:
         wanted.SessionExpiryInterval = SESSION_SECONDS
         wanted.ReceiveMaximum = RECEIVE_MAX
         client = aiomqtt.Client(
-            host.strip("[]"),
-            int(port),
+            **arguments,
             identifier=self._client_id,
             protocol=aiomqtt.ProtocolVersion.V5,
             clean_start=False,
             properties=wanted,
             timeout=CONNECT_SECONDS,
             keepalive=KEEPALIVE_SECONDS,
-            username=user,
-            password=password,
-            tls_context=context,
             logger=logger,
         )
         client._client.manual_ack_set(True)  # noqa: SLF001 - before it connects, or the first one is lost

@@ -27,13 +27,13 @@ from runwire_schemas.edge import (
     HELLO_EXPIRES_SECONDS,
     ack_of,
     ack_topic,
+    client_arguments,
     decode_ack,
     emitter_of,
     event_topic,
     to_properties,
 )
 from runwire_schemas.errors import DecodeError, SecurityError
-from runwire_schemas.security import Security
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,25 +69,18 @@ class MqttTransport:
     async def open(self) -> None:
         """Connect to the broker."""
         aiomqtt = _library(self._destination)
-        host, _, port = self._destination.servers[0].rpartition(":")
-        security = self._destination.security or Security("MQTT")
         try:
-            context = security.context() if self._destination.tls else None
-            user, password = security.login() if security.user else (None, None)
+            arguments = client_arguments(self._destination)
         except SecurityError as error:
             raise self._error("can't be reached", str(error)) from error
         logger = logging.getLogger("runwire.mqtt")
         logger.setLevel(logging.CRITICAL)  # the sender says what lasts, once a minute
         client = aiomqtt.Client(
-            host.strip("[]"),
-            int(port),
+            **arguments,
             identifier=f"runwire-{secrets.token_hex(8)}",
             protocol=aiomqtt.ProtocolVersion.V5,
             timeout=CONNECT_SECONDS,
             keepalive=KEEPALIVE_SECONDS,
-            username=user,
-            password=password,
-            tls_context=context,
             logger=logger,
         )
         paho = client._client  # noqa: SLF001 - here and below: what the library does its own way takes a thread pool

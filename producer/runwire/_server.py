@@ -56,7 +56,7 @@ def find_server(settings: ServerSettings) -> Server:
         )
     is_own = own is not None and own.address == address
     token = settings.token or (None if is_own else _kept_token(settings.credentials, address))
-    if token is None and (is_own or _is_loopback(address)):
+    if token is None and (is_own or is_loopback(address)):
         token = settings.home.read_token()
     return Server(address, token, settings.ca, own.certificate if own and is_own else None)
 
@@ -76,7 +76,7 @@ def connect(server: Server, timeout_seconds: float) -> HTTPConnection:
     except ValueError:
         raise ServerError(f"{server.address} is no address of a consumer: set it to http://HOST:PORT.") from None
     connection = (
-        HTTPSConnection(*where, timeout=CONNECT_TIMEOUT_SECONDS, context=_context(server))
+        HTTPSConnection(*where, timeout=CONNECT_TIMEOUT_SECONDS, context=client_context(server.ca, server.certificate))
         if parts.scheme == "https"
         else HTTPConnection(*where, timeout=CONNECT_TIMEOUT_SECONDS)
     )
@@ -101,20 +101,29 @@ def unreachable(server: Server, error: Exception) -> ServerError:
     )
 
 
-def _context(server: Server) -> SSLContext:
+def client_context(ca: Path | None, certificate: str | None) -> SSLContext:
+    """What a client speaks TLS with: 1.2 at least, the other side always verified.
+
+    Args:
+        ca: File of authorities (RUNWIRE_CA); None: the system's.
+        certificate: PEM of the one server that is meant, whatever name it bears; None: any that is trusted.
+
+    Raises:
+        ServerError: The file of authorities can't be used.
+    """
     import ssl  # noqa: PLC0415 - readers only, not trainers
 
     try:
-        if server.certificate is not None:
-            context = ssl.create_default_context(cadata=server.certificate)
+        if certificate is not None:
+            context = ssl.create_default_context(cadata=certificate)
             # It came from the home, as the token did: its name may be that of another address.
             context.check_hostname = False
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         else:
-            context = ssl.create_default_context(cafile=None if server.ca is None else str(server.ca))
+            context = ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ServerError(f"RUNWIRE_CA can't be used ({server.ca}): {reason}.") from None
+        raise ServerError(f"RUNWIRE_CA can't be used ({ca}): {reason}.") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
@@ -134,7 +143,8 @@ def _kept_token(path: Path, address: str) -> str | None:
     return kept
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether an address, http(s)://HOST:PORT, means this machine by its name alone."""
     from ipaddress import ip_address  # noqa: PLC0415 - readers only, not trainers
 
     host = urlsplit(address).hostname or ""

@@ -18,10 +18,13 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, unquote
 
 from runwire_schemas.envelope import SEQ_MAX, Envelope
 from runwire_schemas.errors import DecodeError
+from runwire_schemas.security import Security
+from runwire_schemas.topics import Destination
 
 HELLO = "Hello"
 HELLO_EXPIRES_SECONDS = 30
@@ -29,6 +32,24 @@ HELLO_EXPIRES_SECONDS = 30
 
 _KEY_CHARACTERS = 16
 _OK, _REFUSED = "ok", "refused"
+
+
+def client_arguments(destination: Destination) -> dict[str, Any]:
+    """Of every MQTT client that is to reach a broker: where it is, as whom, by TLS or not.
+
+    Raises:
+        SecurityError: A file that holds a password, a certificate or a key can't be used.
+    """
+    host, _, port = destination.servers[0].rpartition(":")
+    security = destination.security or Security("MQTT")
+    user, password = security.login() if security.user else (None, None)
+    return {
+        "hostname": host.strip("[]"),
+        "port": int(port),
+        "username": user,
+        "password": password,
+        "tls_context": security.context() if destination.tls else None,
+    }
 
 
 @dataclass(frozen=True, slots=True)
