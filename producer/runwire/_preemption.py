@@ -1,9 +1,9 @@
 """Signals that end a job: whoever handles them is left alone, and where nobody does, the run is ended first.
 
 1. No handler is replaced, and nobody sees one where there was none: others ask whether a signal is taken before they
-   take it. Where a signal has Python's default, a C handler of `faulthandler` writes into a pipe of ours; a thread
-   that waits there ends the run, gives the default back and lets the process die of the same signal. So it needs no
-   main thread: one that hangs in C code dies all the same, and nothing of ours ever runs inside of a log() it broke.
+   take it. Where a signal has Python's default, a trap in C is set (`_traps`); a thread that looks at it ends the run,
+   gives the default back and lets the process die of the same signal. So it needs no main thread: one that hangs in C
+   code dies all the same, and nothing of ours ever runs inside of a log() it broke.
 2. Until then training goes on, as if the signal had come a little later. Whoever logs meanwhile, or ends, is held.
 3. What somebody else handles, before us or after, is only noted, by Python's wake-up file: the C part of Python's
    signal handling writes each number there. Where that file is another's (asyncio's), handlers that are there already
@@ -16,14 +16,11 @@ Left alone: what is ignored, what C code handles (jax, MPI), process 1, whose de
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
-import select
 import signal
 import sys
 import threading
 import time
-import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
 
-LOOK_SECONDS = 5.0  # how often the wake-up file is emptied: every signal of the process is written there
+    from runwire._traps import Trap, Word
+
+LOOK_SECONDS = 0.2  # how often traps are looked at: 50 us each time, a signal that ends a job waits that long
 LEAVE_SECONDS = 1.0  # how long calls that are under way may take to be done
 SURVIVED_SECONDS = 1.0
 _HELD_SECONDS = 0.05
@@ -52,8 +51,9 @@ class Preemption:
     def _forget(self) -> None:
         self._signals: frozenset[int] = frozenset()
         self._lock = threading.RLock()
-        self._traps: list[_Trap] = []
-        self._unhandled: list[int] = []
+        self._traps: list[Trap] = []
+        self._words: list[Word] = []
+        self._untrapped: list[int] = []
         self._wakeup: tuple[int, int] | None = None
         self._wrapped: dict[int, _Wrapped] = {}
         self._thread: threading.Thread | None = None
@@ -66,8 +66,11 @@ class Preemption:
         Args:
             signals: Their numbers.
             end: Called in a thread of ours with the number of one that nobody handles; ends the run within seconds.
-            may_start_thread: Without one, signals that nobody handles are left to `leave_word`.
+            may_start_thread: Without one, signals that nobody handles are left to `leave_word`; so they are where
+                no trap can be set.
         """
+        from runwire._traps import TRAPS_EXIST, Trap  # noqa: PLC0415 - ctypes: not at import time
+
         self._signals = frozenset(signals)
         self._noted = None
         try:
@@ -81,16 +84,15 @@ class Preemption:
                         self._wrapped[signum] = _Wrapped(handler, self._note)
                         signal.signal(signum, self._wrapped[signum])
                 elif handler == signal.SIG_DFL and not _is_caught(signum) and os.getpid() != 1:
-                    if may_start_thread:
-                        self._traps.append(_Trap(signum))
+                    if may_start_thread and TRAPS_EXIST:
+                        traps = [trap for trap in self._traps if trap.signum != signum]
+                        self._traps = [*traps, Trap(signum)]
                     else:
-                        self._unhandled.append(signum)
-        except (OSError, RuntimeError, ValueError) as problem:
+                        self._untrapped.append(signum)
+        except (AttributeError, OSError, RuntimeError, ValueError) as problem:
             NOTICES.say("signals", f"Signals that end the job can't be watched: {problem!r}.")
         if self._traps:
-            self._thread = threading.Thread(
-                target=self._watch, args=(tuple(self._traps), end), name="runwire-preemption", daemon=True
-            )
+            self._thread = threading.Thread(target=self._watch, args=(end,), name="runwire-preemption", daemon=True)
             self._thread.start()
 
     def leave_word(self, path_of: Callable[[int], Path]) -> None:
@@ -99,19 +101,26 @@ class Preemption:
         Args:
             path_of: The file for a signal's number; recovery finds it.
         """
-        for signum in self._unhandled:
+        from runwire._traps import Word  # noqa: PLC0415 - ctypes: as above
+
+        for signum in self._untrapped:
             with contextlib.suppress(OSError, RuntimeError, ValueError):
                 fd = os.open(path_of(signum), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                self._traps.append(_Trap(signum, fd))
+                self._words.append(Word(signum, fd))
 
     def stop(self) -> None:
         """Put back what was there, where nobody has taken it since; while the process dies, wait for that."""
         if threading.current_thread() is self._thread:
             return
         self.hold()
-        self._unhandled.clear()
-        while self._traps:
-            self._traps.pop().release()
+        self._untrapped.clear()
+        for trap in self._traps:
+            if trap.release():  # it came in between
+                os.kill(os.getpid(), trap.signum)
+        # One whose place C code took is watched on: should that code give ours back, the process can still die.
+        self._traps = [trap for trap in self._traps if trap.is_displaced()]
+        while self._words:
+            self._words.pop().release()
         if threading.current_thread() is threading.main_thread():  # no other may
             self._put_back()
 
@@ -126,7 +135,10 @@ class Preemption:
 
     def hold(self) -> None:
         """While the process is dying: wait for it. Who went on would log what nobody keeps."""
-        while self._dying and threading.current_thread() is not self._thread:
+        thread = self._thread
+        while thread is not None and thread.is_alive() and threading.current_thread() is not thread:
+            if not self._dying and not any(trap.is_sprung() for trap in self._traps):
+                break
             time.sleep(_HELD_SECONDS)
 
     def wait_until_left(self, module: str) -> None:
@@ -157,8 +169,8 @@ class Preemption:
         with contextlib.suppress(Exception):
             for trap in self._traps:
                 trap.release()
-                if trap.reader >= 0:
-                    os.close(trap.reader)
+            for word in self._words:
+                word.release()
             self._put_back()
         self._forget()
         if mask is not None:
@@ -184,6 +196,9 @@ class Preemption:
             self._noted = signum
 
     def _look(self) -> None:
+        for trap in self._traps:
+            if trap.is_sprung():
+                self._note(trap.signum)
         with self._lock:
             if self._wakeup is not None:
                 with contextlib.suppress(OSError):  # nothing there
@@ -191,23 +206,16 @@ class Preemption:
                         if signum in self._signals:
                             self._note(signum)
 
-    def _watch(self, traps: tuple[_Trap, ...], end: Callable[[int], object]) -> None:
-        """The thread's life: until a trap is sprung, or none is left."""
-        readers = {trap.reader: trap for trap in traps}
-        poll = select.poll()
-        for reader in readers:
-            poll.register(reader, select.POLLIN)
-        while readers:
-            for reader, event in poll.poll(1000 * LOOK_SECONDS):
-                if event & select.POLLIN:
-                    self._die(readers[reader], end)
-                # Put back, or another faulthandler.register took its place.
-                poll.unregister(reader)
-                readers.pop(reader).reader = -1
-                os.close(reader)
+    def _watch(self, end: Callable[[int], object]) -> None:
+        """The thread's life: until a trap is sprung, or none is left, or a later run's thread looks at them."""
+        while self._traps and threading.current_thread() is self._thread:
+            for trap in self._traps:
+                if trap.is_sprung():
+                    self._die(trap, end)
             self._look()
+            time.sleep(LOOK_SECONDS)
 
-    def _die(self, trap: _Trap, end: Callable[[int], object]) -> None:
+    def _die(self, trap: Trap, end: Callable[[int], object]) -> None:
         self._note(trap.signum)
         self._dying = True
         try:
@@ -217,47 +225,9 @@ class Preemption:
         trap.release()
         os.kill(os.getpid(), trap.signum)
         time.sleep(SURVIVED_SECONDS)
-        self._dying = False  # somebody handles it now, or it is blocked: theirs to decide
-
-
-class _Trap:
-    """A pipe that gets bytes when a signal comes that nobody handles; who reads closes `reader` and makes it -1.
-
-    With a file to write into instead, the process then dies of the signal as without us.
-    """
-
-    def __init__(self, signum: int, file: int | None = None) -> None:
-        """Set it; RuntimeError or OSError where that can't be."""
-        self.signum = signum
-        self.reader, writer = os.pipe() if file is None else (-1, file)
-        mouth = _Mouth(writer)
-        # An old one of ours, where a Python handler came and went in between.
-        faulthandler.unregister(signum)
-        # All threads, though nobody reads it: of the one that took the signal alone nothing is written where it isn't
-        # Python's, and a process that was suspended wakes with its signal in any thread there is (OpenBLAS's, torch's).
-        faulthandler.register(signum, mouth, all_threads=True, chain=file is not None)
-        self._mouth = weakref.ref(mouth)  # faulthandler keeps it, until somebody else registers there
-
-    def release(self) -> None:
-        """Give the default back, unless the signal is somebody else's by now."""
-        if self._mouth() is not None and signal.getsignal(self.signum) == signal.SIG_DFL:
-            faulthandler.unregister(self.signum)
-
-
-class _Mouth:
-    """The end of a pipe that faulthandler writes into; closed when nobody keeps it any more."""
-
-    def __init__(self, fd: int) -> None:
-        """Take over `fd`."""
-        os.set_blocking(fd, False)
-        self._fd = fd
-
-    def fileno(self) -> int:
-        """For faulthandler."""
-        return self._fd
-
-    def __del__(self) -> None:
-        os.close(self._fd)
+        # Somebody handles it now, or it is blocked: theirs to decide. Or it came once more while the trap was released,
+        # and is found sprung again.
+        self._dying = False
 
 
 class _Wrapped:

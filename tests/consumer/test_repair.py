@@ -52,6 +52,11 @@ HEALABLE = [
     ("Out of Memory Error: could not allocate block of size 256.0 KiB (9 MiB/9 MiB used)"),
     ("IO Error: something that nobody has met yet"),
 ]
+BLOCKS_BEGIN_BYTES, BLOCK_BYTES = 3 * 4096, 262_144  # of DuckDB's file: three headers, then blocks
+BLOCK_OF_VALUES = """
+    SELECT max(block_id) FROM pragma_storage_info('store.points')
+    WHERE column_name = 'value' AND segment_type = 'DOUBLE' AND persistent
+"""
 
 
 @pytest.mark.parametrize("text", DAMAGE)
@@ -164,19 +169,20 @@ def test_a_full_disk_is_no_damage_and_stops_a_repair(tmp_path: Path) -> None:
 
 
 def test_a_file_in_doubt_is_replaced_by_the_next_start(tmp_path: Path) -> None:
-    """A block that can't be read shows only when all are: the snapshot says so, and the next start goes on from one."""
+    """A spoilt block shows only when all are read: the snapshot says so, and the next start goes on from one."""
     path, folder = tmp_path / "runwire.duckdb", tmp_path / "snapshots"
     options = options_for(folder, 0.0)
     store, _ = open_store(path, options, lambda: DAY_ONE)
     store.cursor().execute("INSERT INTO store.points SELECT i % 9, i % 7, i, random() FROM range(300_000) t(i)")
     good = take(store.database, folder, DAY_ONE)
+    ((block,),) = store.cursor().execute(BLOCK_OF_VALUES).fetchall()
     store.close()
-    data = bytearray(path.read_bytes())
-    del data[len(data) // 2 :]
-    path.write_bytes(data)
+    with path.open("r+b") as file:
+        file.seek(BLOCKS_BEGIN_BYTES + block * BLOCK_BYTES + BLOCK_BYTES // 2)
+        file.write(b"spoilt")
     store, repairs = open_store(path, options, lambda: DAY_ONE)  # the engine doesn't see it yet
     assert repairs == []
-    with pytest.raises(StoreDamaged, match="Could not read enough bytes") as met:
+    with pytest.raises(StoreDamaged, match="Corrupt database file") as met:
         take(store.database, folder, DAY_ONE)
     doubt(path, str(met.value), DAY_ONE)
     store.close()
