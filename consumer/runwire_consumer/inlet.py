@@ -18,7 +18,17 @@ from typing import Any
 
 from runwire_consumer.bridge import Incoming
 from runwire_consumer.errors import InletError
-from runwire_schemas.edge import Ack, ack_topic, client_arguments, encode_ack, events_filter, from_properties
+from runwire_schemas.edge import (
+    DENIED,
+    Ack,
+    ack_topic,
+    client_arguments,
+    denial,
+    encode_ack,
+    events_filter,
+    from_properties,
+    reason,
+)
 from runwire_schemas.errors import SecurityError
 from runwire_schemas.topics import Destination
 
@@ -45,6 +55,7 @@ class MqttInlet:
         self._client_id = client_id
         self._client: Any = None
         self._end = 0
+        self._is_denied = False
         self._waiting: deque[Incoming] = deque()
         self._changed = asyncio.Event()
 
@@ -73,6 +84,7 @@ class MqttInlet:
         client._client.manual_ack_set(True)  # noqa: SLF001 - before it connects, or the first one is lost
         client._client._handle_publish = self._read(client._client)  # noqa: SLF001 - see above
         client._client._handle_disconnect = self._note_end(client._client)  # noqa: SLF001 - see there
+        client._client.on_publish = self._note_denial  # noqa: SLF001 - as everything of paho's here
         try:
             await client.__aenter__()
             self._client = client
@@ -80,7 +92,7 @@ class MqttInlet:
             options = paho.SubscribeOptions(qos=1, retainHandling=paho.SubscribeOptions.RETAIN_DO_NOT_SEND)
             (granted,) = await client.subscribe(events_filter(self._destination.topic), options=options)
         except (aiomqtt.MqttError, OSError, ValueError) as error:
-            raise InletError(f"{self._destination} can't be reached: {_reason(error)}.") from error
+            raise InletError(f"{self._destination} can't be reached: {reason(error, self._destination)}.") from error
         if granted.value > 1:
             raise InletError(
                 f"{self._destination} doesn't let {self._client_id} subscribe to "
@@ -127,6 +139,9 @@ class MqttInlet:
             client._disconnected.exception()  # noqa: SLF001 - as above
 
     def _check(self) -> None:
+        if self._is_denied:
+            topic = ack_topic(self._destination.topic, "#")
+            raise InletError(f"{self._destination} takes no acknowledgement: {denial(self._destination, topic)}.")
         ended = self._client._disconnected  # noqa: SLF001 - the library tells it to whoever waits for messages only
         if not ended.done():
             return
@@ -137,7 +152,13 @@ class MqttInlet:
                 "one is enough; for a second one give --client-id.",
                 is_final=True,
             )
-        raise InletError(f"{self._destination} is lost: {_reason(error)}.")
+        raise InletError(f"{self._destination} is lost: {reason(error, self._destination)}.")
+
+    def _note_denial(self, _client: Any, _userdata: Any, _receipt: int, code: Any, _more: Any) -> None:
+        """The broker's PUBACK for an acknowledgement of ours."""
+        if code.value == DENIED:
+            self._is_denied = True
+            self._changed.set()
 
     def _read(self, paho: Any) -> Any:
         """What stands in the place of paho's reading of a PUBLISH packet."""
@@ -220,9 +241,3 @@ def _libraries(destination: Destination) -> tuple[Any, Any, Any, Any]:
             f"{destination} needs one package more: pip install 'runwire[mqtt]'.", is_final=True
         ) from error
     return aiomqtt, subscribeoptions, PacketTypes, properties
-
-
-def _reason(error: BaseException) -> str:
-    code = getattr(error, "rc", None)
-    text = (str(error) if code is None else str(code)).strip().rstrip(".")
-    return text or type(error).__name__

@@ -23,14 +23,17 @@ from runwire._answers import Answer, Answers
 from runwire._batch import Message
 from runwire._errors import TransportError
 from runwire_schemas.edge import (
+    DENIED,
     HELLO,
     HELLO_EXPIRES_SECONDS,
     ack_of,
     ack_topic,
     client_arguments,
     decode_ack,
+    denial,
     emitter_of,
     event_topic,
+    reason,
     to_properties,
 )
 from runwire_schemas.errors import DecodeError, SecurityError
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
     import aiomqtt
     from paho.mqtt.client import MQTTMessage, MQTTMessageInfo
+    from paho.mqtt.reasoncodes import ReasonCode
 
     from runwire_schemas.envelope import Envelope
     from runwire_schemas.topics import Destination
@@ -65,6 +69,7 @@ class MqttTransport:
         self._answers: dict[str, Answers] = {}
         self._changed = asyncio.Event()
         self._is_answered = False
+        self._is_denied = False
 
     async def open(self) -> None:
         """Connect to the broker."""
@@ -85,13 +90,14 @@ class MqttTransport:
         )
         paho = client._client  # noqa: SLF001 - here and below: what the library does its own way takes a thread pool
         paho.on_message = self._take
+        paho.on_publish = self._note_denial
         paho.connect_timeout = CONNECT_SECONDS
         self._client = client
         try:
             await _beside(client._client_connect)  # noqa: SLF001 - see above
             await client._wait_for(client._connected, timeout=CONNECT_SECONDS)  # noqa: SLF001 - see above
         except (aiomqtt.MqttError, OSError, ValueError) as error:
-            raise self._error("can't be reached", _reason(error)) from error
+            raise self._error("can't be reached", reason(error, self._destination)) from error
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Publish all, then wait until the bridge has answered for each."""
@@ -107,7 +113,7 @@ class MqttTransport:
             await self._deliver(client, messages)
         except (aiomqtt.MqttError, OSError, ValueError) as error:
             done = self._durable(messages)
-            raise self._error("took no message", _reason(error), delivered=done) from error
+            raise self._error("took no message", reason(error, self._destination), delivered=done) from error
 
     async def close(self) -> None:
         """Hang up."""
@@ -186,6 +192,8 @@ class MqttTransport:
         ended = client._disconnected  # noqa: SLF001 - the library tells it to whoever waits for messages only
         if ended.done():
             raise ended.exception() or ConnectionError("the broker hung up")
+        if self._is_denied:
+            raise PermissionError(denial(self._destination, f"{self._prefix}/#"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL_SECONDS):
                 await self._changed.wait()
@@ -213,6 +221,12 @@ class MqttTransport:
             if answers is not None:
                 answers.add(decode_ack(bytes(message.payload)))
                 self._changed.set()
+
+    def _note_denial(self, _client: object, _userdata: object, _receipt: int, code: ReasonCode, _more: object) -> None:
+        """The broker's PUBACK, which says this at most."""
+        if code.value == DENIED:
+            self._is_denied = True
+            self._changed.set()
 
     def _durable(self, messages: Sequence[Message]) -> int:
         """How many of the messages, from the first on, are known to be durable."""
@@ -264,11 +278,3 @@ async def _beside(call: Callable[[], None]) -> None:
     except RuntimeError:
         run()
     await done
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    code = getattr(error, "rc", None)
-    text = str(error).strip().rstrip(".") if code is None else str(code)
-    return text or type(error).__name__

@@ -15,17 +15,13 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import conn, errors
 
 from runwire_schemas.errors import SecurityError
-from runwire_schemas.security import MECHANISMS, Security, is_local
+from runwire_schemas.security import MECHANISMS, Security, is_local, tls_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runwire_schemas.topics import Destination
 
-# X509_V_ERR_...: who signed it can't be followed to an authority that is trusted.
-_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21, 27})
-_NOT_YET_VALID, _EXPIRED = 9, 10
-_OTHER_NAME = frozenset({62, 64})
 _CHAIN_MAX = 8
 
 
@@ -142,10 +138,8 @@ def _refusal(error: BaseException, destination: Destination, servers: str, to: s
     match error:
         case SecurityError():
             told = str(error)
-        case ssl.SSLCertVerificationError():
-            told = _distrust(error, servers)
         case ssl.SSLError():
-            told = _tls_trouble(str(error.reason or error), security, servers)
+            told = tls_reason(error, security, servers)
         case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
             told = (
                 f"{servers} doesn't know user {security.user!r}, or the password is wrong: correct RUNWIRE_KAFKA_USER "
@@ -158,7 +152,7 @@ def _refusal(error: BaseException, destination: Destination, servers: str, to: s
                 "use its port for passwords"
             )
         case ConnectionResetError() | ConnectionAbortedError() if destination.tls:
-            told = _tls_trouble("", security, servers)
+            told = tls_reason(error, security, servers)
         case errors.KafkaConnectionError() if "closed" in str(error):
             told = _hung_up(destination, security, servers)
         case _:
@@ -178,34 +172,6 @@ def _denied(error: BaseException, topic: str, security: Security, to: str) -> st
             return f"{who} may not use the consumer group: have Read on the group runwire-consumer granted"
         case _:
             return None
-
-
-def _distrust(error: ssl.SSLCertVerificationError, servers: str) -> str:
-    code = error.verify_code
-    if code == _EXPIRED:
-        return f"the certificate of {servers} has expired: have it renewed"
-    if code == _NOT_YET_VALID:
-        return f"the certificate of {servers} isn't valid yet: set this machine's clock, or the broker's"
-    if code in _OTHER_NAME:
-        return f"the certificate of {servers} is for another name: use a name that is in it ({error.verify_message})"
-    if code in _UNKNOWN_AUTHORITY:
-        return (
-            f"the certificate of {servers} is signed by an authority that isn't known here: set RUNWIRE_CA to the "
-            "file of its certificate"
-        )
-    return f"the certificate of {servers} isn't good ({error.verify_message}): have it replaced"
-
-
-def _tls_trouble(problem: str, security: Security, servers: str) -> str:
-    problem = problem.upper().replace(" ", "_")
-    if "ALERT" not in problem:
-        return f"{servers} doesn't speak TLS there: use its TLS port, or kafka:// if it has none"
-    if not security.certificate:
-        return f"{servers} wants a certificate of ours: set RUNWIRE_CLIENT_CERT and RUNWIRE_CLIENT_KEY"
-    return (
-        f"{servers} doesn't take our certificate, {security.certificate} ({problem}): give one that is valid and "
-        "signed by an authority that the broker trusts"
-    )
 
 
 def _hung_up(destination: Destination, security: Security, servers: str) -> str:

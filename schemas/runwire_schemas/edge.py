@@ -16,20 +16,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
 from runwire_schemas.envelope import SEQ_MAX, Envelope
 from runwire_schemas.errors import DecodeError
-from runwire_schemas.security import Security
+from runwire_schemas.security import Security, tls_reason
 from runwire_schemas.topics import Destination
 
 HELLO = "Hello"
 HELLO_EXPIRES_SECONDS = 30
 """A sign of life, or the question for one, that waits longer in the broker says nothing any more."""
 
+DENIED = 0x87
+"""Reason code of MQTT 5, Not authorized: of a login, and of a message where the broker tells that it lets it fall."""
+
+_BAD_LOGIN = frozenset({0x86, DENIED})
 _KEY_CHARACTERS = 16
 _OK, _REFUSED = "ok", "refused"
 
@@ -50,6 +54,45 @@ def client_arguments(destination: Destination) -> dict[str, Any]:
         "password": password,
         "tls_context": security.context() if destination.tls else None,
     }
+
+
+def reason(error: BaseException, destination: Destination) -> str:
+    """Why an MQTT broker can't be used, half a sentence that says what to do."""
+    server, security = destination.servers[0], destination.security or Security("MQTT")
+    causes = list(_causes(error))  # aiomqtt wraps what its connecting met
+    for cause in causes if destination.tls else ():
+        if (told := tls_reason(cause, security, server)) is not None:
+            return told
+    code = getattr(error, "rc", None)  # of aiomqtt's errors; a number of paho's own, or a reason code of MQTT 5
+    if getattr(code, "value", None) in _BAD_LOGIN:
+        if not security.user:
+            return f"{server} wants a user: set RUNWIRE_MQTT_USER and RUNWIRE_MQTT_PASSWORD_FILE"
+        return (
+            f"{server} doesn't know user {security.user!r}, or the password is wrong: correct RUNWIRE_MQTT_USER and "
+            "RUNWIRE_MQTT_PASSWORD_FILE (or the URL's)"
+        )
+    text = str(error if code is None else code).strip().rstrip(".")
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return f"no broker answers at {server}"
+    if any(isinstance(cause, TimeoutError) for cause in causes) or "timed out" in text:
+        wanted = "" if destination.tls else ", it may want TLS (mqtts://)"
+        return f"no answer in time from {server}{wanted}"
+    return text or type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came of."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
+def denial(destination: Destination, topic: str) -> str:
+    """That the broker lets messages to a topic fall, half a sentence that says what to do."""
+    user = (destination.security or Security("MQTT")).user
+    who = f"user {user!r}" if user else "who comes without a user"
+    return f"{who} may not publish to {topic}: have that granted in the broker's ACL"
 
 
 @dataclass(frozen=True, slots=True)

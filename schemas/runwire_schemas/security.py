@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 SECRET_BYTES_MAX = 64 * 2**10
+# X509_V_ERR_...: who signed it can't be followed to an authority that is trusted.
+_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21, 27})
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_OTHER_NAME = frozenset({62, 64})
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,43 @@ def is_local(server: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def tls_reason(error: BaseException, security: Security, servers: str) -> str | None:
+    """Why TLS can't be spoken with a broker, half a sentence that says what to do; None where TLS isn't the reason."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _distrust(error, servers)
+        case ssl.SSLError():
+            problem = str(error.reason or error).upper().replace(" ", "_")
+        case ConnectionResetError() | ConnectionAbortedError():
+            problem = ""
+        case _:
+            return None
+    if "ALERT" not in problem:
+        return f"{servers} doesn't speak TLS there: use its TLS port, or {security.name.lower()}:// if it has none"
+    if not security.certificate:
+        return f"{servers} wants a certificate of ours: set RUNWIRE_CLIENT_CERT and RUNWIRE_CLIENT_KEY"
+    return (
+        f"{servers} doesn't take our certificate, {security.certificate} ({problem}): give one that is valid and "
+        "signed by an authority that the broker trusts"
+    )
+
+
+def _distrust(error: ssl.SSLCertVerificationError, servers: str) -> str:
+    code = error.verify_code
+    if code == _EXPIRED:
+        return f"the certificate of {servers} has expired: have it renewed"
+    if code == _NOT_YET_VALID:
+        return f"the certificate of {servers} isn't valid yet: set this machine's clock, or the broker's"
+    if code in _OTHER_NAME:
+        return f"the certificate of {servers} is for another name: use a name that is in it ({error.verify_message})"
+    if code in _UNKNOWN_AUTHORITY:
+        return (
+            f"the certificate of {servers} is signed by an authority that isn't known here: set RUNWIRE_CA to the "
+            "file of its certificate"
+        )
+    return f"the certificate of {servers} isn't good ({error.verify_message}): have it replaced"
 
 
 def _file(path: str, variable: str) -> str:

@@ -192,8 +192,18 @@ json.dump(found, sys.stdout)
 """
 
 
-@pytest.mark.parametrize("stride", [67, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
-@pytest.mark.parametrize("version", [0, *EARLIER])
+EVERY_STATEMENT = [pytest.mark.long, pytest.mark.timeout(600)]
+
+
+# What follows an earlier version is the end of what follows none: there a few kills do, in the quick tier.
+@pytest.mark.parametrize(
+    ("version", "stride"),
+    [
+        (0, 67),
+        *((version, 211) for version in EARLIER),
+        *(pytest.param(version, 1, marks=EVERY_STATEMENT) for version in (0, *EARLIER)),
+    ],
+)
 def test_a_migration_that_is_killed_is_done_or_not(tmp_path: Path, version: int, stride: int) -> None:
     """Before any statement of it: the file has a version wholly, and the next start ends the work."""
     original, folder = tmp_path / "original.duckdb", tmp_path / "killed"

@@ -125,7 +125,7 @@ def say(emitter: Emitter, kind: str) -> Message:
 
 
 @given(st.lists(BATCH, max_size=12))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_nobody_can_tell_that_something_was_forgotten(history: list[Any]) -> None:
     """After every batch both stores are the same, whatever comes late, again, damaged, or while the log is away."""
     forgetful, mindful = Consumer(forgetful=True), Consumer(forgetful=False)
