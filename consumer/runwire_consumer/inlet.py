@@ -55,6 +55,7 @@ class MqttInlet:
         self._client_id = client_id
         self._client: Any = None
         self._end = 0
+        self._is_answered = asyncio.Event()
         self._is_denied = False
         self._waiting: deque[Incoming] = deque()
         self._changed = asyncio.Event()
@@ -84,13 +85,17 @@ class MqttInlet:
         client._client.manual_ack_set(True)  # noqa: SLF001 - before it connects, or the first one is lost
         client._client._handle_publish = self._read(client._client)  # noqa: SLF001 - see above
         client._client._handle_disconnect = self._note_end(client._client)  # noqa: SLF001 - see there
-        client._client.on_publish = self._note_denial  # noqa: SLF001 - as everything of paho's here
+        client._client.on_publish = self._note_receipt  # noqa: SLF001 - as everything of paho's here
         try:
             await client.__aenter__()
             self._client = client
             # Without what other clients left there as retained: they were handed out when they came.
             options = paho.SubscribeOptions(qos=1, retainHandling=paho.SubscribeOptions.RETAIN_DO_NOT_SEND)
             (granted,) = await client.subscribe(events_filter(self._destination.topic), options=options)
+            # For nobody: a broker that denies acknowledgements says so now, not when a trainer waits for one.
+            self.answer(self._client_id, Ack(0, 0, key="hello"))
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._is_answered.wait()
         except (aiomqtt.MqttError, OSError, ValueError) as error:
             raise InletError(f"{self._destination} can't be reached: {reason(error, self._destination)}.") from error
         if granted.value > 1:
@@ -98,6 +103,7 @@ class MqttInlet:
                 f"{self._destination} doesn't let {self._client_id} subscribe to "
                 f"{events_filter(self._destination.topic)}: {granted}."
             )
+        self._check()
 
     async def take(self, count_max: int, bytes_max: int, max_wait_seconds: float) -> list[Incoming]:
         """What has come, at most so much."""
@@ -140,7 +146,7 @@ class MqttInlet:
 
     def _check(self) -> None:
         if self._is_denied:
-            topic = ack_topic(self._destination.topic, "#")
+            topic = f"{self._destination.topic}-ack/#"
             raise InletError(f"{self._destination} takes no acknowledgement: {denial(self._destination, topic)}.")
         ended = self._client._disconnected  # noqa: SLF001 - the library tells it to whoever waits for messages only
         if not ended.done():
@@ -154,8 +160,9 @@ class MqttInlet:
             )
         raise InletError(f"{self._destination} is lost: {reason(error, self._destination)}.")
 
-    def _note_denial(self, _client: Any, _userdata: Any, _receipt: int, code: Any, _more: Any) -> None:
+    def _note_receipt(self, _client: Any, _userdata: Any, _receipt: int, code: Any, _more: Any) -> None:
         """The broker's PUBACK for an acknowledgement of ours."""
+        self._is_answered.set()
         if code.value == DENIED:
             self._is_denied = True
             self._changed.set()

@@ -81,11 +81,11 @@ def reason(error: BaseException, destination: Destination) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came of."""
+    """The error and what it came of, also where a library hides that."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        cause = cause.__cause__ or cause.__context__
 
 
 def denial(destination: Destination, topic: str) -> str:

@@ -11,6 +11,7 @@ from tests.services.consumer import RUNWIRE
 from tests.services.process import ServiceProcess, free_ports, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -25,14 +26,24 @@ class BridgeProcess:
         target: kafka:// or dir: URL.
         folder: its log.
         client_id: the session's name; its own choice when not given.
+        variables: what its environment has beside this process's own, without Runwire's.
     """
 
-    def __init__(self, source: str, target: str, *, folder: Path, client_id: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        *,
+        folder: Path,
+        client_id: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.log = folder / "bridge.log"
         (self._metrics_port,) = free_ports(1)
         self._command: list[str | Path] = [RUNWIRE, "bridge", source, target]
         self._command += ["--metrics-port", str(self._metrics_port)]
         self._command += [] if client_id is None else ["--client-id", client_id]
+        self._variables = variables or {}
         self._process: ServiceProcess | None = None
 
     @property
@@ -43,8 +54,10 @@ class BridgeProcess:
 
     def start(self) -> Self:
         """Start it; it needs neither broker nor target for that."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNWIRE_")}
-        self._process = ServiceProcess("runwire bridge", self._command, log=self.log, environment=environment)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNWIRE_")}
+        self._process = ServiceProcess(
+            "runwire bridge", self._command, log=self.log, environment={**inherited, **self._variables}
+        )
         return self
 
     def metric(self, name: str) -> float:

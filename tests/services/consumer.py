@@ -16,6 +16,7 @@ import httpx
 from tests.services.process import ServiceProcess, free_ports, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 READY_TIMEOUT_SECONDS = 30.0
@@ -31,6 +32,7 @@ class ConsumerProcess:
         host: listens on this address; as in a container on all, it asks even Prometheus for the token.
         port: listens there; a free one when not given. Kept over restarts.
         outlives_us: keep it running when this process ends.
+        variables: what more its environment has, and that of commands that ask it.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class ConsumerProcess:
         host: str = "127.0.0.1",
         port: int | None = None,
         outlives_us: bool = False,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url
         self._host = host
         self.home = home
         self._port = port or free_ports(1)[0]
         self._outlives_us = outlives_us
+        self._variables = variables or {}
         self._process: ServiceProcess | None = None
 
     @property
@@ -79,6 +83,7 @@ class ConsumerProcess:
             "RUNWIRE_URL": self.url,
             "RUNWIRE_HOST": self._host,
             "RUNWIRE_PORT": str(self._port),
+            **self._variables,
         }
 
     @property

@@ -91,12 +91,10 @@ class MosquittoBroker:
         program = shutil.which("mosquitto") or PROGRAM
         if not Path(program).exists():
             raise ServiceMissing("Mosquitto", "apt-get install mosquitto")
-        data, configuration = self.folder / "data", self.folder / "mosquitto.conf"
+        data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
-        configuration.write_text(
-            CONFIGURATION.format(port=self._port, data=data, user=getpass.getuser(), **self._limits)
-        )
-        self._process = ServiceProcess("Mosquitto", [program, "-c", configuration], log=self.log)
+        command = self._command(program, data)
+        self._process = ServiceProcess("Mosquitto", command, log=self.log, environment=self._environment())
         self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
         return self
 
@@ -109,6 +107,16 @@ class MosquittoBroker:
         """Start again on the same port and sessions."""
         self.kill()
         return self.start()
+
+    def _environment(self) -> dict[str, str] | None:
+        return None
+
+    def _command(self, program: str, data: Path) -> list[str | Path]:
+        configuration = self.folder / "mosquitto.conf"
+        configuration.write_text(
+            CONFIGURATION.format(port=self._port, data=data, user=getpass.getuser(), **self._limits)
+        )
+        return [program, "-c", configuration]
 
     def __enter__(self) -> Self:
         return self.start()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -13,43 +11,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.services.process import REPOSITORY, ServiceProcess, free_ports
+from tests.services.process import ServiceMissing
+from tests.services.secure_mosquitto import FILES, PASSWORDS, PROGRAMS, SecureMosquitto
 from tests.tiers import require_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROGRAMS = f"{os.environ['PATH']}:/usr/sbin"  # where Debian has it
-PASSWORDS = {"trainer": "train-s3cret", "bridge": "bridge s3cret"}
-FILES = REPOSITORY / "deploy" / "mosquitto"
 REFUSED = 0x80
 
 
 @pytest.fixture(scope="module")
 def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Its port; the files are those of compose but for their places."""
-    program = shutil.which("mosquitto", path=PROGRAMS)
-    require_service("Mosquitto", program is not None, "apt-get install mosquitto")
-    folder = tmp_path_factory.mktemp("mosquitto")
-    (port,) = free_ports(1)
-    shutil.copytree(FILES, folder / "conf")
-    for name in ("mosquitto.conf", "listeners/plain.conf"):
-        path = folder / "conf" / name
-        text = path.read_text().replace("/mosquitto/data", str(folder)).replace("/etc/runwire", str(folder / "conf"))
-        path.write_text(text.replace("listener 1883", f"listener {port} 127.0.0.1"))
-    with (folder / "conf" / "mosquitto.conf").open("a") as file:
-        file.write("user root\n")  # in its container it is nobody else from the start
-    process = ServiceProcess(
-        "Mosquitto",
-        [folder / "conf" / "start.sh", folder / "conf", folder, str(program)],
-        log=folder / "log",
-        environment={"PATH": PROGRAMS} | {f"MQTT_{user.upper()}_PASSWORD": PASSWORDS[user] for user in PASSWORDS},
-    )
-    process.wait_ready(lambda: _answers(port), timeout_seconds=30)
-    environment = Path(f"/proc/{process.pid}/environ").read_bytes() + Path(f"/proc/{process.pid}/cmdline").read_bytes()
-    assert b"s3cret" not in environment + (folder / "passwords").read_bytes()
-    yield port
-    process.kill()
+    """The port of the one that compose has without TLS."""
+    broker = SecureMosquitto(tmp_path_factory.mktemp("mosquitto"), listeners="listeners")
+    try:
+        broker.start()
+    except ServiceMissing as missing:
+        require_service(missing.name, False, missing.how_to_get)
+        raise
+    environment = Path(f"/proc/{broker.pid}/environ").read_bytes() + Path(f"/proc/{broker.pid}/cmdline").read_bytes()
+    assert b"s3cret" not in environment + (broker.folder / "data" / "passwords").read_bytes()
+    yield int(broker.address.rpartition(":")[2])
+    broker.kill()
 
 
 @pytest.mark.parametrize(
@@ -105,14 +89,6 @@ def test_it_says_which_password_it_lacks(bridge: str, words: str, tmp_path: Path
     )  # fmt: skip
     assert done.returncode != 0
     assert words in done.stderr
-
-
-def _answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

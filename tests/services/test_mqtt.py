@@ -18,7 +18,7 @@ from tests.services.trainer import TrainerProcess, trainer_environment
 from tests.tiers import require_service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tests.services.kafka import KafkaBroker, KafkaTopics
@@ -41,8 +41,9 @@ def mosquitto(tmp_path: Path) -> Iterator[MosquittoBroker]:
     broker.kill()
 
 
-def _sync(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
-    environment = trainer_environment(folder / "home", url)
+def sync(folder: Path, url: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`runwire sync` in a trainer's home."""
+    environment = trainer_environment(folder / "home", url) | dict(variables or {})
     return subprocess.run([RUNWIRE, "sync"], env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -105,7 +106,7 @@ def test_everything_killed_in_turn(
                 trainer.stop()
             assert [trainer.wait() for trainer in trainers[1:]] == [0] * (RANKS - 1)
             for trainer in trainers:  # the killed one's journal, and what found no way within the end's 10 seconds
-                done = _sync(trainer.folder, mosquitto.url)
+                done = sync(trainer.folder, mosquitto.url)
                 assert done.returncode == 0, done.stdout + done.stderr
             wait_until_complete(consumer, emitters=RANKS)
             (last,) = consumer.sql("SELECT count(DISTINCT step) AS rows FROM metrics WHERE rank = 0")
@@ -127,11 +128,11 @@ def test_offline_for_a_whole_run(
     trainer = TrainerProcess(tmp_path / "trainer", mosquitto.url, launch="offline", rows=300, rows_per_second=2_000)
     assert trainer.wait() == 0, trainer.log.read_text()
     mosquitto.start()
-    refused = _sync(trainer.folder, mosquitto.url)
+    refused = sync(trainer.folder, mosquitto.url)
     assert refused.returncode == 1
     assert "no bridge answers behind it" in refused.stderr
     with BridgeProcess(mosquitto.url, target, folder=tmp_path):
-        done = _sync(trainer.folder, mosquitto.url)
+        done = sync(trainer.folder, mosquitto.url)
         assert done.returncode == 0, done.stdout + done.stderr
     with ConsumerProcess(target, home=tmp_path / "consumer") as consumer:
         wait_until_complete(consumer, emitters=1)
@@ -156,7 +157,7 @@ def test_a_queue_that_drops(mosquitto: MosquittoBroker, tmp_path: Path) -> None:
         bridge.wait_for(SENT, 5)
         trainer.stop()
         assert trainer.wait() == 0, trainer.log.read_text()
-        done = _sync(trainer.folder, small.url)
+        done = sync(trainer.folder, small.url)
         assert done.returncode == 0, done.stdout + done.stderr
     with ConsumerProcess(target, home=tmp_path / "consumer") as consumer:
         wait_until_complete(consumer, emitters=1)

@@ -11,8 +11,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.services.process import REPOSITORY, ServiceProcess, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VALUE_OF_A_RANK = 1_000_000
 """At rank r and step s, `train/loss` is r x this + s."""
@@ -35,6 +39,7 @@ class TrainerProcess:
         rows: ends by itself after so many `log()` calls.
         rows_per_second: its pace.
         sender: who delivers: "thread", or "relay".
+        variables: what more its environment has.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class TrainerProcess:
         rows: int | None = None,
         rows_per_second: float = 200.0,
         sender: str = "thread",
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.rank = rank
@@ -65,7 +71,8 @@ class TrainerProcess:
             log=folder / f"rank-{rank}.log",
             environment=trainer_environment(folder / "home", url)
             | torchrun_environment(launch, rank, world_size)
-            | {"RUNWIRE_SENDER": sender},
+            | {"RUNWIRE_SENDER": sender}
+            | dict(variables or {}),
         )
 
     @property
