@@ -2,6 +2,7 @@
 
 RUNWIRE_SERVER   address of the consumer that readers ask (default: the one that runs in this home, else none)
 RUNWIRE_TOKEN    its bearer token (default: what `runwire login` kept for that address, else the home's file `token`)
+RUNWIRE_READ_TOKEN  a further token that `runwire up` takes, for reading alone (default: none)
 RUNWIRE_CA       certificates in PEM form that https:// consumers, and brokers by TLS, are trusted by (default: the
                  system's)
 RUNWIRE_HOST     address that `runwire up` listens on (default: 127.0.0.1)
@@ -46,6 +47,7 @@ class CommandSettings:
     has_url: bool = False
     server: str | None = None
     token: str | None = field(default=None, repr=False)
+    read_token: str | None = field(default=None, repr=False)
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     hosts: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ def read_command_settings(
         has_url=bool(url or variables.get("RUNWIRE_URL")),
         server=_server(server or variables.get("RUNWIRE_SERVER") or None),
         token=variables.get("RUNWIRE_TOKEN") or None,
+        read_token=variables.get("RUNWIRE_READ_TOKEN") or None,
         host=host or variables.get("RUNWIRE_HOST") or DEFAULT_HOST,
         port=_port(variables.get("RUNWIRE_PORT")) if port is None else port,
         hosts=tuple(name.strip().lower() for name in variables.get("RUNWIRE_HOSTS", "").split(",") if name.strip()),

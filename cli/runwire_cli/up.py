@@ -50,7 +50,7 @@ from runwire_consumer.store import Store
 from runwire_consumer.sweeping import Sweeper
 from runwire_consumer.tls import Certificate, own_certificate, server_context
 from runwire_consumer.token_orders import token_orders
-from runwire_consumer.tokens import ensure_token
+from runwire_consumer.tokens import ensure_token, reader_token
 from runwire_consumer.webhook import Webhook
 from runwire_consumer.writing import Writer
 from runwire_schemas.topics import mask
@@ -83,8 +83,9 @@ def serve_forever(settings: CommandSettings, *, opens: bool = False) -> int:
     home = settings.home.create()
     token = ensure_token(home.path, settings.token)
     issued = IssuedTokens(home.path)
+    reader = reader_token(token, settings.read_token)
     contact = _Contact(
-        Door(token, settings.host, frozenset(settings.hosts), issued, settings.metrics_open),
+        Door(token, settings.host, frozenset(settings.hosts), issued, reader, settings.metrics_open),
         issued,
         _tls(settings),
         None if settings.webhook is None else Webhook(settings.webhook),

@@ -33,6 +33,7 @@ URL_BYTES_MAX = 8_192
 BODY_BYTES_MAX = 2**20
 BODY_SECONDS_MAX = 10.0
 HOME_TOKEN_NAME = "home"  # noqa: S105 - how the token of the home is called
+READER_NAME = "reader"
 
 _VISITOR = "runwire.visitor"
 _FORWARDED = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
@@ -68,6 +69,7 @@ class Door:
         host: Address that the server is bound to.
         hosts: Further names under which clients may address it.
         issued: Further tokens, each with its scope.
+        reader: One for reading, given at the start: for dashboards that start together with the server.
         metrics_open: /metrics needs no token on loopback; off, where a proxy on this machine hands on to the server.
         sessions: Of browsers.
         clock: Seconds that never go back.
@@ -77,6 +79,7 @@ class Door:
     host: str
     hosts: frozenset[str] = frozenset()
     issued: IssuedTokens | None = None
+    reader: Token | None = None
     metrics_open: bool = True
     sessions: Sessions = field(default_factory=Sessions)
     clock: Callable[[], float] = time.monotonic
@@ -187,10 +190,13 @@ class Door:
         return self._visitor(token_digest, ended)
 
     def _visitor(self, digest: bytes, unknown: str) -> Visitor:
-        # Both are always looked through: the time says nothing about which one a wrong token resembles.
+        # All are always looked through: the time says nothing about which one a wrong token resembles.
         kept = self.issued.holder(digest) if self.issued is not None else None
+        is_reader = self.reader is not None and self.reader.has_digest(digest)
         if self.token.has_digest(digest):
             return Visitor(HOME_TOKEN_NAME, TokenScope.ADMIN, digest)
+        if is_reader:
+            return Visitor(READER_NAME, TokenScope.READ, digest)
         if kept is None or self.issued is None:
             raise RequestRefused(UNAUTHORIZED, unknown)
         if self.issued.expired(kept):

@@ -1,4 +1,7 @@
-"""The home's token, which may do everything: made at first start (file mode 0600), compared in constant time."""
+"""The home's token, which may do everything: made at first start (file mode 0600), compared in constant time.
+
+Beside it a token for reading alone may be given at the start.
+"""
 
 from __future__ import annotations
 
@@ -89,6 +92,23 @@ def ensure_token(home: Path, given: str | None = None) -> Token:
     finally:
         draft.unlink()
     return made
+
+
+def reader_token(home_token: Token, given: str | None) -> Token | None:
+    """The token for reading alone (`RUNWIRE_READ_TOKEN`), None where none is given.
+
+    Raises:
+        TokenRefused: It can't be used, or is the one that may do everything.
+    """
+    if given is None:
+        return None
+    try:
+        token = Token(given)
+    except TokenRefused as error:
+        raise TokenRefused(f"RUNWIRE_READ_TOKEN can't be used: {error}") from None
+    if home_token.matches(given):
+        raise TokenRefused("RUNWIRE_READ_TOKEN is the token that may do everything: give another.")
+    return token
 
 
 def _from_file(text: str, home: Path) -> Token:

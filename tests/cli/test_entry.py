@@ -159,8 +159,10 @@ def test_a_variable_that_cant_be_used_is_named(environ: dict[str, str]) -> None:
 
 def test_options_win_over_the_environment(tmp_path: Path) -> None:
     """And the token masks itself."""
-    environ = {"RUNWIRE_PORT": "1", "RUNWIRE_HOST": "a", "RUNWIRE_TOKEN": "secret", "RUNWIRE_HOSTS": "X.example, y"}
+    environ = dict.fromkeys(("RUNWIRE_TOKEN", "RUNWIRE_READ_TOKEN"), "secret")
+    environ |= {"RUNWIRE_PORT": "1", "RUNWIRE_HOST": "a", "RUNWIRE_HOSTS": "X.example, y"}
     settings = read_command_settings(home=str(tmp_path), port=0, environ=environ)
     assert (settings.port, settings.host, settings.hosts) == (0, "a", ("x.example", "y"))
+    assert (settings.token, settings.read_token) == ("secret", "secret")
     assert "secret" not in repr(settings)
     assert read_command_settings(home=str(tmp_path), environ={}).port == 8470

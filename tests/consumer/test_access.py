@@ -30,6 +30,7 @@ from runwire_consumer.tokens import Token
 from tests.consumer.small_store import DIGITS, OLD, small_store
 
 HOME_TOKEN = "h" * 24
+READER = "r" * 40
 OWN = {"origin": "http://localhost:8470"}
 FOREIGN = {"origin": "http://evil.example"}
 
@@ -68,6 +69,7 @@ VISITORS: dict[str, tuple[int, int, int, int, int]] = {
     "expired": (200, 401, 401, 401, 401),
     "revoked": (200, 401, 401, 401, 401),
     "read": (200, 200, 200, 403, 403),
+    "reader": (200, 200, 200, 403, 403),
     "project": (200, 403, 200, 403, 403),
     "write": (200, 200, 200, 200, 403),
     "admin": (200, 200, 200, 200, 200),
@@ -129,12 +131,13 @@ def sandbox() -> Iterator[Sandbox]:
 def place(sandbox: Sandbox, tmp_path: Path) -> Place:
     wall, seconds = [datetime(2027, 1, 1, tzinfo=UTC)], [1_000.0]
     issued = IssuedTokens(tmp_path, lambda: wall[0])
-    door = Door(Token(HOME_TOKEN), "127.0.0.1", issued=issued, clock=lambda: seconds[0])
+    door = Door(Token(HOME_TOKEN), "127.0.0.1", issued=issued, reader=Token(READER), clock=lambda: seconds[0])
     orders = dict.fromkeys((path.removeprefix("/api/") for path in ORDERS), done)
     pages = (Page("/", b"<!doctype html>", "text/html"), Page("/static/page.js", b"1", "text/javascript"))
     app = build_app(Face(sandbox, CollectorRegistry(), orders=orders, pages=pages), door)
     tokens = {
         "read": issued.create("read", Scope.READ),
+        "reader": READER,
         "project": issued.create("project", Scope.READ, frozenset({"old"})),
         "write": issued.create("write", Scope.WRITE),
         "admin": issued.create("admin", Scope.ADMIN),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runwire_consumer.errors import TokenRefused
-from runwire_consumer.tokens import Token, ensure_token, read_token
+from runwire_consumer.tokens import Token, ensure_token, read_token, reader_token
 
 
 def test_the_first_start_makes_a_private_token(tmp_path: Path) -> None:
@@ -51,6 +51,19 @@ def test_a_useless_token_is_refused(tmp_path: Path, text: str) -> None:
         Token(text)
     with pytest.raises(TokenRefused):
         ensure_token(tmp_path, text)
+
+
+def test_the_token_for_reading_is_another_one() -> None:
+    """A typing error in it isn't taken for the right to do everything, or for none."""
+    home = Token("h" * 20)
+    assert reader_token(home, None) is None
+    assert reader_token(home, "r" * 20) == Token("r" * 20)
+    for given, words in {
+        "h" * 20: "may do everything: give another",
+        "short": "RUNWIRE_READ_TOKEN can't be used",
+    }.items():
+        with pytest.raises(TokenRefused, match=words):
+            reader_token(home, given)
 
 
 def test_a_spoilt_file_is_named(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_prometheus_finds_the_consumer_and_may_ask_it() -> None:
     (port,) = service["spec"]["ports"]
     assert (endpoint["port"], endpoint["path"]) == (port["name"], "/metrics")
     (container,) = consumer["spec"]["template"]["spec"]["containers"]
-    token = next(one for one in container["env"] if one["name"] == "RUNWIRE_TOKEN")
+    token = next(one for one in container["env"] if one["name"] == "RUNWIRE_READ_TOKEN")
     assert endpoint["authorization"]["credentials"] == token["valueFrom"]["secretKeyRef"]
     assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "runwire"}]
     labels = consumer["spec"]["template"]["metadata"]["labels"]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMPOSE = REPOSITORY / "docker-compose.yml"
-SECRETS = ["GRAFANA_ADMIN_PASSWORD", "RUNWIRE_TOKEN"]
+SECRETS = ["GRAFANA_ADMIN_PASSWORD", "RUNWIRE_READ_TOKEN", "RUNWIRE_TOKEN"]
+GIVEN = dict.fromkeys(SECRETS, "a" * 64)
 MAY_BE_EMPTY = ["MQTT_BRIDGE_PASSWORD", "MQTT_TRAINER_PASSWORD", "RUNWIRE_WEBHOOK"]  # mosquitto says what it lacks
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
 
@@ -42,8 +43,8 @@ def _compose_config(*files: str, **environment: str) -> subprocess.CompletedProc
 
 
 def test_docker_compose_accepts_the_file() -> None:
-    """The oldest docker-compose around reads it once the two secrets are given."""
-    done = _compose_config(RUNWIRE_TOKEN="a" * 64, GRAFANA_ADMIN_PASSWORD="b" * 20)
+    """The oldest docker-compose around reads it once the secrets are given."""
+    done = _compose_config(**GIVEN)
     assert done.returncode == 0, done.stderr
     assert {*yaml.safe_load(done.stdout)["services"]} == {
         "kafka",
@@ -59,9 +60,8 @@ def test_docker_compose_accepts_the_file() -> None:
 def test_docker_compose_accepts_the_secure_variant() -> None:
     """Its ports alone are open to others, and it says that it needs a name."""
     files = ("-f", "docker-compose.yml", "-f", "docker-compose.secure.yml")
-    secrets = {"RUNWIRE_TOKEN": "a" * 64, "GRAFANA_ADMIN_PASSWORD": "b" * 20}
-    assert "the name other machines reach this one by" in _compose_config(*files, **secrets).stderr
-    done = _compose_config(*files, RUNWIRE_PUBLIC_NAME="runs.example", **secrets)
+    assert "the name other machines reach this one by" in _compose_config(*files, **GIVEN).stderr
+    done = _compose_config(*files, RUNWIRE_PUBLIC_NAME="runs.example", **GIVEN)
     assert done.returncode == 0, done.stderr
     kafka = yaml.safe_load(done.stdout)["services"]["kafka"]["environment"]
     assert "OUTSIDE:SASL_SSL" in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"]
@@ -90,6 +90,16 @@ def test_every_variable_is_documented_and_has_no_default() -> None:
     assert sorted(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE)) == [
         (name, "") for name in sorted(SECRETS + MAY_BE_EMPTY)
     ]
+
+
+def test_dashboards_get_the_token_for_reading() -> None:
+    """The one that may do everything is the consumer's alone."""
+    held = {name: service.get("environment", {}).get("RUNWIRE_TOKEN", "") for name, service in SERVICES.items()}
+    assert {name for name, token in held.items() if token.startswith("${RUNWIRE_TOKEN:?")} == {"consumer"}
+    assert {name for name, token in held.items() if token.startswith("${RUNWIRE_READ_TOKEN:?")} == {
+        "prometheus",
+        "grafana",
+    }
 
 
 def test_no_password_or_anonymous_access_is_written_down() -> None:
