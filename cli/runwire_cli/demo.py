@@ -114,8 +114,6 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
     started = time.monotonic()
     settings = read_settings(url=url)
     home, destination = settings.home.create(), str(settings.destination)
-    # A password in it is not in `destination`, which is shown.
-    events_url = destination if url else os.environ.get("RUNWIRE_URL") or destination
     stamp = time.strftime("%m%d-%H%M%S")
     group = f"demo-{stamp}"
     scratch = home.path / group
@@ -129,11 +127,11 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
     )
     with ended_with_us(trainings):
         # The first ranks and the consumer start together: the first curve comes sooner.
-        start_training(trainings[0], events_url, home.path)
-        with consumer(home.path, events_url) as address:
+        start_training(trainings[0], destination, home.path)
+        with consumer(home.path, destination) as address:
             query = rows_of(HttpReader(address, home.token.read_text().strip()))
             view = LiveView(query, of_group(group), ["train/loss", "train/acc"], started=started)
-            _train_all(trainings, view, events_url, home.path, console)
+            _train_all(trainings, view, destination, home.path, console)
             settled = wait_for(lambda: _is_settled(query, group), SETTLE_TIMEOUT_SECONDS)
             console.print()
             console.print(_proof(query, trainings[0], settled=settled))

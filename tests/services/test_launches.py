@@ -35,11 +35,35 @@ ZIGZAGS = """
 """
 
 
+STRETCHES = """
+    SELECT rank, attempt, min(step), max(step) + 1, count(*) FROM curves_by_rank
+    WHERE metric = 'train/loss' GROUP BY rank, attempt ORDER BY rank, attempt
+"""
+
+
 def assert_one_curve(tracked: Tracked, *, ranks: int, steps: int, attempts: int) -> None:
     """Check that all is one run: each step of each rank once, of attempts in order, every receipt complete."""
+    assert_one_run(tracked, attempts)
+    assert tracked.query(CURVE) == [(step, ranks) for step in range(steps)]
+
+
+def assert_resumed(tracked: Tracked, *, ranks: int, steps: int) -> None:
+    """The same where no rank waits for another: one killed behind the checkpoint never logged what lies between."""
+    assert_one_run(tracked, attempts=2)
+    found = tracked.query(STRETCHES)
+    assert all(end - start == count for _, _, start, end, count in found)
+    before = {rank: (start, end) for rank, attempt, start, end, _ in found if attempt == 1}
+    after = {rank: (start, end) for rank, attempt, start, end, _ in found if attempt == 2}
+    _, checkpoint = before[0]
+    assert 0 < checkpoint < steps
+    assert after == dict.fromkeys(range(ranks), (checkpoint, steps))
+    assert all(start == 0 and end <= checkpoint for start, end in before.values())
+
+
+def assert_one_run(tracked: Tracked, attempts: int) -> None:
+    """Check that all is one run, of attempts in order, every receipt complete."""
     assert tracked.query("SELECT count(*) FROM runs") == [(1,)]
     assert tracked.query("SELECT count(*) FROM attempts") == [(attempts,)]
-    assert tracked.query(CURVE) == [(step, ranks) for step in range(steps)]
     assert tracked.query(ZIGZAGS) == []
     assert tracked.query(INCOMPLETE) == []
 
@@ -87,7 +111,7 @@ def test_a_requeued_job_is_the_same_run(slurm: Slurm, torch_bin: Path, tmp_path:
     wait_until((tmp_path / "checkpoint.npz").exists, timeout_seconds=120, what="a checkpoint")
     slurm.requeue(job)
     slurm.wait(job)
-    assert_one_curve(tracked, ranks=RANKS, steps=30, attempts=2)
+    assert_resumed(tracked, ranks=RANKS, steps=30)
 
 
 def test_each_task_of_an_array_is_a_run(slurm: Slurm, tmp_path: Path) -> None:
