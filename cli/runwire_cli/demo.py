@@ -33,10 +33,12 @@ from runwire_cli.demo_ranks import (
     last_line,
     prepare,
     start_training,
+    variables_of,
     watch,
 )
 from runwire_cli.live import LiveView, of_group
 from runwire_cli.settings import DEFAULT_HOST, DEFAULT_PORT
+from runwire_schemas.topics import need_no_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from runwire_cli.live import Query
+    from runwire_schemas.topics import Destination
 
 STEPS = 12_000
 LEARNING_RATES = (0.02, 0.3)
@@ -51,14 +54,14 @@ SETTLE_TIMEOUT_SECONDS = 30.0
 
 
 @contextmanager
-def consumer(home: Path, url: str) -> Iterator[str]:
-    """A consumer process of its own for `url`: yields its address, stops it at the end.
+def consumer(home: Path, destination: Destination) -> Iterator[str]:
+    """A consumer process of its own for `destination`: yields its address, stops it at the end.
 
     Raises:
         DemoError: It doesn't come up.
     """
     port = free_port()
-    environment = {**os.environ, "RUNWIRE_HOME": str(home), "RUNWIRE_URL": url, "RUNWIRE_HOST": "127.0.0.1"}
+    environment = {**os.environ, **variables_of(destination), "RUNWIRE_HOME": str(home), "RUNWIRE_HOST": "127.0.0.1"}
     environment["RUNWIRE_PORT"] = str(port)
     home.mkdir(parents=True, exist_ok=True)
     log = home / "demo-consumer.log"
@@ -112,8 +115,9 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
         DemoError: It can't go on.
     """
     started = time.monotonic()
+    need_no_password(url, "--url")
     settings = read_settings(url=url)
-    home, destination = settings.home.create(), str(settings.destination)
+    home, destination = settings.home.create(), settings.destination
     stamp = time.strftime("%m%d-%H%M%S")
     group = f"demo-{stamp}"
     scratch = home.path / group
@@ -141,13 +145,15 @@ def run_demo(url: str | None, *, keep: bool, console: Console) -> None:
     _say_where_next(view, home.path, console)
 
 
-def _train_all(trainings: list[Training], view: LiveView, url: str, home: Path, console: Console) -> None:
+def _train_all(
+    trainings: list[Training], view: LiveView, destination: Destination, home: Path, console: Console
+) -> None:
     """The first run is under way; a rank of it is killed half-way, then comes the second run."""
     with Live(view, console=console, refresh_per_second=4, vertical_overflow="visible"), view.following():
         for at, training in enumerate(trainings):
             if at:
-                start_training(training, url, home)
-            watch(training, view, kill_at=0.5 if at == 0 else None, url=url, home=home)
+                start_training(training, destination, home)
+            watch(training, view, kill_at=0.5 if at == 0 else None, destination=destination, home=home)
         wait_for(lambda: view.is_over, SETTLE_TIMEOUT_SECONDS)
     view.refresh()
 

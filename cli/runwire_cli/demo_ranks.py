@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from runwire_cli.live import LiveView
+    from runwire_schemas.topics import Destination
 
 WORLD_SIZE = 4
 KILLED_RANK = 2
@@ -87,7 +88,13 @@ def prepare(folder: Path, *, lr: float, steps: int, group: str, job: str) -> Tra
     return Training(folder, config, job, {})
 
 
-def start_rank(training: Training, rank: int, url: str, home: Path) -> None:
+def variables_of(destination: Destination) -> dict[str, str]:
+    """What a process is given to reach it as we do; user and password don't stand in its text."""
+    login = destination.security.variables() if destination.security is not None else {}
+    return {"RUNWIRE_URL": str(destination), **login}
+
+
+def start_rank(training: Training, rank: int, destination: Destination, home: Path) -> None:
     """Start one rank as torchrun would."""
     environment = {
         **os.environ,
@@ -102,7 +109,7 @@ def start_rank(training: Training, rank: int, url: str, home: Path) -> None:
         "TORCHELASTIC_RUN_ID": training.job,
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "3",
-        "RUNWIRE_URL": url,
+        **variables_of(destination),
         "RUNWIRE_HOME": str(home),
         # Four ranks share the cores: more threads a rank would only get in each other's way.
         "OMP_NUM_THREADS": "1",
@@ -139,7 +146,7 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def watch(training: Training, view: LiveView, *, kill_at: float | None, url: str, home: Path) -> None:
+def watch(training: Training, view: LiveView, *, kill_at: float | None, destination: Destination, home: Path) -> None:
     """Wait for all ranks; at the share `kill_at` of the work SIGKILL one of them and start it again.
 
     Raises:
@@ -157,7 +164,7 @@ def watch(training: Training, view: LiveView, *, kill_at: float | None, url: str
             view.note(
                 f"[bold red]rank {KILLED_RANK} killed -9[/] after {training.killed_at_points:,} points; started again"
             )
-            start_rank(training, KILLED_RANK, url, home)
+            start_rank(training, KILLED_RANK, destination, home)
         if time.monotonic() > deadline:
             raise DemoError(f"Training takes longer than {TRAIN_TIMEOUT_SECONDS:.0f} s: see {training.folder}.")
         time.sleep(0.05)
@@ -167,7 +174,7 @@ def watch(training: Training, view: LiveView, *, kill_at: float | None, url: str
             raise DemoError(f"Rank {rank} of the demo's training ended with code {process.returncode}: {said}")
 
 
-def start_training(training: Training, url: str, home: Path) -> None:
+def start_training(training: Training, destination: Destination, home: Path) -> None:
     """Start all ranks."""
     for rank in range(WORLD_SIZE):
-        start_rank(training, rank, url, home)
+        start_rank(training, rank, destination, home)

@@ -27,6 +27,7 @@ from runwire_schemas.edge import (
     encode_ack,
     events_filter,
     from_properties,
+    notice_hanging_up,
     reason,
 )
 from runwire_schemas.errors import SecurityError
@@ -86,9 +87,11 @@ class MqttInlet:
         client._client._handle_publish = self._read(client._client)  # noqa: SLF001 - see above
         client._client._handle_disconnect = self._note_end(client._client)  # noqa: SLF001 - see there
         client._client.on_publish = self._note_receipt  # noqa: SLF001 - as everything of paho's here
+        notice_hanging_up(client)
         try:
             await client.__aenter__()
             self._client = client
+            client._disconnected.add_done_callback(lambda _: self._is_answered.set())  # noqa: SLF001 - see `_check`
             # Without what other clients left there as retained: they were handed out when they came.
             options = paho.SubscribeOptions(qos=1, retainHandling=paho.SubscribeOptions.RETAIN_DO_NOT_SEND)
             (granted,) = await client.subscribe(events_filter(self._destination.topic), options=options)
@@ -97,7 +100,8 @@ class MqttInlet:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._is_answered.wait()
         except (aiomqtt.MqttError, OSError, ValueError) as error:
-            raise InletError(f"{self._destination} can't be reached: {reason(error, self._destination)}.") from error
+            told = reason(error, self._destination, is_connected=self._client is not None)
+            raise InletError(f"{self._destination} can't be reached: {told}.") from error
         if granted.value > 1:
             raise InletError(
                 f"{self._destination} doesn't let {self._client_id} subscribe to "

@@ -33,6 +33,7 @@ from runwire_schemas.edge import (
     denial,
     emitter_of,
     event_topic,
+    notice_hanging_up,
     reason,
     to_properties,
 )
@@ -92,12 +93,14 @@ class MqttTransport:
         paho.on_message = self._take
         paho.on_publish = self._note_denial
         paho.connect_timeout = CONNECT_SECONDS
+        notice_hanging_up(client)
         self._client = client
         try:
             await _beside(client._client_connect)  # noqa: SLF001 - see above
             await client._wait_for(client._connected, timeout=CONNECT_SECONDS)  # noqa: SLF001 - see above
         except (aiomqtt.MqttError, OSError, ValueError) as error:
-            raise self._error("can't be reached", reason(error, self._destination)) from error
+            told = reason(error, self._destination, is_connected=False)
+            raise self._error("can't be reached", told) from error
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Publish all, then wait until the bridge has answered for each."""
@@ -133,7 +136,10 @@ class MqttTransport:
     async def _listen(self, client: aiomqtt.Client, emitter_id: str) -> None:
         """Subscribe to what is said of an emitter, before anything of it goes."""
         if emitter_id not in self._answers:
-            await client.subscribe(ack_topic(self._prefix, emitter_id), qos=1)
+            topic = ack_topic(self._prefix, emitter_id)
+            (granted,) = await client.subscribe(topic, qos=1)
+            if getattr(granted, "value", 0) > 1:
+                raise PermissionError(denial(self._destination, topic, "read"))
             self._answers[emitter_id] = Answers()
 
     async def _greet(self, client: aiomqtt.Client, envelope: Envelope) -> None:

@@ -56,28 +56,72 @@ def client_arguments(destination: Destination) -> dict[str, Any]:
     }
 
 
-def reason(error: BaseException, destination: Destination) -> str:
-    """Why an MQTT broker can't be used, half a sentence that says what to do."""
+class HungUp(ConnectionError):
+    """The broker closed the connection before it had answered."""
+
+
+def notice_hanging_up(client: Any) -> None:
+    """Have an aiomqtt client fail at once, by `HungUp`, where it would wait in vain for the answer to its CONNECT."""
+    go_on = client._client.on_disconnect  # noqa: SLF001 - the library lets the end pass that comes before the answer
+
+    def note(*arguments: Any) -> None:
+        if not client._connected.done():  # noqa: SLF001 - as above
+            client._connected.set_exception(HungUp("the broker hung up"))  # noqa: SLF001 - as above
+        go_on(*arguments)
+
+    client._client.on_disconnect = note  # noqa: SLF001 - as above
+
+
+def reason(error: BaseException, destination: Destination, *, is_connected: bool = True) -> str:
+    """Why an MQTT broker can't be used, half a sentence that says what to do.
+
+    Args:
+        error: What aiomqtt raised, or what stands behind it.
+        destination: The broker.
+        is_connected: It had let us in.
+    """
     server, security = destination.servers[0], destination.security or Security("MQTT")
     causes = list(_causes(error))  # aiomqtt wraps what its connecting met
     for cause in causes if destination.tls else ():
         if (told := tls_reason(cause, security, server)) is not None:
             return told
+    if any(isinstance(cause, HungUp) for cause in causes):
+        return _hung_up(destination, security, server)
     code = getattr(error, "rc", None)  # of aiomqtt's errors; a number of paho's own, or a reason code of MQTT 5
     if getattr(code, "value", None) in _BAD_LOGIN:
-        if not security.user:
-            return f"{server} wants a user: set RUNWIRE_MQTT_USER and RUNWIRE_MQTT_PASSWORD_FILE"
-        return (
-            f"{server} doesn't know user {security.user!r}, or the password is wrong: correct RUNWIRE_MQTT_USER and "
-            "RUNWIRE_MQTT_PASSWORD_FILE (or the URL's)"
-        )
+        return _no_entry(security, server, is_connected=is_connected)
     text = str(error if code is None else code).strip().rstrip(".")
+    if isinstance(code, int) or text == "Unspecified error":
+        return "the connection broke"
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return f"no broker answers at {server}"
     if any(isinstance(cause, TimeoutError) for cause in causes) or "timed out" in text:
         wanted = "" if destination.tls else ", it may want TLS (mqtts://)"
         return f"no answer in time from {server}{wanted}"
     return text or type(error).__name__
+
+
+def _no_entry(security: Security, server: str, *, is_connected: bool) -> str:
+    if is_connected:
+        return f"{server} no longer lets us in, or denies a topic: have users and rights looked at in its configuration"
+    if not security.user:
+        return f"{server} wants a user: set RUNWIRE_MQTT_USER and RUNWIRE_MQTT_PASSWORD_FILE"
+    return (
+        f"{server} doesn't know user {security.user!r}, or the password is wrong: correct RUNWIRE_MQTT_USER and "
+        "RUNWIRE_MQTT_PASSWORD_FILE (or the URL's)"
+    )
+
+
+def _hung_up(destination: Destination, security: Security, server: str) -> str:
+    """What to try; by TLS 1.3 a broker that wants another certificate says no more than that."""
+    if not destination.tls:
+        return f"{server} hangs up at once: it may want TLS (mqtts://)"
+    if not security.certificate:
+        return f"{server} hangs up at once: it may want a certificate of ours (RUNWIRE_CLIENT_CERT)"
+    return (
+        f"{server} hangs up at once: it may not take our certificate, {security.certificate}: give one that is valid "
+        "and signed by an authority that the broker trusts"
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -88,11 +132,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def denial(destination: Destination, topic: str) -> str:
-    """That the broker lets messages to a topic fall, half a sentence that says what to do."""
+def denial(destination: Destination, topic: str, right: str = "publish to") -> str:
+    """That the broker denies a topic, half a sentence that says what to do."""
     user = (destination.security or Security("MQTT")).user
     who = f"user {user!r}" if user else "who comes without a user"
-    return f"{who} may not publish to {topic}: have that granted in the broker's ACL"
+    return f"{who} may not {right} {topic}: have that granted in the broker's ACL"
 
 
 @dataclass(frozen=True, slots=True)

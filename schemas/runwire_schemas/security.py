@@ -100,6 +100,11 @@ class Security:
             raise SecurityError(f"user {self.user!r} has no password: set {variable} to the file that holds it")
         return self.user, password
 
+    def variables(self) -> dict[str, str]:
+        """User and password as `of` takes them, for a program that is started with the URL alone."""
+        given = {"USER": self.user, "PASSWORD": self.password, "PASSWORD_FILE": self.password_file}
+        return {f"RUNWIRE_{self.name}_{name}": value for name, value in given.items()} if self.user else {}
+
     def context(self) -> ssl.SSLContext:
         """What TLS is spoken with: 1.2 at least, the other side always verified.
 
@@ -163,9 +168,11 @@ def tls_reason(error: BaseException, security: Security, servers: str) -> str | 
         case ssl.SSLError():
             problem = str(error.reason or error).upper().replace(" ", "_")
         case ConnectionResetError() | ConnectionAbortedError():
-            problem = ""
+            problem = "EOF"
         case _:
             return None
+    if "EOF" in problem:
+        return f"{servers} hangs up while TLS begins: it restarts, or doesn't speak TLS there: use its TLS port"
     if "ALERT" not in problem:
         return f"{servers} doesn't speak TLS there: use its TLS port, or {security.name.lower()}:// if it has none"
     if not security.certificate:

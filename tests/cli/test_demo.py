@@ -9,13 +9,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+from rich.console import Console
 
-from runwire_cli.demo_ranks import KILLED_RANK, WORLD_SIZE, load_digits, prepare, start_training, watch
+from runwire_cli.demo import run_demo
+from runwire_cli.demo_ranks import KILLED_RANK, WORLD_SIZE, load_digits, prepare, start_training, variables_of, watch
 from runwire_cli.demo_train import read_progress
 from runwire_cli.live import LiveView, of_group
 from runwire_schemas import folder
 from runwire_schemas.codec import decode
+from runwire_schemas.errors import DestinationError
 from runwire_schemas.events import EmitterEnded, Event, MetricBatch, RunStarted
+from runwire_schemas.topics import parse_url
 
 STEPS = 600
 
@@ -31,13 +36,29 @@ def test_images_are_scikit_learns() -> None:
     assert np.array_equal(labels, known.target)
 
 
+def test_processes_log_in_as_the_url_says() -> None:
+    """User and password of RUNWIRE_URL get to them, which the text that is shown doesn't hold."""
+    destination = parse_url("kafkas://trainer:s3cret@broker/team").secured({"RUNWIRE_KAFKA_USER": "other"})
+    given = variables_of(destination)
+    assert "trainer" not in given["RUNWIRE_URL"]
+    again = parse_url(given["RUNWIRE_URL"]).secured(given)
+    assert again.security is not None
+    assert again.security.login() == ("trainer", "s3cret")
+    assert variables_of(parse_url("dir:/x")) == {"RUNWIRE_URL": "dir:/x"}
+
+
+def test_no_password_on_the_command_line() -> None:
+    with pytest.raises(DestinationError, match="--url has a password"):
+        run_demo("kafka://u:s3cret@broker/team", keep=False, console=Console())
+
+
 def test_killed_rank_goes_on_and_every_point_is_in_the_log(tmp_path: Path) -> None:
     """What each rank counted itself is what the topic folder holds, the killed rank's two lives together."""
     home, topic = tmp_path / "home", tmp_path / "topic"
     training = prepare(tmp_path / "run", lr=0.1, steps=STEPS, group="g", job="job")
     view = LiveView(lambda _sql, _params: [], of_group("g"))
-    start_training(training, f"dir:{topic}", home)
-    watch(training, view, kill_at=0.5, url=f"dir:{topic}", home=home)
+    start_training(training, parse_url(f"dir:{topic}"), home)
+    watch(training, view, kill_at=0.5, destination=parse_url(f"dir:{topic}"), home=home)
     events = _events(topic)
     assert {event.run_id for event in events} == {events[0].run_id}, "all ranks and lives are one run"
     for rank in range(WORLD_SIZE):

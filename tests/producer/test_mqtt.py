@@ -41,6 +41,7 @@ class Twin:
     transport: MqttTransport
     fates: list[str] = field(default_factory=list)
     has_bridge: bool = True
+    may_not_read: bool = False
     published: list[tuple[str, int, int]] = field(default_factory=list)
     durable: set[tuple[str, Ack]] = field(default_factory=set)
     late: list[tuple[str, bytes]] = field(default_factory=list)
@@ -52,9 +53,10 @@ class Twin:
         self._disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport._client = self  # type: ignore[assignment]
 
-    async def subscribe(self, topic: str, qos: int) -> None:
+    async def subscribe(self, topic: str, qos: int) -> tuple[SimpleNamespace]:
         assert qos == 1
         self.topics.append(topic)
+        return (SimpleNamespace(value=0x87 if self.may_not_read else 1),)
 
     def publish(self, topic: str, payload: bytes, qos: int, properties: Any) -> SimpleNamespace:
         del topic
@@ -134,6 +136,18 @@ def test_a_bridge_is_asked_for_before_anything_goes(monkeypatch: pytest.MonkeyPa
         with pytest.raises(TransportError, match=r"no bridge answers.*runwire bridge mqtt://b:1883/site"):
             await twin.transport.send([_message(0)])
         assert twin.published == [(HELLO, 0, HELLO_EXPIRES_SECONDS)]
+
+    run(go())
+
+
+def test_who_may_not_read_acknowledgements_is_told() -> None:
+    """Before anything goes, not that no bridge is there."""
+
+    async def go() -> None:
+        twin = Twin(MqttTransport(URL), may_not_read=True)
+        with pytest.raises(TransportError, match=r"may not read site-ack/\S+: have that granted in the broker's ACL"):
+            await twin.transport.send([_message(0)])
+        assert twin.published == []
 
     run(go())
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 FILES = REPOSITORY / "deploy" / "mosquitto"
 PROGRAMS = f"{os.environ['PATH']}:/usr/sbin"  # where Debian has it
 PASSWORDS = {"trainer": "train-s3cret", "bridge": "bridge s3cret"}
-LISTENERS = ("TLS", "EXPIRED", "OTHER")
-"""Beside the plain one of the compose network: the one for everybody else, and two whose certificates are no good."""
+LISTENERS = ("TLS", "EXPIRED", "OTHER", "MTLS")
+"""Beside the plain one of the compose network: the one for everybody else, two whose certificates are no good, and one
+that wants certificates itself."""
 
 _MORE = """\
 listener {port} 127.0.0.1
@@ -46,6 +47,8 @@ class SecureMosquitto(MosquittoBroker):
         self.authority.sign("mosquitto", "IP:127.0.0.1,DNS:localhost")
         self.authority.sign("other", "DNS:broker.example")
         self.authority.sign("expired", "IP:127.0.0.1", expired=True)
+        self.authority.sign("robot")
+        self.stranger.sign("robot")
         self._locked = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
 
     def at(self, listener: str, scheme: str = "mqtts") -> str:
@@ -74,9 +77,11 @@ class SecureMosquitto(MosquittoBroker):
             for there, here in places.items():
                 text = text.replace(there, here)
             path.write_text(text)
-        with (listeners / "no-good.conf").open("w") as file:
+        with (listeners / "more.conf").open("w") as file:
             for name in ("EXPIRED", "OTHER"):
                 file.write(_MORE.format(port=self._locked[name], folder=self.folder, pair=name.lower()))
+            file.write(_MORE.format(port=self._locked["MTLS"], folder=self.folder, pair="mosquitto"))
+            file.write(f"cafile {self.authority.certificate}\nrequire_certificate true\n")
         with (configuration / "mosquitto.conf").open("a") as file:
             file.write("user root\n")  # in its container it is nobody else from the start
         return [configuration / "start.sh", configuration, data, program]

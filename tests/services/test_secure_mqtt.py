@@ -76,13 +76,18 @@ def _collected() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to the broker: listener ("" the plain one), scheme, user, its password, and whether our CA is known."""
+    """A way to the broker: listener ("" the plain one), scheme, user, its password, and what of certificates is known.
+
+    Attributes:
+        certificate: our own one's file below the broker's folder.
+    """
 
     listener: str = "TLS"
     scheme: str = "mqtts"
     user: str = ""
     password: str = ""
     knows_authority: bool = True
+    certificate: str = ""
 
     def destination(self, broker: SecureMosquitto) -> Destination:
         """As the programs' settings have it."""
@@ -90,6 +95,8 @@ class Way:
         given = {"RUNWIRE_MQTT_USER": self.user, "RUNWIRE_MQTT_PASSWORD": self.password or PASSWORDS.get(self.user, "")}
         if self.knows_authority:
             given["RUNWIRE_CA"] = str(broker.authority.certificate)
+        if self.certificate:
+            given["RUNWIRE_CLIENT_CERT"] = str(broker.folder / self.certificate)
         return parse_url(url).secured(given)
 
     def at(self, broker: SecureMosquitto) -> str:
@@ -111,7 +118,12 @@ CASES = {
     "expired certificate": (Way("EXPIRED", user="trainer"), "has expired: have it renewed"),
     "another name": (Way("OTHER", user="trainer"), "is for another name: use a name that is in it"),
     "plaintext to a TLS port": (Way(scheme="mqtt", user="trainer"), "it may want TLS (mqtts://)"),
-    "TLS to a plaintext port": (Way("", user="trainer"), "doesn't speak TLS there: use its TLS port, or mqtt://"),
+    "no client certificate": (Way("MTLS", user="trainer"), "may want a certificate of ours (RUNWIRE_CLIENT_CERT)"),
+    "client certificate of a stranger": (
+        Way("MTLS", user="trainer", certificate="stranger/robot.pem"),
+        "it may not take our certificate",
+    ),
+    "TLS to a plaintext port": (Way("", user="trainer"), "doesn't speak TLS there: use its TLS port"),
 }
 
 
@@ -132,6 +144,42 @@ def test_a_locked_door_says_what_to_do(
         assert "s3cret" not in told
     assert trainer.value.retriable
     assert not bridge.value.is_final
+
+
+def test_who_has_a_good_certificate_is_let_in(mosquitto: SecureMosquitto) -> None:
+    way = Way("MTLS", user="bridge", certificate="certificates/robot.pem")
+    asyncio.run(_open(way.destination(mosquitto)))
+
+
+DISCONNECTS = {
+    "a denied message": (b"\xe0\x01\x87", "no longer lets us in, or denies a topic", False),
+    "another of that name": (b"\xe0\x01\x8e", "another bridge has taken over the session", True),
+    "nothing said": (b"", "the connection broke", False),
+}
+
+
+@pytest.mark.parametrize(("last", "words", "is_final"), DISCONNECTS.values(), ids=DISCONNECTS)
+def test_a_broker_that_hangs_up_while_a_bridge_opens(last: bytes, words: str, *, is_final: bool) -> None:
+    """At once, and by its reason: other brokers than Mosquitto answer so to what they deny."""
+
+    async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while kind := await reader.read(1):
+            body = await reader.readexactly((await reader.readexactly(1))[0])
+            if kind[0] >> 4 == 3:  # PUBLISH
+                writer.write(last)
+                break
+            writer.write(b"\x20\x03\x00\x00\x00" if kind[0] >> 4 == 1 else b"\x90\x04" + body[:2] + b"\x00\x01")
+        writer.close()
+
+    async def go() -> None:
+        server = await asyncio.start_server(broker, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, asyncio.timeout(5):
+            await _open(parse_url(f"mqtt://127.0.0.1:{port}").secured({}))
+
+    with pytest.raises(InletError, match=words) as caught:
+        asyncio.run(go())
+    assert caught.value.is_final is is_final
 
 
 def test_who_may_not_write_events_is_told(mosquitto: SecureMosquitto, tmp_path: Path) -> None:
