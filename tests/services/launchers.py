@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,12 +49,10 @@ def mpirun(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     require_service(f"mpirun of {name}", found is not None, f"apt-get install {MPIRUNS[name]}")
     script = tmp_path / "bin" / "mpirun"  # no link: MPICH looks beside it for its other programs
     script.parent.mkdir()
-    # Of two that start at once, Open MPI's second fails where the first makes the folder of their user just then.
-    with tempfile.TemporaryDirectory(
-        prefix="mpi-", ignore_cleanup_errors=True
-    ) as temporary:  # short: names of sockets lie in it
-        Path(temporary, f"ompi.{socket.gethostname().split('.')[0]}.{os.getuid()}").mkdir(mode=0o700)
-        script.write_text(f'#!/bin/sh\nTMPDIR={temporary} exec {found} "$@"\n')
+    # Of two at once, Open MPI's one removes the folder of their user when the other has just found it or made it.
+    # The names are short: names of sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="mpi-", ignore_cleanup_errors=True) as temporary:
+        script.write_text(f'#!/bin/sh\nTMPDIR=$(mktemp -d {temporary}/XXXX) exec {found} "$@"\n')
         script.chmod(0o755)
         yield script
 
