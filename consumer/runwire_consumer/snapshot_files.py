@@ -73,11 +73,20 @@ def kept(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
 
 
 def rotate(folder: Path, taken: Snapshot) -> list[Snapshot]:
-    """Remove what `kept` leaves out; returns what went. The one just taken stays, even where the clock went back."""
+    """Remove what `kept` leaves out; returns what went. The one just taken stays, even where the clock went back.
+
+    Raises:
+        SnapshotFailed: One of them can't be removed.
+    """
     found = listed(folder)
     gone = [one for one in found if one not in {taken, *kept(found)}]
     for one in gone:
-        one.path.unlink(missing_ok=True)
+        try:
+            one.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SnapshotFailed(
+                f"{taken.path.name} was taken, but the older {one.path} can't be removed: {error.strerror or error}."
+            ) from error
     return gone
 
 

@@ -54,7 +54,7 @@ def take(database: Database, folder: Path, now: int, cursor: duckdb.DuckDBPyConn
         final = _free_name(folder, now)
         draft = folder / f".{final.name}"
         try:
-            with contextlib.closing(cursor or database.cursor()) as connection:
+            with contextlib.closing(cursor or database.cursor()) as connection, _failures():
                 _copy(connection, draft)
                 _check(connection, draft)
             settle(draft, final)
@@ -194,17 +194,16 @@ def _free_name(folder: Path, now: int) -> Path:
 
 def _copy(connection: duckdb.DuckDBPyConnection, draft: Path) -> None:
     source = quoted_name(connection)
-    with _failures():
-        connection.execute(f"ATTACH {quoted(draft)} AS runwire_snapshot")
-        try:
-            draft.chmod(0o600)
-            connection.execute(f"COPY FROM DATABASE {source} TO runwire_snapshot")
-        except BaseException:
-            with contextlib.suppress(duckdb.TransactionException):
-                connection.execute("ROLLBACK")
-            connection.execute("DETACH runwire_snapshot")
-            raise
+    connection.execute(f"ATTACH {quoted(draft)} AS runwire_snapshot")
+    try:
+        draft.chmod(0o600)
+        connection.execute(f"COPY FROM DATABASE {source} TO runwire_snapshot")
+    except BaseException:
+        with contextlib.suppress(duckdb.TransactionException):
+            connection.execute("ROLLBACK")
         connection.execute("DETACH runwire_snapshot")
+        raise
+    connection.execute("DETACH runwire_snapshot")
 
 
 def _check(connection: duckdb.DuckDBPyConnection, draft: Path) -> None:
@@ -232,6 +231,7 @@ def quoted_name(connection: duckdb.DuckDBPyConnection) -> str:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
+    """Whatever the engine says on the way, also of an interrupt between two steps, is one of ours."""
     try:
         with translated():
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import stat
 from pathlib import Path
 
@@ -245,3 +246,58 @@ def test_a_copy_that_is_invalidated_is_no_store_that_is(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
     take(store.database, folder, MIDNIGHT)
     store.close()
+
+
+class Interrupted:
+    """A connection that is interrupted in its statement `number`, from 0."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, number: int | None) -> None:
+        self.connection = connection
+        self.number = number
+        self.statements = 0
+
+    def execute(self, sql: str, *parameters: object) -> duckdb.DuckDBPyConnection:
+        """As the connection does."""
+        self.statements += 1
+        if self.statements - 1 == self.number:
+            raise duckdb.InterruptException("INTERRUPT Error: Interrupted!")
+        return self.connection.execute(sql, *parameters)
+
+    def close(self) -> None:
+        """As the connection does."""
+        self.connection.close()
+
+
+def test_an_interrupt_at_any_statement_is_said(tmp_path: Path) -> None:
+    """The consumer's end may come at each; no draft stays."""
+
+    def interrupted(number: int | None) -> int:
+        store = Store.open(tmp_path / "runwire.duckdb", options_for(folder, 0.0))
+        connection = Interrupted(store.cursor(), number)
+        try:
+            take(store.database, folder, MIDNIGHT, connection)  # type: ignore[arg-type]
+        finally:
+            store.close()
+        return connection.statements
+
+    folder = tmp_path / "snapshots"
+    statements = interrupted(None)
+    kept_files = list(folder.iterdir())
+    assert (statements > 5, len(kept_files)) == (True, 1)
+    for number in range(statements):
+        with pytest.raises(SnapshotFailed, match="Interrupted!"):
+            interrupted(number)
+        assert list(folder.iterdir()) == kept_files
+
+
+def test_an_older_one_that_cannot_be_removed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's file say; the one just taken counts."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    for day in range(12):
+        (tmp_path / f"runwire-{stamp_of(day * DAY)}.duckdb").touch()
+    monkeypatch.setattr(Path, "unlink", denied)
+    with pytest.raises(SnapshotFailed, match=r"was taken, but the older .* can't be removed: Operation not perm"):
+        rotate(tmp_path, listed(tmp_path)[0])
