@@ -11,12 +11,12 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runwire_consumer.access import AccessTable, Rule, Rules, Visitor
@@ -254,41 +254,49 @@ def session_of(scope: Scope, headers: Headers) -> str | None:
 
 
 def guarded(app: ASGIApp, door: Door, rules: Rules) -> ASGIApp:
-    """The app behind the door; a failure inside becomes a sentence without a stack trace."""
+    """The app behind the door; a `RequestRefused` inside becomes its answer, a failure a sentence without a trace."""
     table = AccessTable(rules)
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await app(scope, receive, send)
-            return
         if scope["type"] != "http":
             return
-        started = False
-
-        async def send_on(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
+        answer = _Answer(send)
         try:
-            visitor = door.admit(scope, table)
-        except RequestRefused as refused:
-            await refusal_response(refused)(scope, receive, send_on)
-            return
-        scope[_VISITOR] = visitor
-        try:
-            await app(scope, receive, send_on)
+            scope[_VISITOR] = door.admit(scope, table)
+            await app(scope, receive, answer.send)
+        except RequestRefused as error:
+            refused = error
+        except asyncio.CancelledError:  # the server ends, and has waited for this one as long as it does
+            refused = RequestRefused(503, "The consumer is ending: ask again when it is back.")
         except Exception:  # noqa: BLE001 - whatever it was: a sentence for the client, the trace for the log
             _log.exception("The request for %s failed.", scope["path"])
-            if not started:
-                sentence = "The consumer failed on this request: its log says why."
-                await JSONResponse({"error": sentence}, 500)(scope, receive, send_on)
+            refused = RequestRefused(500, "The consumer failed on this request: its log says why.")
+        else:
+            return
+        if not answer.started:
+            await refusal_response(refused)(scope, receive, answer.send)
 
     return guard
+
+
+class _Answer:
+    """What is sent of an answer gets our headers.
+
+    Attributes:
+        started: Its status is out: it can't become another.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        await self._send(message)
 
 
 def refusal_response(refused: RequestRefused) -> JSONResponse:
@@ -319,20 +327,6 @@ async def read_body(request: Request) -> bytes:
     except ClientDisconnect:
         raise RequestRefused(400, "The client went away before its body ended.") from None
     return bytes(body)
-
-
-def answering(
-    endpoint: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint whose `RequestRefused` becomes an answer."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except RequestRefused as refused:
-            return refusal_response(refused)
-
-    return answer
 
 
 def _too_large() -> RequestRefused:

@@ -31,11 +31,9 @@ from typing import Any, TypeVar
 
 import uvicorn
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from runwire_consumer import queries
@@ -54,7 +52,7 @@ from runwire_consumer.errors import (
     StoreEnding,
 )
 from runwire_consumer.exposition import Exposition
-from runwire_consumer.guard import HEADERS_BYTES_MAX, Door, RequestRefused, answering, guarded, read_body, visitor_of
+from runwire_consumer.guard import HEADERS_BYTES_MAX, Door, RequestRefused, guarded, read_body, visitor_of
 from runwire_consumer.leaving import leaving_if_invalidated
 from runwire_consumer.login import login_routes
 from runwire_consumer.page.feed import LiveFeed
@@ -124,8 +122,7 @@ class Face:
 def build_app(face: Face, door: Door) -> ASGIApp:
     """The application, guarded on every route."""
     routes = [*_routes(face), *login_routes(door), *live_routes(face.feed, door), *page_routes(face.pages)]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_error})
-    return guarded(app, door, {**page_rules(face.pages), **ACCESS})
+    return guarded(Router(routes), door, {**page_rules(face.pages), **ACCESS})
 
 
 def _routes(face: Face) -> list[Route]:
@@ -168,12 +165,12 @@ def _routes(face: Face) -> list[Route]:
         return obey
 
     return [
-        *(Route(f"/api/{path}", answering(obeying(order)), methods=["POST"]) for path, order in face.orders.items()),
+        *(Route(f"/api/{path}", obeying(order), methods=["POST"]) for path, order in face.orders.items()),
         *data_routes(worker.run, face.asking),
-        Route("/api/sql", answering(sql), methods=["POST"]),
-        Route("/api/runs", answering(runs), methods=["GET"]),
-        Route("/api/runs/{wanted:path}", answering(run), methods=["GET"]),
-        Route("/metrics", answering(metrics), methods=["GET"]),
+        Route("/api/sql", sql, methods=["POST"]),
+        Route("/api/runs", runs, methods=["GET"]),
+        Route("/api/runs/{wanted:path}", run, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
     ]
@@ -317,12 +314,6 @@ def _object(body: bytes) -> Mapping[str, Any]:
 
 def _json(content: Any) -> Response:
     return Response(json.dumps(content, allow_nan=False).encode(), media_type="application/json")
-
-
-async def _on_http_error(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = error.headers if isinstance(error, HTTPException) else None
-    return JSONResponse({"error": "The request can't be served."}, status, headers)
 
 
 def _listen(host: str, port: int) -> socket.socket:

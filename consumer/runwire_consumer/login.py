@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runwire_consumer.access import Visitor
-from runwire_consumer.guard import Door, RequestRefused, answering, read_body, session_of, visitor_of
+from runwire_consumer.guard import Door, RequestRefused, read_body, session_of, visitor_of
 from runwire_consumer.sessions import cookie_header, cookie_name
 
 
@@ -48,7 +48,7 @@ def login_routes(door: Door) -> list[Route]:
         ("POST", "/api/logout"): logout,
         ("GET", "/api/session"): session,
     }
-    return [Route(path, answering(endpoint), methods=[method]) for (method, path), endpoint in routes.items()]
+    return [Route(path, endpoint, methods=[method]) for (method, path), endpoint in routes.items()]
 
 
 def _presented(body: bytes) -> tuple[str, str]:

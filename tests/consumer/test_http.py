@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runwire_consumer import guard, http
-from runwire_consumer.access import READ, WRITE
+from runwire_consumer.access import OPEN, WRITE
 from runwire_consumer.database import Database
 from runwire_consumer.errors import FaceError, PortInUse, QueryTimeout, StoreEnding, StoreError
 from runwire_consumer.guard import Door, guarded, is_loopback
@@ -301,15 +301,17 @@ async def test_unready_says_what_is_missing(database: Database) -> None:
     assert (answer.status_code, answer.json()) == (503, {"error": "The broker can't be reached."})
 
 
-async def test_a_failure_inside_shows_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_inside_shows_no_trace(face: Face, caplog: pytest.LogCaptureFixture) -> None:
     """The client gets a sentence, the log the trace."""
 
-    async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    async def broken(_asked: Mapping[str, Any]) -> Mapping[str, Any]:
         raise RuntimeError("secret detail")
 
-    async with client(guarded(broken, door(), {("GET", "/api/runs"): READ}), **AUTHORIZED) as asking:
-        answer = await asking.get("/api/runs")
-    assert (answer.status_code, "secret" in answer.text) == (500, False)
+    app = build_app(replace(face, orders={"snapshots": broken}), door())
+    async with client(app, **AUTHORIZED) as asking:
+        answer = await asking.post("/api/snapshots")
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "The consumer failed on this request: its log says why."}
     assert "secret detail" in caplog.text
 
 
@@ -424,3 +426,20 @@ async def test_a_slow_or_endless_request_ends(face: Face, monkeypatch: pytest.Mo
 def test_loopback(host: str, expected: bool) -> None:  # noqa: FBT001 - a column of the table
     """Only addresses of this machine."""
     assert is_loopback(host) is expected
+
+
+async def test_a_request_that_outlasts_the_end_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Not that something broke, and the log has no trace."""
+    arrived = asyncio.Event()
+
+    async def endless(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    async with httpx.AsyncClient(timeout=30) as asking:
+        async with served(guarded(endless, door(), {("GET", "/healthz"): OPEN})) as port:
+            answering = asyncio.create_task(asking.get(f"http://127.0.0.1:{port}/healthz"))
+            await asyncio.wait_for(arrived.wait(), 10)
+        answer = await answering
+    assert (answer.status_code, answer.json()) == (503, {"error": "The consumer is ending: ask again when it is back."})
+    assert "Traceback" not in caplog.text

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from runwire_consumer.access import READ_BY_PROJECT, Rule
-from runwire_consumer.guard import Door, RequestRefused, answering, visitor_of
+from runwire_consumer.guard import Door, RequestRefused, visitor_of
 from runwire_consumer.page.curves import curves_asked, read_curves
 from runwire_consumer.page.feed import METRICS_FOLLOWED_MAX, RUNS_FOLLOWED_MAX, Following, LiveFeed
 from runwire_consumer.page.table import read_names, read_table
@@ -59,7 +59,7 @@ def data_routes(working: Working, asking: Callable[[frozenset[str] | None], Ask]
         return await working(lambda: _json(read_curves(ask, asking(None), curves_asked(query))))
 
     routes = {"/api/table": table, "/api/names": names, "/api/curves": curves}
-    return [Route(path, answering(endpoint), methods=["GET"]) for path, endpoint in routes.items()]
+    return [Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()]
 
 
 def live_routes(feed: LiveFeed | None, door: Door) -> list[Route]:
@@ -75,7 +75,7 @@ def live_routes(feed: LiveFeed | None, door: Door) -> list[Route]:
             _events(feed, following, lambda: door.still_knows(request.scope)), media_type="text/event-stream"
         )
 
-    return [Route("/api/live", answering(live), methods=["GET"])]
+    return [Route("/api/live", live, methods=["GET"])]
 
 
 async def _events(feed: LiveFeed, following: Following, welcome: Callable[[], bool]) -> AsyncIterator[bytes]:
