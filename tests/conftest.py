@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.copied_stores import copied_stores
 from tests.services.launchers import mpirun, slurm, torch_bin  # noqa: F401 - fixtures of more than one folder
 from tests.tiers import describe_missing
 
@@ -28,6 +29,12 @@ def _no_automatic_metrics() -> Iterator[None]:
     """Tests compare every row: what nobody logged is there only where a test asks for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNWIRE_AUTO_METRICS", "off")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with copied_stores(tmp_path_factory.mktemp("store") / "template.duckdb"):
         yield
 
 

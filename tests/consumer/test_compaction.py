@@ -22,8 +22,8 @@ from runwire_consumer.store import Store
 from runwire_consumer.thinning import drop_full_resolution
 from runwire_schemas import events
 from tests.consumer.layouts import METRICS, RUN_IDS, History, everything, make_blocks_small, plain
+from tests.consumer.plans import rows_scanned
 from tests.consumer.telling import DAY_ONE, Emitter, play, store_all
-from tests.consumer.test_relations import rows_scanned
 
 SEEDS = range(5)
 TURNS = 90

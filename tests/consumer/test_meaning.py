@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from runwire_consumer.sandbox import Sandbox
 from runwire_consumer.store import Store
 from runwire_schemas import events
 from tests.consumer import meaning_models as models
+from tests.consumer.plans import rows_scanned
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter, store_all, told
 
 NAN, INF = math.nan, math.inf
@@ -437,16 +437,9 @@ def test_macros_read_one_curve() -> None:
     cursor = store.cursor()
     for call in ("smoothed('run-1', 'm3')", "rank_spread('run-1', 'm3')", "stragglers('run-1', metric := 'm3')",
                  "compare(['run-1'], 'm3')"):  # fmt: skip
-        plan = json.loads(rows(cursor, f"EXPLAIN (ANALYZE, FORMAT json) SELECT * FROM {call}")[0][1])
-        assert 500 <= scanned(plan, "points") <= 1_000
-        assert 500 <= scanned(plan, "rows") <= 1_000
-
-
-def scanned(node: dict[str, Any], table: str) -> int:
-    """Rows that left the scans of a store table."""
-    name = str(node.get("extra_info", {}).get("Table", "")).replace('"', "")
-    mine = int(node["operator_cardinality"]) if name.endswith(f"store.{table}") else 0
-    return mine + sum(scanned(child, table) for child in node.get("children", []))
+        asked = f"SELECT * FROM {call}"
+        assert 500 <= rows_scanned(cursor, asked, "points") <= 1_000
+        assert 500 <= rows_scanned(cursor, asked, "rows") <= 1_000
 
 
 # -- random histories ------------------------------------------------------------------------------------------

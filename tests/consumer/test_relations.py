@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -13,6 +12,7 @@ from runwire_consumer.database import MEMORY
 from runwire_consumer.runstate import RunState
 from runwire_consumer.store import Store
 from runwire_schemas import events
+from tests.consumer.plans import rows_scanned
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter, store_all, told
 
 NAN, INF = math.nan, math.inf
@@ -342,16 +342,21 @@ def test_filters_reach_the_points() -> None:
         assert 500 <= rows_scanned(cursor, asked, "rows") <= 2_000
 
 
-def rows_scanned(cursor: duckdb.DuckDBPyConnection, sql: str, table: str) -> int:
-    """Rows that left the scans of a store table."""
-    plan = json.loads(rows(cursor, f"EXPLAIN (ANALYZE, FORMAT json) {sql}")[0][1])
-
-    def walk(node: dict[str, Any]) -> int:
-        scanned = str(node.get("extra_info", {}).get("Table", "")).replace('"', "")
-        mine = int(node["operator_cardinality"]) if scanned.endswith(f"store.{table}") else 0
-        return mine + sum(walk(child) for child in node.get("children", []))
-
-    return walk(plan)
+def test_curves_of_some_runs_leave_the_rows_of_a_long_one_alone() -> None:
+    """Where the engine takes the points of a few runs for many, it makes its hash table of all rows instead."""
+    store = Store.open(MEMORY)
+    runs = [Emitter(f"{number:03}", run_id=f"{number:016x}", attempt=str(number)) for number in range(100)]
+    for run in runs:
+        store_all(store, [run.starts(), run.logs({step: {f"m{k}": 1.0 for k in range(100)} for step in range(10)})])
+    long = Emitter("f", run_id="f" * 16, attempt="long")
+    store_all(store, [long.starts()])
+    for first in range(0, 100_000, 10_000):
+        store_all(store, [long.logs({step: {"m0": 1.0} for step in range(first, first + 10_000)})])
+    for count in (2, 5, 20):
+        names = ", ".join(f"'{run.run_id}'" for run in runs[:: 100 // count])
+        asked = f"SELECT run, step, value FROM curves WHERE metric = 'm0' AND run_id IN ({names})"  # noqa: S608 - ours
+        assert len(rows(store.cursor(), asked)) == 10 * count
+        assert rows_scanned(store.cursor(), asked, "rows") <= 10 * len(runs)
 
 
 def test_a_step_at_the_end_of_int64_breaks_no_relation() -> None:
