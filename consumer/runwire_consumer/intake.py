@@ -106,8 +106,9 @@ class Intake:
     def _take_batch(self, emitter: Emitter, batch: events.MetricBatch) -> None:
         """Rows that are new become pieces, block by block."""
         _be_trainer(emitter)
-        fresh = self._ledger(emitter.emitter_key).admit(batch.first_seq, batch.count)
-        self._duplicates += batch.count - sum(end - first for first, end in fresh)
+        rows = batch.count
+        fresh = self._ledger(emitter.emitter_key).admit(batch.first_seq, rows)
+        self._duplicates += rows - sum(end - first for first, end in fresh)
         for first, end in fresh:
             at = batch.first_seq
             for block in batch.blocks:
@@ -119,21 +120,24 @@ class Intake:
 
     def _take_block(self, emitter: Emitter, block: events.Block, at: int, begin: int, stop: int) -> None:
         """Rows begin .. stop - 1 of a block whose first row is `at`."""
+        steps: Any = np.asarray(block.steps)
+        times: Any = np.asarray(block.times)
         values: Any = np.asarray(block.values)
-        if stop - begin < len(block.steps):
-            values = values.reshape(len(block.keys), -1)[:, begin:stop].ravel()
+        if stop - begin < len(steps):
+            values = values.reshape(len(block.keys), len(steps))[:, begin:stop].ravel()
+            steps, times = steps[begin:stop], times[begin:stop]
         piece = Piece(
             emitter_key=emitter.emitter_key,
             metric_keys=self._keys_of(block.keys),
             first_seq=at + begin,
-            steps=np.asarray(block.steps)[begin:stop],
-            times=np.asarray(block.times)[begin:stop],
+            steps=steps,
+            times=times,
             values=values,
         )
         self._change.pieces.append(piece)
         self._rows += stop - begin
         self._points += len(values)
-        emitter.row_time = max(emitter.row_time or 0, int(piece.times[-1]))
+        emitter.row_time = max(emitter.row_time or 0, int(times[-1]))
 
     def _take_record(self, emitter: Emitter, event: events.Lifecycle) -> None:
         if not isinstance(event, (events.RunEdited, events.RunDeleted)):

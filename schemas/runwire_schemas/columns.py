@@ -28,9 +28,13 @@ WORK_MAX = 110_000  # keys; a block costs as much as 20 of them, a further part 
 _BLOCK_WORK, _PART_WORK = 20, 50
 _LONG_MASK = 2**64 - 1
 _FEW_LONGS = 8  # below, plain Python costs less than numpy's calls: rows of changing keys come one by one
-_SMALL_BYTES = 600  # below, fastavro's one call costs less than a dozen numpy calls
+_SMALL_BYTES = 600  # below, the reference has the last word on what is not valid here
+_LONG_LENGTH = _MORE | 1  # bits that a length of 0 to 63 hasn't: a further byte, a sign
+_KEYS_KEPT = 1_000
 _SHIFTS = np.arange(0, 70, 7, dtype=np.uint64)
 _PLACES = np.arange(_LONG_BYTES_MAX)
+
+_known_keys: dict[bytes, tuple[str, ...]] = {}  # by their bytes, some 4 KiB at most: senders repeat theirs
 
 
 def encode_batch(batch: MetricBatch) -> bytes:
@@ -56,13 +60,14 @@ def decode_batch(payload: bytes) -> MetricBatch:
     Raises:
         DecodeError: The payload is no valid batch.
     """
-    # Few points, or written by another version: the reference decoder.
-    if len(payload) < _SMALL_BYTES or not payload.startswith(_HEADER):
-        return _as_arrays(codec.decode(payload))
-    try:
-        return _Reader(payload).batch()
-    except (IndexError, ValueError) as error:
-        raise DecodeError(f"MetricBatch is no valid Avro: {error}.") from error
+    if payload.startswith(_HEADER):
+        try:
+            return _Reader(payload).batch()
+        except (IndexError, ValueError) as error:
+            if len(payload) >= _SMALL_BYTES:
+                raise DecodeError(f"MetricBatch is no valid Avro: {error}.") from error
+    # Written by another version, or few bytes that are no batch to us.
+    return _as_arrays(codec.decode(payload))
 
 
 def _block(block: Block) -> list[bytes]:
@@ -161,21 +166,54 @@ class _Reader:
         return MetricBatch(run_id, emitter_id, rank, first_seq, tuple(blocks))
 
     def _block(self) -> Block:
-        keys: list[str] = []
+        return Block(self._keys(), self._longs(), self._longs(), self._doubles())  # type: ignore[arg-type]
+
+    def _keys(self) -> tuple[str, ...]:
+        raw = self._usual_keys()
+        known = _known_keys.get(raw)
+        if known is not None:
+            self._do(len(known))
+            self._at += len(raw)
+            return known
+        found: list[str] = []
         count = self._count()
         while count:
             self._do(count)
-            keys += [self._string() for _ in range(count)]
+            found += [self._string() for _ in range(count)]
             count = self._next_count()
-        return Block(tuple(keys), self._longs(), self._longs(), self._doubles())  # type: ignore[arg-type]
+        keys = tuple(found)
+        if raw:
+            if len(_known_keys) >= _KEYS_KEPT:
+                _known_keys.clear()
+            _known_keys[raw] = keys
+        return keys
+
+    def _usual_keys(self) -> bytes:
+        """The bytes of at most 63 keys in one part, each below 64 bytes, as most are; b"" where they are others."""
+        data, at = self._data, self._at
+        try:
+            count = data[at]
+            if not count or count & _LONG_LENGTH:
+                return b""
+            at += 1
+            for _ in range(count >> 1):
+                length = data[at]
+                if length & _LONG_LENGTH:
+                    return b""
+                at += 1 + (length >> 1)
+            return b"" if data[at] else data[self._at : at + 1]
+        except IndexError:
+            return b""
 
     def _long(self) -> int:
+        data, at = self._data, self._at
         zigzag = shift = 0
         while True:
-            byte = self._data[self._at]
-            self._at += 1
+            byte = data[at]
+            at += 1
             zigzag |= (byte & 0x7F) << shift
             if byte < _MORE:
+                self._at = at
                 zigzag &= _LONG_MASK  # as other readers do with bits that no long has
                 return zigzag >> 1 ^ -(zigzag & 1)
             shift += 7

@@ -103,6 +103,16 @@ def test_a_batch_that_overlaps_brings_its_new_rows_only() -> None:
     ]
 
 
+def test_rows_without_metrics_that_overlap_are_no_poison() -> None:
+    """Our senders write none, but they are valid: rows 0 and 1 are there, 1-3 bring two more."""
+    store = Store.open(MEMORY)
+    store_all(store, [Emitter("a").logs({0: {}, 1: {}})])
+    store_all(store, [Emitter("a", seq=1).logs({1: {}, 2: {}, 3: {}})])
+    found = store.cursor().execute("SELECT seq, step FROM store.rows ORDER BY 1").fetchall()
+    assert found == [(k, k) for k in range(4)]
+    assert store.letters_waiting() == 0
+
+
 def test_a_dead_row_that_comes_readable_is_stored() -> None:
     """Replay moves dead to stored, a late arrival lost to stored."""
     store, run = Store.open(MEMORY), Emitter("a")

@@ -18,9 +18,9 @@ from tests.schemas.samples import SAMPLES
 LONGS = st.integers(-(2**63), 2**63 - 1)
 
 
-@pytest.fixture(autouse=True, scope="module", params=["small batches by the reference", "all vectorised"])
+@pytest.fixture(autouse=True, scope="module", params=["the reference beside", "all vectorised"])
 def ways(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Everything here holds for both ways that `decode_batch` has."""
+    """Everything here holds whichever way `decode_batch` takes."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "all vectorised":
             patch.setattr(columns, "_SMALL_BYTES", 0)
@@ -97,6 +97,21 @@ def test_hostile_counts_are_refused_without_memory(body: bytes, words: str) -> N
     header = columns.encode_batch(MetricBatch("", "", 0, 0, ()))[:10]
     with pytest.raises(DecodeError, match=words):
         columns.decode_batch(header + body + bytes(700))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("keys", [("loss",), tuple(f"train/metric_{number:02}" for number in range(10))])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_small_messages_of_our_own_never_need_the_reference(
+    monkeypatch: pytest.MonkeyPatch, rows: int, keys: tuple[str, ...], blocks: int
+) -> None:
+    steps, times = list(range(-1, rows - 1)), [1_800_000_000_000_000] * rows
+    block = Block(keys, steps, times, [float("nan")] * (rows * len(keys)))
+    batch = MetricBatch("run-1", "f" * 32, 63, 2**40, (block,) * blocks)
+    payload = columns.encode_batch(batch)
+    monkeypatch.setattr(codec, "decode", lambda _: pytest.fail("the reference was asked"))
+    for _ in range(2):  # with keys that are new, and with known ones
+        assert plain(columns.decode_batch(payload)) == plain(batch)
 
 
 def test_arrays_in_parts_are_left_to_the_reference() -> None:

@@ -20,6 +20,7 @@ GOOD: dict[str, Any] = {
     "first_seq": 7,
     "count": 2,
 }
+HEADERS = Envelope(**GOOD).to_headers()
 
 
 def test_headers_survive() -> None:
@@ -62,8 +63,14 @@ def test_impossible_envelopes_are_refused(change: dict[str, Any], words: str) ->
         ([("rank", b"three")], "rank is garbled"),
         ([("project", b"\xff\xfe")], "project is garbled"),
         ([("type", None)], "lacks type"),
+        ([*HEADERS[:-1], ("count", None)], "lacks count"),
+        ([*HEADERS[:-1], ("count", b"many"), ("count", b"2")], "count is garbled"),
     ],
 )
 def test_garbled_headers_are_a_sentence(headers: list[tuple[str, bytes | None]], words: str) -> None:
     with pytest.raises(EnvelopeError, match=words):
         Envelope.from_headers(headers)
+
+
+def test_a_null_header_beside_a_good_one_is_passed_over() -> None:
+    assert Envelope.from_headers([*HEADERS, ("count", None)]) == Envelope(**GOOD)
