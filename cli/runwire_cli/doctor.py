@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.text import Text
 
+from runwire._errors import TransportError
 from runwire._filesystem import FileSystem, file_system_of
 from runwire._segments import OWNER, parse_header, segment_numbers, segment_path
 from runwire._version import __version__
@@ -38,7 +39,7 @@ from runwire_consumer.issued import IssuedTokens
 from runwire_consumer.lock import process_state
 from runwire_consumer.migrations import migrations
 from runwire_consumer.plans import plan_path
-from runwire_schemas.topics import mask
+from runwire_schemas.topics import Destination, mask
 
 PROBE_SECONDS_MAX = 10.0
 JOURNALS_MAX = 10_000
@@ -205,6 +206,8 @@ def _log(seen: _Seen) -> list[Finding]:
 
         seen.topic = ask_broker(destination)
         return [*log_checks.check_broker(seen.topic, seen.url), *log_checks.check_lag(seen.topic, seen.offsets())]
+    if destination.kind == "mqtt":
+        return log_checks.check_bridge(_ask_bridge(destination), seen.url)
     folder = Path(destination.path)
     exists = folder.is_dir()
     offsets = seen.offsets()
@@ -212,6 +215,27 @@ def _log(seen: _Seen) -> list[Finding]:
         return []  # what waits can't be told from what is stored
     files = probes.folder_facts(folder, offsets or {}) if exists else []
     return log_checks.check_folder(files, str(folder), exists=exists)
+
+
+def _ask_bridge(destination: Destination) -> str:
+    """Why what is sent by this broker gets nowhere; "" where a bridge answers."""
+    import asyncio  # noqa: PLC0415 - only where there is such a broker
+
+    from runwire._mqtt import MqttTransport  # noqa: PLC0415 - as above
+
+    async def ask() -> None:
+        transport = MqttTransport(destination)
+        try:
+            await transport.open()
+            await transport.ask_bridge()
+        finally:
+            await transport.close()
+
+    try:
+        asyncio.run(ask())
+    except TransportError as trouble:
+        return str(trouble)
+    return ""
 
 
 def _snapshots(seen: _Seen) -> list[Finding]:

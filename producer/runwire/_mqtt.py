@@ -37,6 +37,7 @@ from runwire_schemas.edge import (
     reason,
     to_properties,
 )
+from runwire_schemas.envelope import Envelope
 from runwire_schemas.errors import DecodeError, SecurityError
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage, MQTTMessageInfo
     from paho.mqtt.reasoncodes import ReasonCode
 
-    from runwire_schemas.envelope import Envelope
     from runwire_schemas.topics import Destination
 
 CONNECT_SECONDS = 10.0
@@ -101,6 +101,22 @@ class MqttTransport:
         except (aiomqtt.MqttError, OSError, ValueError) as error:
             told = reason(error, self._destination, is_connected=False)
             raise self._error("can't be reached", told) from error
+
+    async def ask_bridge(self) -> None:
+        """Find out whether a bridge answers, for an emitter that there isn't; nothing is stored of it.
+
+        Raises:
+            TransportError: None does, or the broker doesn't let us ask.
+        """
+        client, nobody = self._client, f"doctor-{secrets.token_hex(8)}"
+        if client is None:
+            raise TransportError(f"{self._destination} is closed.")
+        aiomqtt = _library(self._destination)
+        try:
+            await self._listen(client, nobody)
+            await self._greet(client, Envelope(HELLO, "doctor", nobody, nobody, nobody, 0, 0, 0))
+        except (aiomqtt.MqttError, OSError, ValueError) as error:
+            raise self._error("took no message", reason(error, self._destination)) from error
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Publish all, then wait until the bridge has answered for each."""

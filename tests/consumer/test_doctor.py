@@ -345,12 +345,17 @@ def test_clocks(facts: ClockFacts, severity: Severity, words: str) -> None:
         ("dir:/data", None, OK),
         ("kafka://127.0.0.1:9092,[::1]:9092/t", "http://localhost:8470", OK),
         ("kafka://10.0.0.7:9092/t", None, NOTE),
+        ("kafka://127.example.org:9092/t", None, NOTE),
+        ("kafkas://10.0.0.7:9092/t", None, OK),
+        ("mqtt://10.0.0.7:1883/t", None, NOTE),
+        ("mqtts://10.0.0.7:8883/t", None, OK),
         ("dir:/data", "http://10.0.0.7:8470", WARNING),
+        ("dir:/data", "http://[::1]:8470", OK),
         ("dir:/data", "https://runs.example.org", OK),
     ],
 )
 def test_what_leaves_the_machine_in_the_clear(url: str, server: str | None, severity: Severity) -> None:
-    """The token is worth a warning; for Kafka this version knows nothing else."""
+    """The token is worth a warning."""
     assert [one.severity for one in check_addresses(url, server)] == [severity]
 
 

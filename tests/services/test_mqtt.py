@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import time
@@ -177,3 +178,28 @@ def test_two_bridges_of_one_name(mosquitto: MosquittoBroker, tmp_path: Path) -> 
                 timeout_seconds=60,
                 what="a hint",
             )
+
+
+def test_doctor_tells_how_far_it_gets(mosquitto: MosquittoBroker, tmp_path: Path) -> None:
+    """No bridge, a bridge, no broker; asking leaves nothing in the target."""
+    target = tmp_path / "topic"
+
+    def told() -> tuple[int, str]:
+        environment = trainer_environment(tmp_path / "home", mosquitto.url)
+        command = [str(RUNWIRE), "doctor", "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.stderr == ""
+        (what,) = (one["what"] for one in json.loads(done.stdout)["findings"] if one["check"] == "broker")
+        return done.returncode, what
+
+    code, what = told()
+    assert code == 2
+    assert f"takes messages, but no bridge answers behind it: start one: runwire bridge {mosquitto.url}" in what
+    with BridgeProcess(mosquitto.url, f"dir:{target}", folder=tmp_path) as bridge:
+        bridge.wait_for("runwire_bridge_broker_up", 1)
+        assert told() == (0, "The MQTT broker takes messages, and a bridge answers behind it.")
+        assert not list(target.rglob("*.avro"))
+    mosquitto.kill()
+    code, what = told()
+    assert code == 2
+    assert "can't be reached" in what

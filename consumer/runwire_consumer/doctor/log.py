@@ -102,6 +102,13 @@ def _check_settings(facts: BrokerFacts, url: str) -> list[Finding]:
     return found
 
 
+def check_bridge(trouble: str, url: str) -> list[Finding]:
+    """Whether rows that go by an MQTT broker get on; `trouble` says why not, "" where a bridge answers."""
+    if trouble:
+        return [error("broker", trouble, url, "Journals wait meanwhile, and nothing is lost.")]
+    return [ok("broker", "The MQTT broker takes messages, and a bridge answers behind it.")]
+
+
 def check_lag(facts: BrokerFacts, offsets: Mapping[str, int] | None) -> list[Finding]:
     """Stored offsets against the log's ends; `offsets` by partition, None where the store couldn't be asked."""
     if offsets is None or facts.trouble or not facts.exists:

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from runwire_consumer.doctor import Finding, error, note, ok, warning
 from runwire_consumer.doctor.home import SKEW_SECONDS_MAX, span
+from runwire_schemas.security import is_local
+from runwire_schemas.topics import parse_url
 
 # What this version was tried with, as pyproject.toml asks for it: from, and below. Others have broken things before.
 TRIED_VERSIONS = {
@@ -103,27 +105,20 @@ def check_addresses(destination: str, server: str | None) -> list[Finding]:
         server: Address of the consumer that is asked (RUNWIRE_SERVER).
     """
     found = []
-    if server is not None and server.startswith("http://") and not is_local(urlsplit(server).hostname or ""):
+    if server is not None and server.startswith("http://") and not is_local(urlsplit(server).netloc):
         text = "The token and all answers go to the consumer unencrypted."
         found.append(
             warning(
                 "addresses", text, server, "Start it with --tls-cert and --tls-key, or put a proxy with TLS before it."
             )
         )
-    if destination.startswith("kafka://"):
-        brokers = destination.removeprefix("kafka://").partition("/")[0].split(",")
-        if remote := [broker for broker in brokers if not is_local(broker.rpartition(":")[0])]:
-            text = "Events travel to the broker unencrypted, and anybody who reaches it can read and write them."
-            found.append(
-                note("addresses", text, ", ".join(remote), "Keep the broker in a network that only its users reach.")
-            )
+    log = parse_url(destination)
+    if not log.tls and (remote := [broker for broker in log.servers if not is_local(broker)]):
+        text = "Events travel to the broker unencrypted, and anybody who reaches it can read and write them."
+        found.append(
+            note("addresses", text, ", ".join(remote), "Keep the broker in a network that only its users reach.")
+        )
     return found or [ok("addresses", "Nothing leaves this machine unencrypted.")]
-
-
-def is_local(host: str) -> bool:
-    """Whether a host is this machine by its name alone."""
-    host = host.strip("[]").lower()
-    return host in {"localhost", "::1", ""} or host.startswith("127.")
 
 
 def numbers(version: str) -> tuple[int, ...]:
