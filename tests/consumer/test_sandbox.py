@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import duckdb
 import pyarrow as pa
@@ -173,6 +174,30 @@ def test_queries_end_when_the_consumer_goes_down(connection: duckdb.DuckDBPyConn
     with pytest.raises(QueryTimeout, match="going down"):
         sandbox.run("SELECT count(*) FROM range(1000000) a, range(1000000) b, range(1000000) c")
     stopping.join()
+
+
+def test_where_the_engine_loses_the_reason_the_sentence_says_so(connection: duckdb.DuckDBPyConnection) -> None:
+    """One thread of a query fails, the error of another that was interrupted for it arrives: nobody's limit was met."""
+
+    class Interrupted:
+        schema = pa.schema([])
+
+        def read_next_batch(self) -> pa.RecordBatch:
+            raise OSError("INTERRUPT Error: Interrupted!")
+
+    class Cursor:
+        def __init__(self) -> None:
+            self.cursor = connection.cursor()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.cursor, name)
+
+        def to_arrow_reader(self, _rows: int) -> Interrupted:
+            return Interrupted()
+
+    with pytest.raises(QueryError, match="the engine lost the reason: ask again") as error:
+        Sandbox(lambda: cast("duckdb.DuckDBPyConnection", Cursor())).run("SELECT 1")
+    assert not isinstance(error.value, QueryTimeout)
 
 
 def test_a_result_above_a_cap_is_refused_not_cut(connection: duckdb.DuckDBPyConnection) -> None:

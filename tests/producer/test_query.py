@@ -148,8 +148,12 @@ def test_a_query_that_fails_behind_its_first_rows_is_no_table(monkeypatch: pytes
     """Its sentence arrives behind 100,000 good rows."""
     monkeypatch.setattr(answers, "HEAD_BYTES", 1_000)
     sql = "SELECT CASE WHEN range < 1000000 THEN range ELSE error('here it ends') END AS i FROM range(2000000)"
-    with pytest.raises(runwire.QueryError, match="here it ends"):
-        runwire.query(sql).arrow()
+    while True:
+        with pytest.raises(runwire.QueryError) as error:
+            runwire.query(sql).arrow()
+        if "the engine lost the reason: ask again" not in str(error.value):  # now and then it does (`sandbox.py`)
+            break
+    assert "here it ends" in str(error.value)
 
 
 def test_an_answer_that_is_cut_is_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
