@@ -63,5 +63,5 @@ compile: pyproject.toml  ## compile requirements/*.txt again (UPGRADE=1: to the 
 	@tools/compile.sh $(if $(UPGRADE),--upgrade)
 
 clean:  ## remove what was made here: environments, tools, caches
-	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) .tools .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	find $(CHECKED_HERE) -name __pycache__ -type d -prune -exec rm -rf {} +

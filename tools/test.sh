@@ -16,7 +16,7 @@ if [ $# -gt 0 ]; then
     output=$(mktemp)
     trap 'rm -f "$output"' EXIT
     status=0
-    .venv/bin/python -m pytest -m "$marker" "$@" >"$output" 2>&1 || status=$?
+    .venv/bin/python -m pytest -m "$marker" --durations=10 --durations-min=5 "$@" >"$output" 2>&1 || status=$?
     cat "$output"
     [ $status -eq 5 ] && exit 0 # no test is selected
     exit $status

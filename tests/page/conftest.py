@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Error as PlaywrightError
 
 import runwire
 from tests.page.browser import CHROMIUM, HOW_TO_GET, Complaints, chromium, log_in
@@ -30,6 +31,19 @@ HOSTILE = (
     "javascript:alert(1)",
     "${7*7}{{7*7}}%00%2e",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test what its page says."""
+    report = yield
+    page = getattr(item, "funcargs", {}).get("page")
+    if report.failed and isinstance(page, Page) and not page.is_closed():
+        try:
+            report.sections.append((page.url[:200], page.locator("body").inner_text(timeout=5_000)[:2_000]))
+        except PlaywrightError as error:
+            report.sections.append((page.url[:200], f"It doesn't answer: {error}"))
+    return report
 
 
 @dataclass(frozen=True)

@@ -36,26 +36,29 @@ class Disk:
         self._files: dict[int, bytes] = {}
         self._names: dict[str, dict[str, int]] = {}
         self._bad: dict[int, int] = {}
+        self._one_at_a_time = threading.Lock()  # what is on the disk never becomes older again
         self.plan = list(plan)
         self.calls = 0
         patch.setattr(os, "fdatasync", self._file)
         patch.setattr(os, "fsync", self._folder)
 
     def _file(self, fd: int) -> None:
-        self.calls += 1
-        inode = os.fstat(fd).st_ino
-        if self.plan and self.plan.pop(0):
-            self._bad[inode] = os.dup(fd)  # open, lest its number becomes another file's
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if inode not in self._bad:  # the kernel says yes the second time, and has forgotten the pages
-            self._files[inode] = Path(f"/proc/self/fd/{fd}").read_bytes()
+        with self._one_at_a_time:
+            self.calls += 1
+            inode = os.fstat(fd).st_ino
+            if self.plan and self.plan.pop(0):
+                self._bad[inode] = os.dup(fd)  # open, lest its number becomes another file's
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            if inode not in self._bad:  # the kernel says yes the second time, and has forgotten the pages
+                self._files[inode] = Path(f"/proc/self/fd/{fd}").read_bytes()
 
     def _folder(self, fd: int) -> None:
-        folder = str(Path(f"/proc/self/fd/{fd}").readlink())
-        names = self._names[folder] = {}
-        for name in os.listdir(fd):
-            with contextlib.suppress(FileNotFoundError):  # of a program beside us, where the folder is everybody's
-                names[name] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
+        with self._one_at_a_time:
+            folder = str(Path(f"/proc/self/fd/{fd}").readlink())
+            names = self._names[folder] = {}
+            for name in os.listdir(fd):
+                with contextlib.suppress(FileNotFoundError):  # of a program beside us, where the folder is everybody's
+                    names[name] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
 
     def close(self) -> None:
         """Give the files back."""
@@ -66,8 +69,9 @@ class Disk:
         """A copy of a folder as the next boot finds it."""
         found = into / folder.name
         found.mkdir(parents=True)
-        for name, inode in self._names.get(str(folder.resolve()), {}).items():
-            (found / name).write_bytes(self._files.get(inode, b""))
+        with self._one_at_a_time:
+            for name, inode in self._names.get(str(folder.resolve()), {}).items():
+                (found / name).write_bytes(self._files.get(inode, b""))
         return found
 
 

@@ -182,7 +182,7 @@ def test_a_git_that_hangs_is_ended_with_its_children(repository: Path) -> None:
     environ = script(repository.parent, f"sleep 600 & echo $! > {repository.parent}/child; wait")
     begin = time.monotonic()
     captured = read_git(repository, environ, timeout_seconds=0.5)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60  # of 600
     assert captured == Git(git(repository, "rev-parse", "HEAD"), "main", REMOTE, None)
     child = Path("/proc", (repository.parent / "child").read_text().strip(), "stat")
     if child.exists():  # not yet reaped by the system's first process

@@ -96,7 +96,9 @@ def test_from_its_first_cell_to_the_kernels_shutdown(notebook: Notebook) -> None
     left = notebook.cell("import sys\nsys.exit(3)")
     assert left.error == "SystemExit"
 
-    interrupt(notebook, "run.log({'a': 3.0}, step=3)\nimport time\nprint('sleeps', flush=True)\ntime.sleep(60)")
+    # Again and again: an interrupt between the last instruction and a long sleep would wait for its end.
+    sleeps = "import time\nprint('sleeps', flush=True)\nwhile True: time.sleep(0.01)"
+    interrupt(notebook, f"run.log({{'a': 3.0}}, step=3)\n{sleeps}")
     assert notebook.cell("run.log({'a': 4.0}, step=4)\nrunwire.current_run() is run").data["text/plain"] == "True"
     assert notebook.endings() == []
 

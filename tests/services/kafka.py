@@ -29,6 +29,7 @@ from aiokafka.errors import KafkaError, for_code
 from tests.services.fault_proxy import FaultProxy
 from tests.services.process import (
     CACHE,
+    LOG_TAIL_LINES,
     ServiceFailed,
     ServiceMissing,
     ServiceProcess,
@@ -286,7 +287,8 @@ class KafkaBroker(KafkaTopics):
                 check=False,
             )
             if done.returncode:
-                raise ServiceFailed(done.stdout + done.stderr)
+                lines = (done.stdout + done.stderr).splitlines()[-LOG_TAIL_LINES:]
+                raise ServiceFailed("\n".join([f"formatting the storage ended with {done.returncode}:", *lines]))
         self._process = ServiceProcess(
             "Kafka",
             [*java, "-Xms128m", f"-Xmx{self._heap}", "-XX:+UseSerialGC", "kafka.Kafka", properties],

@@ -63,24 +63,28 @@ class ServiceFailed(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different loopback TCP ports on which nothing listens at the moment."""
+    """Return `count` loopback TCP ports on which nothing listens at the moment; none that it returned before."""
     ports: list[int] = []
-    with_sockets: list[socket.socket] = []
-    try:
-        while len(ports) < count:
-            port = random.choice(PORT_RANGE)
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            with_sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+    while len(ports) < count:
+        port = random.choice(PORT_RANGE)
+        # Binding does not tell: with SO_REUSEADDR two sockets can hold one port until one of them listens.
+        if port not in _given_ports and _is_free(port):
+            _given_ports.add(port)
             ports.append(port)
-    finally:
-        for sock in with_sockets:
-            sock.close()
     return ports
+
+
+_given_ports: set[int] = set()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a killed server left waits for its time
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(condition: Callable[[], T], *, timeout_seconds: float, what: str) -> T:

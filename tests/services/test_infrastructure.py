@@ -10,7 +10,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import TopicAlreadyExistsError
 
-from tests.services.process import REPOSITORY, ServiceFailed, ServiceProcess, wait_until
+from tests.services import process
+from tests.services.process import REPOSITORY, ServiceFailed, ServiceProcess, free_ports, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,3 +95,10 @@ os.kill(os.getpid(), signal.SIGKILL)
         return all(state.startswith("Z") for state in states.stdout.split())
 
     wait_until(all_gone, timeout_seconds=10, what="the reaper killed them")
+
+
+def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in one call nor in two: a broker does not start with two listeners on one port."""
+    monkeypatch.setattr(process, "PORT_RANGE", process.PORT_RANGE[:300])
+    ports = [port for _ in range(10) for port in free_ports(6)]
+    assert len(set(ports)) == len(ports)
