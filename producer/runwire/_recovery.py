@@ -302,10 +302,18 @@ def _lock(folder: Path) -> int | None:
         fd = os.open(folder / OWNER, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
-    if not try_lock(fd):
-        os.close(fd)
-        return None
-    return fd
+    if try_lock(fd) and is_there(folder, fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+def is_there(folder: Path, owner: int) -> bool:
+    """Whether the open lock file still is this folder's: who recovered it since it was opened has taken it away."""
+    try:
+        return os.path.samestat((folder / OWNER).stat(), os.fstat(owner))
+    except OSError:
+        return False
 
 
 def try_lock(fd: int) -> bool:

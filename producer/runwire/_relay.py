@@ -29,7 +29,7 @@ from runwire._link import Burial, Link, is_set
 from runwire._losses import REST_BYTES
 from runwire._mark import read_mark
 from runwire._notices import Notices
-from runwire._recovery import DeadJournal, Outcome, any_header, try_lock, without_header
+from runwire._recovery import DeadJournal, Outcome, any_header, is_there, try_lock, without_header
 from runwire._segments import OWNER, SegmentHeader, segment_numbers
 from runwire_schemas.topics import parse_url
 
@@ -207,7 +207,10 @@ class Relay:
         if watched is None or isinstance(watched.journal, Burial):
             return
         if try_lock(watched.owner):
-            self._bury(watched)
+            if is_there(watched.folder, watched.owner):
+                self._bury(watched)
+            else:
+                self._forget(name)
         elif watched.journal is None and watched.header.sender != "thread":
             url = self._url(watched)
             watched.journal = self._link(url).live[name] = LiveJournal(watched.folder, watched.header, url)

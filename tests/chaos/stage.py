@@ -40,8 +40,8 @@ ANSWER_TIMEOUT_SECONDS = 10.0
 SUPERVISOR_INTERVAL_SECONDS = 0.02
 RESTART_PAUSE_SECONDS = 0.5  # for one that ended at once, as a supervisor waits
 COMMAND_TIMEOUT_SECONDS = 120.0
-TAIL_TIMEOUT_SECONDS = 30.0
-SECOND_CONSUMER_SECONDS_MAX = 30.0
+TAIL_TIMEOUT_SECONDS = 90.0
+SECOND_CONSUMER_SECONDS_MAX = 120.0
 RESTORE_KILLED_SHARE = 0.4
 RESTORE_SECONDS_MAX = 2.0
 WAL_DAMAGED_SHARE = 0.3
@@ -101,7 +101,7 @@ class Supervised:
             if killed:
                 self.kills += 1
                 self.process.kill()
-            return self.process.process.stop(timeout_seconds=30)
+            return self.process.process.stop(timeout_seconds=90)
 
     def close(self) -> None:
         """For good, and at once."""

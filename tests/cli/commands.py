@@ -24,6 +24,8 @@ RUNWIRE = [sys.executable, "-m", "runwire_cli"]
 TRAIN = """
 import sys, time
 import runwire
+from runwire import _start
+_start.FINISH_TIMEOUT_SECONDS = 50  # nobody sends what a busy machine leaves
 with runwire.init(project="digits", name=sys.argv[1], params={"lr": 0.1}) as run:
     run.define("val/acc", best="max")
     for step in range(100):

@@ -22,7 +22,7 @@ from runwire_schemas.errors import DestinationError
 from runwire_schemas.events import EmitterEnded, Event, MetricBatch, RunStarted
 from runwire_schemas.topics import parse_url
 
-STEPS = 600
+STEPS = 3_000
 
 
 def test_images_are_scikit_learns() -> None:
@@ -58,7 +58,7 @@ def test_killed_rank_goes_on_and_every_point_is_in_the_log(tmp_path: Path) -> No
     training = prepare(tmp_path / "run", lr=0.1, steps=STEPS, group="g", job="job")
     view = LiveView(lambda _sql, _params: [], of_group("g"))
     start_training(training, parse_url(f"dir:{topic}"), home)
-    watch(training, view, kill_at=0.5, destination=parse_url(f"dir:{topic}"), home=home)
+    watch(training, view, kill_at=0.1, destination=parse_url(f"dir:{topic}"), home=home)
     events = _events(topic)
     assert {event.run_id for event in events} == {events[0].run_id}, "all ranks and lives are one run"
     for rank in range(WORLD_SIZE):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from runwire_cli import up
 from runwire_cli.settings import read_command_settings
 from tests.cli.commands import RUNWIRE, TRAIN, ask, clean_environment, have_trained, train
 from tests.consumer.certificates import make_certificate
+from tests.services.process import PATIENCE_SECONDS, free_ports
 
 
 @pytest.fixture
@@ -29,24 +29,18 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it didn't happen in time"
         time.sleep(0.05)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class Consumer:
     """`runwire up` in the home."""
 
     def __init__(self, home: Path, *arguments: str) -> None:
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.address = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{self.port}"
         self.home = home
         home.mkdir(exist_ok=True)
@@ -68,7 +62,7 @@ class Consumer:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -147,7 +141,7 @@ def test_sync_says_where_the_rows_went(home: Path) -> None:
 def order_snapshot(url: str, headers: dict[str, str]) -> int | None:
     """The status that answers; None where the consumer was gone already."""
     try:
-        return httpx.post(url, headers=headers, timeout=30).status_code
+        return httpx.post(url, headers=headers, timeout=60).status_code
     except httpx.TransportError:
         return None
 
@@ -162,8 +156,10 @@ def test_up_serves_and_ends_when_told(home: Path, consumer: Consumer) -> None:
     have_trained(home, "live")
     headers = {"authorization": f"Bearer {token}"}
     query = "SELECT points FROM runs WHERE name = 'live' AND state = 'finished'"
-    wait_until(lambda: httpx.post(f"{address}/api/sql", content=query, headers=headers).json() == [{"points": 101}])
-    assert 'run="live",metric="val/acc",reduce="mean"} ' in httpx.get(f"{address}/metrics").text
+    wait_until(
+        lambda: httpx.post(f"{address}/api/sql", content=query, headers=headers, timeout=60).json() == [{"points": 101}]
+    )
+    assert 'run="live",metric="val/acc",reduce="mean"} ' in httpx.get(f"{address}/metrics", timeout=60).text
     assert rows(home, "verify", "live")["verdict"] == "complete"
     with ThreadPoolExecutor(30) as clients:
         orders = [clients.submit(order_snapshot, f"{address}/api/snapshots", headers) for _ in range(30)]

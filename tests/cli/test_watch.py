@@ -144,7 +144,7 @@ class _Terminal:
 
     def until(self, pattern: str) -> None:
         """Read until this stands on the screen."""
-        deadline = time.monotonic() + 25
+        deadline = time.monotonic() + 90
         while not re.search(pattern, self.screen):
             assert time.monotonic() < deadline, self.screen
             if select.select([self.side], [], [], 0.5)[0]:
@@ -163,9 +163,9 @@ class _Terminal:
         return "\n".join(lines.get(at, "") for at in range(1, max(lines, default=0) + 1))
 
     def end(self) -> int:
-        """Take what is still sent; the exit code."""
-        code = self.process.wait(60)
-        while select.select([self.side], [], [], 0)[0]:
+        """Take what is still sent, which comes a little later; the exit code."""
+        code = self.process.wait(90)
+        while select.select([self.side], [], [], 1)[0]:
             self.sent += os.read(self.side, 65_536)
         return code
 

@@ -269,8 +269,8 @@ async def test_a_client_that_goes_ends_its_query(port: int, ended: threading.Eve
     assert not ended.is_set()
     writer.transport.abort()
     began = time.monotonic()
-    assert await asyncio.to_thread(ended.wait, 20)
-    assert time.monotonic() - began < 15  # a second on an idle machine
+    assert await asyncio.to_thread(ended.wait, 90)
+    assert time.monotonic() - began < 50  # a second on an idle machine; it may take 60 by itself
 
 
 async def test_a_client_that_reads_nothing_ends_its_query(

@@ -112,6 +112,9 @@ async def test_who_keeps_a_connection_and_asks_in_time_is_served(app: Any, monke
         writer.close()
 
 
+SLOW_READ_SECONDS = 6.0  # half of it is long enough for a machine that stands still for a moment
+
+
 async def test_who_takes_nothing_of_an_answer_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what was made for them goes; a slow one that takes some is waited for."""
     monkeypatch.setattr(connections, "READER_SECONDS_MAX", 0.3)
@@ -135,14 +138,15 @@ async def test_who_takes_nothing_of_an_answer_is_hung_up_on(monkeypatch: pytest.
     async with served(watched) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
         writer.write(HEALTH + b"\r\n")
-        await asyncio.wait_for(ended_early.wait(), 20)
+        await asyncio.wait_for(ended_early.wait(), 60)
         writer.transport.abort()
+        monkeypatch.setattr(connections, "READER_SECONDS_MAX", SLOW_READ_SECONDS / 2)
         slow, slow_writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
         slow_writer.write(HEALTH + b"Connection: close\r\n\r\n")
         count = 0
-        while chunk := await asyncio.wait_for(slow.read(2**18), 20):
+        while chunk := await asyncio.wait_for(slow.read(2**18), 60):
             count += len(chunk)
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(SLOW_READ_SECONDS / 256)  # in all more than who takes nothing is waited for
         assert count > 64 * 2**20
         slow_writer.close()
     del reader

@@ -37,6 +37,12 @@ def batches(count: int, letter: str = "a") -> list[Message]:
     return [run.logs({step: {"loss": 1.0} for step in range(3)}) for _ in range(count)]
 
 
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a look took long, because the machine stood still."""
+    monkeypatch.setattr(directory, "SCAN_PAUSE_SECONDS_MAX", 0.1)
+
+
 def read(folder: Path, positions: dict[str, Position] | None = None) -> tuple[list[Message], Source]:
     """Everything that one poll finds."""
 
@@ -46,6 +52,15 @@ def read(folder: Path, positions: dict[str, Position] | None = None) -> tuple[li
         return await source.poll(0.0), source
 
     return asyncio.run(poll())
+
+
+async def polled(source: Source, count: int) -> list[Message]:
+    """So many messages; after a scan that took long, the next one comes later."""
+    found: list[Message] = []
+    async with asyncio.timeout(90):
+        while len(found) < count:
+            found += await source.poll(0.5)
+    return found
 
 
 def first_seqs(messages: list[Message]) -> list[int]:
@@ -62,7 +77,7 @@ def test_a_folder_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
     (folder / "s-000000.avro").write_bytes(file_header(SYNC) + block(*batches(1)))
 
     async def follow() -> None:
-        assert len(await source.poll(1.0)) == 1
+        assert len(await polled(source, 1)) == 1
         (folder / "s-000000.avro").unlink()
         folder.rmdir()
         while not (trouble := source.status().trouble):  # folders are looked at now and then
@@ -438,13 +453,13 @@ def test_a_file_removed_before_it_was_read_is_told_of(tmp_path: Path, monkeypatc
         monkeypatch.setattr(directory, "POLL_BYTES_MAX", 0)  # seen, not read
         await source.poll(0.6)
         path.unlink()
-        (told,) = await source.poll(2.0)
+        (told,) = await polled(source, 1)
         assert told.damage == f"The file was removed before its bytes {read_bytes} to {len(whole) - 1} were read."
         assert (told.offset, told.next_offset) == (read_bytes, read_bytes)
         assert source.status().anomalies == {"file_removed": 1}
         monkeypatch.setattr(directory, "POLL_BYTES_MAX", 2**20)
         path.write_bytes(whole)
-        assert first_seqs(await source.poll(2.0)) == [3, 6]
+        assert first_seqs(await polled(source, 2)) == [3, 6]
         path.unlink()
         assert await source.poll(0.6) == []
         assert source.status().anomalies == {"file_removed": 1}

@@ -47,7 +47,7 @@ def database() -> Iterator[Database]:
 def face(database: Database) -> Face:
     registry = CollectorRegistry()
     SelfMetrics(registry, "1")
-    return Face(Sandbox(database.cursor, Limits(seconds_max=1.5, rows_max=10_000)), registry)
+    return Face(Sandbox(database.cursor, Limits(seconds_max=60.0, rows_max=10_000)), registry)
 
 
 def door(host: str = "127.0.0.1", *hosts: str) -> Door:
@@ -231,14 +231,6 @@ BAD_REQUESTS: list[tuple[str, str, bytes, dict[str, str], int, str]] = [
     ("POST", "/api/sql", b'{"sql": "SELECT ?", "params": ["\\ud800"]}', JSON, 400, "half a character"),
     ("POST", "/api/sql", b'{"sql": "SELECT 1 AS \\ud800"}', JSON, 400, "half a character"),
     ("POST", "/api/sql", b'{"sql": "SELECT ?", "params": [1' + b"0" * 50 + b"]}", JSON, 400, "128 bits"),
-    (
-        "POST",
-        "/api/sql",
-        b"SELECT count(*) FROM range(1000000) a, range(1000000) b, range(9999) c",
-        {},
-        408,
-        "longer than 1.5 s",
-    ),
     ("POST", "/api/sql", b"\x1f\x8b", {"content-encoding": "gzip"}, 415, "compressed"),
     ("GET", "/api/sql", b"", {}, 405, "another method"),
     ("GET", "/nothing", b"", {}, 404, "nothing at this address"),
@@ -315,10 +307,20 @@ async def test_a_failure_inside_shows_no_trace(face: Face, caplog: pytest.LogCap
     assert "secret detail" in caplog.text
 
 
-async def test_too_many_queries_are_turned_away(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_query_that_takes_too_long_is_ended(database: Database) -> None:
+    face = Face(Sandbox(database.cursor, Limits(seconds_max=1.5)), CollectorRegistry())
+    async with client(build_app(face, door()), **AUTHORIZED) as asking:
+        endless = "SELECT count(*) FROM range(1000000) a, range(1000000) b, range(9999) c"
+        answer = await asking.post("/api/sql", content=endless)
+    assert answer.status_code == 408
+    assert "longer than 1.5 s" in answer.json()["error"]
+
+
+async def test_too_many_queries_are_turned_away(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue of bounded length: the rest is told to come back."""
     monkeypatch.setattr(http, "QUERIES_WAITING_MAX", 0)
     monkeypatch.setattr(http, "QUERIES_PARALLEL", 1)
+    face = Face(Sandbox(database.cursor, Limits(seconds_max=1.5)), CollectorRegistry())
     async with client(build_app(face, door()), **AUTHORIZED) as asking:
         slow = "SELECT count(*) FROM range(1000000) a, range(1000000) b"
         answers = await asyncio.gather(*(asking.post("/api/sql", content=slow) for _ in range(3)))
@@ -332,7 +334,7 @@ async def test_a_scrape_and_a_small_query_dont_wait_for_heavy_ones(face: Face, m
 
     def hold(*_: Any) -> Any:
         began.release()
-        held.wait(20)
+        held.wait(120)
         raise QueryTimeout("held")
 
     monkeypatch.setattr(Sandbox, "reading", hold)
@@ -341,7 +343,7 @@ async def test_a_scrape_and_a_small_query_dont_wait_for_heavy_ones(face: Face, m
         for _ in heavy:
             await asyncio.to_thread(began.acquire)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 assert (await asking.get("/metrics")).status_code == 200
                 assert (await asking.get("/healthz")).status_code == 200
                 refused = await asking.post("/api/sql", content="SELECT 1")
@@ -352,7 +354,11 @@ async def test_a_scrape_and_a_small_query_dont_wait_for_heavy_ones(face: Face, m
             "No query ended within 0.1 s to make room for this one: try again in a moment.",
         )
         assert [(await answer).status_code for answer in heavy] == [408] * http.QUERIES_PARALLEL
-        # Every thread is free again.
+        # Every thread is free again, when it has left what it did.
+        async with asyncio.timeout(60):
+            while (await asking.post("/api/sql", content="SELECT 1")).status_code != 408:
+                pass
+        monkeypatch.setattr(http, "QUERIES_WAIT_SECONDS", 60.0)
         again = await asyncio.gather(*(asking.post("/api/sql", content="SELECT 1") for _ in heavy))
         assert [answer.status_code for answer in again] == [408] * http.QUERIES_PARALLEL
 
@@ -364,10 +370,10 @@ async def served(app: ASGIApp) -> AsyncIterator[int]:
     stop = asyncio.Event()
     task = asyncio.create_task(serve(app, "127.0.0.1", 0, port.set_result, stop))
     try:
-        yield await asyncio.wait_for(port, 10)
+        yield await asyncio.wait_for(port, 60)
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
 
 
 async def test_it_serves_on_a_socket_and_ends_when_told(face: Face) -> None:
@@ -386,7 +392,7 @@ async def test_it_serves_on_a_socket_and_ends_when_told(face: Face) -> None:
         await serve(build_app(face, door()), "192.0.2.1", 0)
 
 
-async def _raw(port: int, request: bytes, *, seconds: float = 10.0) -> bytes:
+async def _raw(port: int, request: bytes, *, seconds: float = 60.0) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     with contextlib.suppress(TimeoutError, ConnectionError):
@@ -399,10 +405,11 @@ async def _raw(port: int, request: bytes, *, seconds: float = 10.0) -> bytes:
 
 async def test_a_slow_or_endless_request_ends(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that trickles gets 408, one that never ends 413, headers without end 400."""
-    monkeypatch.setattr(guard, "BODY_SECONDS_MAX", 0.2)
     head = f"POST /api/sql HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
     async with served(build_app(face, door())) as port:
-        assert b" 408 " in await _raw(port, head + b"Content-Length: 100\r\n\r\nSELECT")
+        with monkeypatch.context() as hurry:
+            hurry.setattr(guard, "BODY_SECONDS_MAX", 0.2)
+            assert b" 408 " in await _raw(port, head + b"Content-Length: 100\r\n\r\nSELECT")
         assert b" 413 " in await _raw(port, head + b"Content-Length: 99999999\r\n\r\nSELECT")
         chunk = b"20000\r\n" + b"x" * 0x20000 + b"\r\n"
         assert b" 413 " in await _raw(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 9)

@@ -23,7 +23,7 @@ from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 90.0
 LIMITS = KeepingLimits(snapshot_seconds=100.0, first_snapshot_seconds=0.0, retry_seconds=0.0, look_seconds=0.005)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -183,22 +184,18 @@ def test_no_acknowledged_block_is_ever_removed(tmp_path: Path, monkeypatch: pyte
             nonlocal acknowledged
             transport = DirectoryTransport(Destination("dir", path=str(tmp_path)))
             await transport.open()
-            for number in range(400):
-                while True:
-                    try:
-                        await transport.send([a_message(number)])
-                    except TransportError:
-                        continue
+            while acknowledged < 400 or not gone:
+                with contextlib.suppress(TransportError):  # the file went: once more
+                    await transport.send([a_message(acknowledged)])
                     acknowledged += 1
-                    break
             await transport.close()
 
         asyncio.run(story())
         done.set()
 
+    gone: list[bytes] = []
     writer = threading.Thread(target=write)
     writer.start()
-    gone: list[bytes] = []
     while not done.is_set():
         for path in tmp_path.glob("*.avro"):
             try:
@@ -209,6 +206,5 @@ def test_no_acknowledged_block_is_ever_removed(tmp_path: Path, monkeypatch: pyte
                 gone.append(data)
     writer.join()
     whole = b"".join([*gone, *(path.read_bytes() for path in tmp_path.glob("*.avro"))])
-    assert acknowledged == 400
-    assert gone
-    assert all(b"payload-%d;" % number in whole for number in range(400))
+    assert acknowledged >= 400
+    assert all(b"payload-%d;" % number in whole for number in range(acknowledged))

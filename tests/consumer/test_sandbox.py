@@ -155,7 +155,7 @@ def test_a_long_query_is_interrupted(connection: duckdb.DuckDBPyConnection) -> N
         sandbox.run(
             "SELECT count(*) FROM range(1000000) a, range(1000000) b, range(1000000) c WHERE a.range + b.range = c.range"
         )
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert list(sandbox.run("SELECT 1").rows()) == [(1,)]
 
 

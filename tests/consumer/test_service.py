@@ -40,7 +40,7 @@ LIMITS = ServiceLimits(
     once_timeout_seconds=0.05,
     outage_seconds=0.0,
 )
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 90.0
 
 
 async def met(condition: Callable[[], bool]) -> None:

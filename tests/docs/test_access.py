@@ -13,11 +13,10 @@ from runwire_cli.client import ServerFile
 from runwire_consumer import connections, guard, http, rates
 from runwire_consumer.access import Scope
 from tests.cli.commands import train
-from tests.cli.test_up import free_port
 from tests.consumer.certificates import make_certificate
 from tests.docs.guides import shell_blocks, start_block
 from tests.repo.files import REPOSITORY
-from tests.services.process import wait_until
+from tests.services.process import free_ports, wait_until
 
 PAGE = "guides/access.md"
 TEXT = (REPOSITORY / "docs" / PAGE).read_text(encoding="utf-8")
@@ -30,7 +29,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
     home = tmp_path / ".runwire"
     home.mkdir()
     train(home, "first")
-    port = free_port()
+    (port,) = free_ports(1)
     up = start_block(f"exec runwire up --port {port}", tmp_path, {})
     try:
         wait_until((home / "server.json").exists, timeout_seconds=SECONDS, what="the consumer serves")

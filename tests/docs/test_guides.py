@@ -26,7 +26,7 @@ with runwire.init(project="guide", run_id="guided", auto_metrics=False) as run:
         run.log({{"loss": 1 / (1 + step)}}, step=step)
 """
 EXPECTED = [("loss", step, 1 / (1 + step)) for step in range(ROWS)]
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 90.0
 
 
 class Cluster:

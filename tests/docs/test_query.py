@@ -18,7 +18,7 @@ from tests.producer.test_notebooks import Notebook
 
 GUIDE = "query.md"
 PAGE = f"guides/{GUIDE}"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 90.0
 _MAGICS = re.compile(r"^```\n(%.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

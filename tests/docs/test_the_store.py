@@ -10,7 +10,7 @@ from tests.docs.guides import shell_blocks, start_block
 from tests.services.process import wait_until
 
 PAGE = "guides/the-store.md"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 90.0
 
 
 def test_snapshots_and_going_back(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     try:
         wait_until(
             lambda: consumer.sql("SELECT count(*) AS n FROM runs WHERE state = 'finished'")[0]["n"] == len(runs),
-            timeout_seconds=30.0, what="the end of all runs",
+            timeout_seconds=90, what="the end of all runs",
         )  # fmt: skip
         yield Place(consumer, runs)
     finally:

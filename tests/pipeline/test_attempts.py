@@ -71,7 +71,7 @@ class World:
 
     def until(self, question: str, expected: Rows) -> None:
         """Wait for an answer."""
-        wait_until(lambda: self.ask(question) == expected, timeout_seconds=30, what=f"{question}: {expected}")
+        wait_until(lambda: self.ask(question) == expected, timeout_seconds=90, what=f"{question}: {expected}")
 
 
 @pytest.fixture
@@ -151,7 +151,8 @@ def test_a_death_without_a_word_is_lost_then_crashed_once_recovery_says_so(
     assert world.program(TRAINS, **words).run().returncode == exit_code
     state = "SELECT state, state_reason FROM runs WHERE name = 'dead'"
     # What was not sent yet may be everything: then nobody knows of the run.
-    assert world.ask(state) in ([], [("running", "1 of 1 ranks")])
+    # Of a machine that stood still since, it may be lost already.
+    assert world.ask(state) in ([], [("running", "1 of 1 ranks")], [("lost", "rank 0 is silent")])
     assert world.ask(state, seconds_later=HOUR) in ([], [("lost", "rank 0 is silent")])
     assert world.program("runwire.init(name='next').finish()").run().returncode == 0
     assert world.ask(state) == [("crashed", "rank 0 died without a word")]

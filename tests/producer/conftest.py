@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import runwire
+from runwire import _sender, _start
 from runwire._notices import NOTICES
 from runwire.testing import Captured, capture
 
@@ -16,6 +17,13 @@ from runwire.testing import Captured, capture
 def _nothing_said() -> None:
     """The minute in which a cause isn't named again is the process's, not the test's."""
     NOTICES._said_at.clear()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends that should deliver have the time, however busy the machine is; who tests their bound sets it anew."""
+    monkeypatch.setattr(_start, "FINISH_TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(_sender, "BESIDE_SECONDS", 60.0)
 
 
 @pytest.fixture

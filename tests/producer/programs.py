@@ -16,7 +16,7 @@ from runwire_schemas.folder import SUFFIX, RawBlock, decode_block, parse_header,
 
 Kind = TypeVar("Kind", bound=Event)
 
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 150.0
 _LAUNCHERS = ("RUNWIRE_", "TORCHELASTIC_", "SLURM_", "OMPI_", "PMI_")
 
 
@@ -35,7 +35,9 @@ class Program:
         self.topic = folder / "topic"
         self.home = folder / "home"
         self.path = folder / "train.py"
-        self.path.write_text("import runwire\n" + textwrap.dedent(source), encoding="utf-8")
+        # Into a folder all is delivered, however busy the machine is. In one line: tests know the others' numbers.
+        patient = "" if url else "; from runwire import _start; _start.FINISH_TIMEOUT_SECONDS = 60; del _start"
+        self.path.write_text(f"import runwire{patient}\n{textwrap.dedent(source)}", encoding="utf-8")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
         self.environment = {
             **inherited,

@@ -9,7 +9,6 @@ import os
 import signal
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -272,9 +271,8 @@ def test_a_handler_that_logs_interrupts_a_call_that_waits_for_the_disk(tmp_path:
     thread = threading.Thread(target=work)
     thread.start()
     steps = 0
-    deadline = time.monotonic() + 20
     try:
-        while fired < 60 and time.monotonic() < deadline:
+        while fired < 60:
             log(journal, steps)
             steps += 1
     finally:
@@ -282,9 +280,8 @@ def test_a_handler_that_logs_interrupts_a_call_that_waits_for_the_disk(tmp_path:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         stop.set()
-        thread.join(10)
+        thread.join(90)
     assert not thread.is_alive()
-    assert fired >= 60
     story = recovered(journal.folder)
     assert sorted(row[2] for row in story.rows if row[1] == ("handler",)) == list(range(1, fired + 1))
     assert [row[2] for row in story.rows if row[1] == ("a",)] == list(range(steps))
@@ -382,14 +379,14 @@ def test_a_forked_child_forgets_it(tmp_path: Path, mode: str) -> None:
     def hold() -> None:
         with journal._sync_lock:
             held.set()
-            done.wait(30)
+            done.wait()
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert held.wait(20)
+    assert held.wait(90)
     child = os.fork()
     if not child:
-        signal.alarm(10)
+        signal.alarm(120)
         log(journal, -1)
         journal.close(delete=True)
         os._exit(0)
@@ -397,6 +394,6 @@ def test_a_forked_child_forgets_it(tmp_path: Path, mode: str) -> None:
     done.set()
     thread.join()
     assert code == 0
-    wait_until(journal.sync, timeout_seconds=10, what="the parent syncs")
+    wait_until(journal.sync, timeout_seconds=90, what="the parent syncs")
     assert recovered(journal.folder).steps == set(range(60))
     journal.close(delete=True)

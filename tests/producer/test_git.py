@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from runwire._context import git as _git
 from runwire._context.git import read_git
 from runwire._context.worktree import find_root
 from runwire_schemas.events import Git
+from tests.services.process import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +63,7 @@ def dirtiness(environ: dict[str, str], *, dirty: bool) -> bool | None:
 
 def capture(start: Path, environ: dict[str, str]) -> Git | None:
     """What a run that starts in this folder records."""
-    return read_git(find_root(start), environ)
+    return read_git(find_root(start), environ, timeout_seconds=60)
 
 
 REMOTE = "https://***@example.org/ada/digits.git"
@@ -177,16 +179,30 @@ def test_a_git_that_refuses_leaves_the_files(repository: Path) -> None:
     assert captured == Git(git(repository, "rev-parse", "HEAD"), "main", REMOTE, None)
 
 
-def test_a_git_that_hangs_is_ended_with_its_children(repository: Path) -> None:
+def test_a_git_that_hangs_is_ended_with_its_children(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline holds, and the files still tell the commit."""
-    environ = script(repository.parent, f"sleep 600 & echo $! > {repository.parent}/child; wait")
+    child = repository.parent / "child"
+    environ = script(repository.parent, f"sleep 600 & echo $! > {child}.draft; mv {child}.draft {child}; wait")
+    read_until = _git._read_until
+
+    def read_once_it_runs(descriptor: int, _deadline: float) -> tuple[bytes, bool]:
+        wait_until(child.exists, timeout_seconds=90, what="git has begun")
+        return read_until(descriptor, time.monotonic() + 0.1)
+
+    monkeypatch.setattr(_git, "_read_until", read_once_it_runs)
     begin = time.monotonic()
-    captured = read_git(repository, environ, timeout_seconds=0.5)
-    assert time.monotonic() - begin < 60  # of 600
+    captured = read_git(repository, environ, timeout_seconds=60)
+    assert time.monotonic() - begin < 120  # of 600
     assert captured == Git(git(repository, "rev-parse", "HEAD"), "main", REMOTE, None)
-    child = Path("/proc", (repository.parent / "child").read_text().strip(), "stat")
-    if child.exists():  # not yet reaped by the system's first process
-        assert child.read_text().rpartition(")")[2].split()[0] == "Z"
+    stat = Path("/proc", child.read_text().strip(), "stat")
+
+    def is_dead() -> bool:
+        try:
+            return stat.read_text().rpartition(")")[2].split()[0] == "Z"  # the system's first process reaps it
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    wait_until(is_dead, timeout_seconds=90, what="its child was killed")
 
 
 def test_an_endless_answer_is_cut(repository: Path) -> None:

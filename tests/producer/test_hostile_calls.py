@@ -357,10 +357,11 @@ def test_interrupted_at_every_moment(
             break
     assert at > 20
     assert run._emitter is not None
-    left = recovered(died(run._emitter.journal, tmp_path / "copy"))
+    stories = []
+    if name != "wide":  # of many segments most are sent and gone
+        stories.append(recovered(died(run._emitter.journal, tmp_path / "copy")))
     assert run.finish()
-    story = tell(captured.messages)
-    for told in (story, left) if name != "wide" else (story,):  # of many segments most are sent and gone
+    for told in (*stories, tell(captured.messages)):
         told.assert_complete()
         stored = Counter(row[2] for row in told.rows)
         assert set(stored) >= set(returned)

@@ -212,15 +212,13 @@ def test_a_signal_handler_that_logs_interrupts_a_loop_that_logs(journal: Journal
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
     steps = 0
-    deadline = time.monotonic() + 20
     try:
-        while fired < 300 and time.monotonic() < deadline:
+        while fired < 300:
             log(journal, steps)
             steps += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert fired >= 300
     reader = Reader(journal)
     story = reader.read()
     reader.close()
@@ -333,7 +331,7 @@ def test_forked_children_leave_the_parents_journal_alone(tmp_path: Path) -> None
     thread.start()
     children = []
     for number in range(12):
-        wait_until(lambda: steps > 50 * number, timeout_seconds=20, what="the parent logs")  # noqa: B023
+        wait_until(lambda: steps > 50 * number, timeout_seconds=90, what="the parent logs")  # noqa: B023
         pid = os.fork()
         if not pid:
             code = 1
@@ -412,7 +410,7 @@ def test_nothing_that_returned_is_lost_by_sigkill(tmp_path: Path) -> None:
         def count(counter: Path = counter) -> int:
             return int.from_bytes(counter.read_bytes(), "little")
 
-        wait_until(lambda: count() >= target, timeout_seconds=30, what=f"{target} rows")  # noqa: B023
+        wait_until(lambda: count() >= target, timeout_seconds=90, what=f"{target} rows")  # noqa: B023
         process.kill()
         process.wait()
         story = recovered(folder)

@@ -13,7 +13,7 @@ from tests.producer.programs import Program
 ANONYMOUS_MIB_MAX = 64
 
 PROGRAM = """
-import json, os, re
+import json, os, re, time
 import numpy
 from runwire import _start
 _start.FINISH_TIMEOUT_SECONDS = float(os.environ["FINISH_SECONDS"])
@@ -30,6 +30,8 @@ before = anonymous_kib()
 run = runwire.init()
 KEYS = [f"m{i}" for i in range(100)]
 most, segments, peak = 0, 0, 0
+until = time.monotonic() + 60
+while run._emitter.journal._spare is None and time.monotonic() < until: time.sleep(0.01)  # the sender makes it
 for step in range(60_000):
     run.log(dict.fromkeys(KEYS, float(step)), step=step)
     if step % 500 == 0:

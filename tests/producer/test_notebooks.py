@@ -46,7 +46,8 @@ class Notebook:
         environment = {**os.environ, **own, "IPYTHONDIR": str(folder / "ipython")}
         self.manager: KernelManager
         self.client: BlockingKernelClient
-        self.manager, self.client = start_new_kernel(env=environment, cwd=str(folder))
+        self.manager, self.client = start_new_kernel(startup_timeout=120, env=environment, cwd=str(folder))
+        self.manager.shutdown_wait_time = 120  # it kills a kernel that takes longer
 
     def cell(self, code: str) -> Shown:
         """Run a cell to its end."""
@@ -145,7 +146,7 @@ def test_a_run_shows_itself_and_lives_between_cells(notebook: Notebook) -> None:
         return of_kind(read_topic(notebook.topic), Heartbeat)
 
     before = len(beats())
-    wait_until(lambda: len(beats()) >= before + 3, timeout_seconds=30, what="three heartbeats of an idle notebook")
+    wait_until(lambda: len(beats()) >= before + 3, timeout_seconds=90, what="three heartbeats of an idle notebook")
     assert {beat.next_in_seconds for beat in beats()} == {0.2}
 
     notebook.manager.restart_kernel(now=True)

@@ -14,6 +14,7 @@ import pytest
 
 from runwire import _recovery
 from runwire._errors import TransportError
+from runwire._journal_files import remove_journal
 from runwire._memory import FAULTS, REFUSES, TOPICS, Fault
 from runwire._recovery import DeadJournal, Outcome, recover, sync
 from runwire._segments import SegmentHeader, segment_numbers
@@ -229,6 +230,19 @@ def test_raced_by_processes_each_journal_is_sent_by_one(home: Home, tmp_path: Pa
     assert sorted(sent) == sorted(folder.name for folder in folders)
     assert not [outcome for outcome in outcomes if outcome["error"]]
     assert home.left == []
+
+
+def test_one_that_somebody_recovered_between_open_and_lock(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock is free and its header can be read, but it is gone: nothing is said in its name."""
+    folder, real = home.add(50), _recovery.try_lock
+
+    def late(owner: int) -> bool:
+        remove_journal(folder)
+        return real(owner)
+
+    monkeypatch.setattr(_recovery, "try_lock", late)
+    assert home.sync() == []
+    assert TOPICS.get(home.name, []) == []
 
 
 def test_a_refused_row_is_declared_behind_the_last(home: Home) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from runwire import _link, _relay
+from runwire import _link, _recovery, _relay
 from runwire._errors import TransportError
 from runwire._following import LiveJournal
+from runwire._journal_files import remove_journal
 from runwire._link import Link
 from runwire._mark import read_mark
 from runwire._memory import FAULTS, REFUSES, TOPICS, Fault
@@ -30,7 +31,7 @@ from tests.producer.journals import Story, died, log_text, open_journal, tell
 from tests.producer.programs import Program, of_kind, read_topic
 from tests.services.process import wait_until
 
-DEADLINE_SECONDS = 40.0
+DEADLINE_SECONDS = 90.0
 
 # Logs until it is told to stop, and says of each row that `log` returned.
 WRITER = """
@@ -192,6 +193,9 @@ def test_killed_writers_and_relays_cost_no_row(relayed: Relayed) -> None:
         relay.kill()
         relay.wait()
         if kill == 0:
+            wait_until(
+                lambda: relayed.said(writers[0].pid) > 0, timeout_seconds=DEADLINE_SECONDS, what="the first one logs"
+            )
             writers[0].kill()
             writers[0].wait()
         relay = relayed.relay()
@@ -349,6 +353,23 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile
     yield hostile
     for table in (TOPICS, FAULTS, REFUSES):
         table.pop(hostile.name, None)
+
+
+def test_a_journal_that_somebody_recovered_meanwhile_is_let_go(
+    hostile: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at its header and the lock: nothing is said in its name, and the others arrive."""
+    gone, real = hostile.add(), _recovery.try_lock
+
+    def late(owner: int) -> bool:
+        if gone.exists() and os.path.samestat((gone / "owner").stat(), os.fstat(owner)):
+            remove_journal(gone)
+        return real(owner)
+
+    monkeypatch.setattr(_relay, "try_lock", late)
+    kept = hostile.add()
+    hostile.relay(1)
+    assert {message.envelope.emitter_id for message in TOPICS[hostile.name]} == {kept.name}
 
 
 def test_rubbish_keeps_no_other_journal(hostile: Hostile, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from tests.services.process import ServiceProcess, free_ports, wait_until
+from tests.services.process import PATIENCE_SECONDS, ServiceProcess, free_ports, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-READY_TIMEOUT_SECONDS = 30.0
 RUNWIRE = Path(sys.executable).with_name("runwire")
 
 
@@ -115,13 +114,20 @@ class ConsumerProcess:
         Raises:
             ServiceFailed: it does not come up; the message carries its log's tail.
         """
-        self.spawn().process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
+        self.spawn().process.wait_ready(self.answers, timeout_seconds=PATIENCE_SECONDS)
         return self
 
     def answers(self) -> bool:
         """Whether it is alive."""
         try:
             return httpx.get(f"http://{self.address}/healthz", timeout=2).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def is_ready(self) -> bool:
+        """Whether it reads its topic."""
+        try:
+            return httpx.get(f"http://{self.address}/readyz", timeout=2).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -145,7 +151,7 @@ class ConsumerProcess:
         rows: list[dict[str, Any]] = answer.json()
         return rows
 
-    def wait_for(self, query: str, *, timeout_seconds: float = 30.0) -> list[dict[str, Any]]:
+    def wait_for(self, query: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> list[dict[str, Any]]:
         """Poll a query until it has rows, also over a restart, and return them."""
 
         def rows() -> list[dict[str, Any]]:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 CHUNK_BYTES = 2**16
-START_TIMEOUT_SECONDS = 10.0
-CONTROL_TIMEOUT_SECONDS = 10.0
+START_TIMEOUT_SECONDS = 60.0
+CONTROL_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)

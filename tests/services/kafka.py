@@ -30,6 +30,7 @@ from tests.services.fault_proxy import FaultProxy
 from tests.services.process import (
     CACHE,
     LOG_TAIL_LINES,
+    PATIENCE_SECONDS,
     ServiceFailed,
     ServiceMissing,
     ServiceProcess,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 POM = Path(__file__).with_name("pom.xml")
 HEAP = "512m"
-READY_TIMEOUT_SECONDS = 60.0
+READY_TIMEOUT_SECONDS = 90.0
 FETCH_TIMEOUT_SECONDS = 300.0
 
 PROPERTIES = """
@@ -159,11 +160,13 @@ class KafkaTopics:
         """
         settings = {key.replace("_", "."): value for key, value in configs.items()}
         run_blocking(self._create(NewTopic(name, partitions, 1, topic_configs=settings)))
-        wait_until(lambda: name in run_blocking(self._names()), timeout_seconds=20, what=f"topic {name} exists")
+        wait_until(
+            lambda: name in run_blocking(self._names()), timeout_seconds=PATIENCE_SECONDS, what=f"topic {name} exists"
+        )
         return name
 
     def _client(self) -> AIOKafkaAdminClient:
-        return AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=5_000)
+        return AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=40_000)
 
     async def _describe(self) -> None:
         client = self._client()

@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tests.services.process import ServiceProcess
-from tests.services.trainer import torchrun_environment, trainer_environment
+from tests.services.trainer import FINISH_SECONDS, torchrun_environment, trainer_environment
 
 PROJECT = "digits"
-END_TIMEOUT_SECONDS = 30.0
+END_TIMEOUT_SECONDS = 150.0
 DIVERGES_AT = 1e300
 """A learning rate: the second step's weights are beyond what a float holds."""
 
@@ -104,6 +104,7 @@ def main() -> None:
     import numpy as np  # noqa: PLC0415 - the tests that import this module need none of it
 
     import runwire  # noqa: PLC0415 - as above
+    from runwire import _start  # noqa: PLC0415 - as above
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--stop", type=Path, required=True)
@@ -115,6 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     np.seterr(all="ignore")
+    _start.FINISH_TIMEOUT_SECONDS = FINISH_SECONDS  # type: ignore[attr-defined]
 
     run = runwire.init(
         project=PROJECT,

@@ -12,12 +12,11 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tests.services.process import ServiceMissing, ServiceProcess, free_ports
+from tests.services.process import PATIENCE_SECONDS, ServiceMissing, ServiceProcess, free_ports
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-READY_TIMEOUT_SECONDS = 15.0
 PROGRAM = "/usr/sbin/mosquitto"  # only root has its folder on PATH
 
 CONFIGURATION = """\
@@ -95,7 +94,7 @@ class MosquittoBroker:
         data.mkdir(parents=True, exist_ok=True)
         command = self._command(program, data)
         self._process = ServiceProcess("Mosquitto", command, log=self.log, environment=self._environment())
-        self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
+        self._process.wait_ready(self.answers, timeout_seconds=PATIENCE_SECONDS)
         return self
 
     def kill(self) -> None:

@@ -33,6 +33,9 @@ PORT_RANGE = range(20_000, 32_000)
 """Below Linux's ephemeral ports: a client that retries towards a dead server there can connect to itself."""
 
 POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 90.0
+"""How long tests wait for what must come and has no bound of its own: longer than a busy machine stands still."""
+
 LOG_TAIL_LINES = 40
 
 REAPER = """
@@ -68,13 +71,26 @@ def free_ports(count: int) -> list[int]:
     while len(ports) < count:
         port = random.choice(PORT_RANGE)
         # Binding does not tell: with SO_REUSEADDR two sockets can hold one port until one of them listens.
-        if port not in _given_ports and _is_free(port):
-            _given_ports.add(port)
+        if _is_free(port) and _is_ours(port):
             ports.append(port)
     return ports
 
 
-_given_ports: set[int] = set()
+_our_ports: dict[int, socket.socket] = {}
+
+
+def _is_ours(port: int) -> bool:
+    """Whether nobody was given this port: neither here, nor by a test process beside this one that still lives."""
+    if port in _our_ports:
+        return False
+    name = socket.socket(socket.AF_UNIX)  # no file: it is gone with the process
+    try:
+        name.bind(f"\0runwire-test-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    _our_ports[port] = name
+    return True
 
 
 def _is_free(port: int) -> bool:
@@ -236,7 +252,7 @@ class ServiceProcess:
         self._process.wait()
         self._forget()
 
-    def stop(self, *, timeout_seconds: float = 10.0) -> int:
+    def stop(self, *, timeout_seconds: float = PATIENCE_SECONDS) -> int:
         """SIGTERM, a bounded wait, then SIGKILL; returns the exit code."""
         if self.exit_code is None:
             self._process.terminate()

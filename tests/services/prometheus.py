@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import httpx
 
-from tests.services.process import REPOSITORY, ServiceMissing, ServiceProcess, free_ports, wait_until
+from tests.services.process import PATIENCE_SECONDS, REPOSITORY, ServiceMissing, ServiceProcess, free_ports, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
 CONFIGURATION = REPOSITORY / "deploy" / "prometheus"
-READY_TIMEOUT_SECONDS = 30.0
 
 
 class Series(TypedDict):
@@ -102,7 +101,7 @@ class PrometheusServer:
             environment={**os.environ, "RUNWIRE_TOKEN": self._token or "none"},
             outlives_us=self._outlives_us,
         )
-        self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
+        self._process.wait_ready(self.answers, timeout_seconds=PATIENCE_SECONDS)
         return self
 
     def answers(self) -> bool:
@@ -132,7 +131,7 @@ class PrometheusServer:
         rows: list[Series] = body["data"]["result"]
         return rows
 
-    def wait_for(self, promql: str, *, timeout_seconds: float = 20.0) -> list[Series]:
+    def wait_for(self, promql: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> list[Series]:
         """Poll an instant query until it has rows, and return them."""
         return wait_until(lambda: self.query(promql), timeout_seconds=timeout_seconds, what=f"rows of {promql}")
 
@@ -140,6 +139,17 @@ class PrometheusServer:
         """What went wrong at each target's last scrape; empty text for nothing."""
         body = httpx.get(f"{self.url}/api/v1/targets", timeout=10).json()
         return {target["labels"]["instance"]: target["lastError"] for target in body["data"]["activeTargets"]}
+
+    def wait_for_errors(self, errors: dict[str, str]) -> None:
+        """Return when the last scrapes ended so: a text that each target's has, or "" for well."""
+
+        def so() -> bool:
+            found = self.target_errors()
+            return found.keys() == errors.keys() and all(
+                part in found[target] and bool(part) == bool(found[target]) for target, part in errors.items()
+            )
+
+        wait_until(so, timeout_seconds=PATIENCE_SECONDS, what=f"scrapes that end with {errors}")
 
     def close(self, *, keep_folder: bool = False) -> None:
         """End it; delete its folder if it is a temporary one."""

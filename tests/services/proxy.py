@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 CHUNK_BYTES = 2**16
-START_TIMEOUT_SECONDS = 10.0
+START_TIMEOUT_SECONDS = 60.0
 
 
 class SlowProxy:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HOW_TO_GET = "apt-get install slurmctld slurmd slurm-client munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 CPUS = 16  # claimed of each node: nothing waits for another to end
-START_TIMEOUT_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 90.0
 JOB_TIMEOUT_SECONDS = 180.0  # more than the two minutes after which a requeued job begins by itself
 
 # No control groups, no binding: it runs in a container.

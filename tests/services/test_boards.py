@@ -21,14 +21,12 @@ from tests.grafana.model import Picked, asked_targets, frame, transformed
 from tests.services.consumer import ConsumerProcess
 from tests.services.kafka import KafkaTopics, unused_topic
 from tests.services.learner import DIVERGES_AT, PROJECT, Learner
-from tests.services.process import ServiceMissing, run_blocking, wait_until
+from tests.services.process import PATIENCE_SECONDS, ServiceMissing, run_blocking, wait_until
 from tests.services.prometheus import PrometheusServer
 from tests.tiers import require_service
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  as in a container: then /metrics asks for the token
-FIRES_WITHIN_SECONDS = 30.0
 GARBAGE_RUN = "garbagegarbage22"
-ROWS_TIMEOUT_SECONDS = 40.0
 BOARDS = {name: json.loads((FOLDER / name).read_text()) for name in DASHBOARDS}
 
 # What needs hardware, a disaster or time that no test has; each has its reason.
@@ -124,10 +122,10 @@ def test_every_panel_has_data(stage: Stage, name: str) -> None:
             if (what, target["refId"]) in MAY_BE_EMPTY:
                 stage.prometheus.query(expression)
             else:
-                stage.prometheus.wait_for(expression, timeout_seconds=ROWS_TIMEOUT_SECONDS)
+                stage.prometheus.wait_for(expression, timeout_seconds=PATIENCE_SECONDS)
             continue
         query = picked.in_sql(target["url_options"]["data"])
-        rows = stage.consumer.wait_for(query, timeout_seconds=ROWS_TIMEOUT_SECONDS) if _must_answer(what) else []
+        rows = stage.consumer.wait_for(query, timeout_seconds=PATIENCE_SECONDS) if _must_answer(what) else []
         table = frame(target, rows)
         if what in panels and rows:
             _check_panel(panels[what], transformed(panels[what], table))
@@ -200,21 +198,22 @@ def test_the_straggler_is_named(stage: Stage) -> None:
 
 
 def test_the_leaderboard_knows_the_winner(stage: Stage) -> None:
-    """By the defined best value; ordering the other way round makes it the last."""
+    """By the defined best value, either way round; one that still trains moves meanwhile."""
     (target,) = next(p for p in BOARDS["leaderboard.json"]["panels"] if p["title"] == "Runs by $metric")["targets"]
 
-    def order(**values: str) -> list[str]:
+    def ordered(**values: str) -> dict[str, float]:
         picked = stage.picked("leaderboard.json", metric="val/accuracy", **values)
         rows = stage.consumer.sql(picked.in_sql(target["url_options"]["data"]))
         assert rows.pop()["run_id"] == GARBAGE_RUN  # which never had the metric
-        return [row["run"] for row in rows]
+        return {row["run"]: row["best"] for row in rows}
 
-    best = stage.consumer.sql(
-        "SELECT name FROM runs WHERE best['val/accuracy'] IS NOT NULL ORDER BY best['val/accuracy'] DESC, started_at"
-    )
-    highest = order(order="highest")
-    assert highest == [row["name"] for row in best]
-    assert order(order="lowest")[-1] == highest[0]
+    highest, lowest = ordered(order="highest"), ordered(order="lowest")
+    assert list(highest.values()) == sorted(highest.values(), reverse=True)
+    assert list(lowest.values()) == sorted(lowest.values())
+    assert highest.keys() == lowest.keys() >= {"short", "moved", "wide"}
+    for run in ("short", "moved"):
+        (best,) = stage.consumer.sql(f"SELECT best['val/accuracy'] AS best FROM runs WHERE name = '{run}'")  # noqa: S608
+        assert highest[run] == lowest[run] == best["best"]
 
 
 def test_grafanas_rules_can_be_evaluated(stage: Stage) -> None:
@@ -226,12 +225,12 @@ def test_grafanas_rules_can_be_evaluated(stage: Stage) -> None:
         if rows:
             fires.add(alert.name)
     # Garbage was sent, by nobody who was heard of again; the others hang on how busy this machine is.
-    may = {"RunwireRunLost", "RunwireStraggler", "RunwireFreshnessBroken", "RunwireDiskFloor"}
+    may = {"RunwireRunLost", "RunwireStraggler", "RunwireFreshnessBroken", "RunwireDiskFloor", "RunwireConsumerAway"}
     assert fires - may == {"RunwireDeadLetters"}
 
 
-def test_a_run_that_diverges_and_one_that_is_killed_fire_in_time(stage: Stage, tmp_path: Path) -> None:
-    """Within 30 s in a real Prometheus with the rules as they are deployed, with the run's name."""
+def test_a_run_that_diverges_and_one_that_is_killed_fire(stage: Stage, tmp_path: Path) -> None:
+    """In a real Prometheus with the rules as they are deployed, with the run's name; `bench/alerts.py` times it."""
 
     def firing(alert: str, run: str) -> list[Any]:
         return stage.prometheus.query(f'ALERTS{{alertname="{alert}", run="{run}", alertstate="firing"}}')
@@ -245,14 +244,14 @@ def test_a_run_that_diverges_and_one_that_is_killed_fire_in_time(stage: Stage, t
         )
         wait_until(
             lambda: firing("RunwireLossNotFinite", "diverges"),
-            timeout_seconds=FIRES_WITHIN_SECONDS,
+            timeout_seconds=PATIENCE_SECONDS,
             what="the alert of a run that diverges",
         )
         for rank in stage.wide:
             rank.kill()
         wait_until(
             lambda: firing("RunwireRunLost", "wide") or firing("RunwireRunCrashed", "wide"),
-            timeout_seconds=FIRES_WITHIN_SECONDS,
+            timeout_seconds=PATIENCE_SECONDS,
             what="the alert of a run that was killed",
         )
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -74,7 +75,8 @@ def test_lag_and_clocks_of_a_log_that_is_read(kafka: KafkaTopics, topic_name: st
         code, found = doctor(url, home)
         assert code == 0, found
         assert found["lag", "ok"] == "Everything in the log is stored."
-        assert found["clock", "ok"] == "No clock disagrees with this machine's (2 compared)."
+        # A busy broker's is not waited for.
+        assert re.fullmatch(r"No clock disagrees with this machine's \([12] compared\)\.", found["clock", "ok"])
         consumer.stop()
     train(url, tmp_path / "trainer")
     code, found = doctor(url, home)
@@ -133,6 +135,8 @@ connection.close()
 """
 TRAINING = """
 import runwire
+from runwire import _start
+_start.FINISH_TIMEOUT_SECONDS = 50  # nobody sends what a busy machine leaves
 run = runwire.init(project="digits")
 for step in range(50):
     run.log({"loss": float(step)})

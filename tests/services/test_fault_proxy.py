@@ -13,7 +13,7 @@ from tests.services.fault_proxy import FaultProxy
 from tests.services.process import free_ports, wait_until
 
 SILENCE_SECONDS = 0.2
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(120)
 
 
 class Echo(socketserver.ThreadingTCPServer):
@@ -73,8 +73,8 @@ def proxy(echo: Echo) -> Iterator[FaultProxy]:
 def connect(proxy: FaultProxy) -> socket.socket:
     """A client."""
     host, port = proxy.address.split(":")
-    client = socket.create_connection((host, int(port)), timeout=5)
-    client.settimeout(5)
+    client = socket.create_connection((host, int(port)), timeout=60)
+    client.settimeout(60)
     return client
 
 
@@ -89,7 +89,7 @@ def assert_silent(client: socket.socket) -> None:
     client.settimeout(SILENCE_SECONDS)
     with pytest.raises(TimeoutError):
         client.recv(1)
-    client.settimeout(5)
+    client.settimeout(60)
 
 
 def test_without_a_fault_it_is_a_wire(proxy: FaultProxy) -> None:
@@ -97,7 +97,7 @@ def test_without_a_fault_it_is_a_wire(proxy: FaultProxy) -> None:
     with connect(proxy) as client:
         assert say(client, b"one") == b"one"
         assert (proxy.accepted, proxy.connections) == (1, 1)
-    wait_until(lambda: proxy.connections == 0, timeout_seconds=5, what="the client is gone")
+    wait_until(lambda: proxy.connections == 0, timeout_seconds=60, what="the client is gone")
 
 
 def test_dropped_responses_leave_the_request_done(proxy: FaultProxy, echo: Echo) -> None:
@@ -106,7 +106,7 @@ def test_dropped_responses_leave_the_request_done(proxy: FaultProxy, echo: Echo)
         assert say(client, b"one") == b"one"
         proxy.set(drop_responses=True)
         client.sendall(b"two")
-        wait_until(lambda: bytes(echo.heard) == b"onetwo", timeout_seconds=5, what="the request arrives")
+        wait_until(lambda: bytes(echo.heard) == b"onetwo", timeout_seconds=60, what="the request arrives")
         assert_silent(client)
         proxy.heal()
         with pytest.raises(ConnectionResetError):

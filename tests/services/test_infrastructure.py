@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import TopicAlreadyExistsError
 
 from tests.services import process
-from tests.services.process import REPOSITORY, ServiceFailed, ServiceProcess, free_ports, wait_until
+from tests.services.process import PATIENCE_SECONDS, REPOSITORY, ServiceFailed, ServiceProcess, free_ports, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_prometheus_answers_promql(start_prometheus: Callable[[str, str], Promet
     """It scrapes the target it was given, with the deployed configuration, and refuses what is no PromQL."""
     prometheus = start_prometheus("127.0.0.1:9", "secret")
     assert prometheus.wait_for('up{job="runwire"}')[0]["value"][1] == "0"
-    assert "connection refused" in prometheus.target_errors()["127.0.0.1:9"]
+    prometheus.wait_for_errors({"127.0.0.1:9": "connection refused"})
     with pytest.raises(ValueError, match="parse error"):
         prometheus.query("no such")
 
@@ -94,7 +94,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         )
         return all(state.startswith("Z") for state in states.stdout.split())
 
-    wait_until(all_gone, timeout_seconds=10, what="the reaper killed them")
+    wait_until(all_gone, timeout_seconds=PATIENCE_SECONDS, what="the reaper killed them")
 
 
 def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:

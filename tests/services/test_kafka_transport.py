@@ -142,13 +142,13 @@ async def test_a_frozen_broker_leaves_no_task_behind(
     own_kafka: KafkaBroker, topic_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A send that gets no answer ends in time; its producer is gone, and adds nothing when the broker wakes up."""
-    monkeypatch.setattr("runwire._kafka.SEND_TIMEOUT_SECONDS", 1.0)
     own_kafka.create_topic(topic_name)
     sent = made(tmp_path, 100)
     transport = KafkaTransport(parse_url(own_kafka.url(topic_name)))
     before = len(asyncio.all_tasks())
     await transport.open()
     await transport.send(sent[:1])
+    monkeypatch.setattr("runwire._kafka.SEND_TIMEOUT_SECONDS", 1.0)
     os.kill(own_kafka.pid, signal.SIGSTOP)
     try:
         with pytest.raises(TransportError, match="took no message"):
@@ -172,7 +172,7 @@ def test_a_quiet_run_costs_next_to_nothing(kafka: KafkaTopics, topic_name: str, 
     sender = Sender(journal, parse_url(kafka.url(topic_name)), Speaker(journal))
     sender.start()
     journal.append_row(("a",), 0, 0, [0.0])
-    wait_until(lambda: sender.acknowledged_seq == 1, timeout_seconds=30, what="the first row")
+    wait_until(lambda: sender.acknowledged_seq == 1, timeout_seconds=90, what="the first row")
     before, start, pace = sender.cpu_seconds, time.monotonic(), threading.Event()
     step = 1
     while time.monotonic() - start < IDLE_SECONDS:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.services.consumer import RUNWIRE, ConsumerProcess
+from tests.services.process import PATIENCE_SECONDS, wait_until
 from tests.services.receipts import (
     assert_each_point_once,
     assert_offsets_at_end,
@@ -105,7 +106,14 @@ def test_the_next_start_sends_what_a_dead_process_left(kafka: KafkaTopics, topic
     dead.wait_for_rows(500)
     dead.kill()
     returned = dead.rows
-    following = TrainerProcess(tmp_path / "trainer", url, launch="following", rows=50)
+    following = TrainerProcess(tmp_path / "trainer", url, launch="following")
+    journals = tmp_path / "trainer" / "home" / "journal"
+    wait_until(
+        lambda: following.rows > returned and len(list(journals.iterdir())) == 1,
+        timeout_seconds=PATIENCE_SECONDS,
+        what="the dead one's journal was sent",
+    )
+    following.stop()
     assert following.wait() == 0, following.log.read_text()
     with ConsumerProcess(url, home=tmp_path / "consumer") as consumer:
         wait_until_complete(consumer, emitters=2)
@@ -115,7 +123,7 @@ def test_the_next_start_sends_what_a_dead_process_left(kafka: KafkaTopics, topic
         """)
         assert [row["how"] for row in stored] == ["crashed", "finished"]
         assert returned <= stored[0]["rows"] <= returned + 1
-        assert stored[1]["rows"] == 50
+        assert stored[1]["rows"] == following.rows - returned
         assert_receipts_clean(consumer)
 
 

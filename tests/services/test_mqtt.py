@@ -60,7 +60,7 @@ def test_into_a_folder_with_strangers(mosquitto: MosquittoBroker, tmp_path: Path
         trainer = TrainerProcess(tmp_path / "trainer", mosquitto.url, launch="folder", rows=400, rows_per_second=1_000)
         assert trainer.wait() == 0, trainer.log.read_text()
         assert "all sent to mqtt://" in trainer.log.read_text()
-        assert bridge.metric("runwire_bridge_messages_refused_total") == 2
+        bridge.wait_for("runwire_bridge_messages_refused_total", 2)
         assert bridge.stop() == 0, bridge.log.read_text()
     with ConsumerProcess(target, home=tmp_path / "consumer") as consumer:
         wait_until_complete(consumer, emitters=1)
@@ -126,13 +126,14 @@ def test_offline_for_a_whole_run(
     """No broker, then a broker without a bridge: the run ends in time, and `runwire sync` delivers it afterwards."""
     target = kafka.url(topic_name)
     mosquitto.kill()
-    trainer = TrainerProcess(tmp_path / "trainer", mosquitto.url, launch="offline", rows=300, rows_per_second=2_000)
+    trainer = TrainerProcess(tmp_path / "trainer", mosquitto.url, launch="offline", rows=300, finish_seconds=10)
     assert trainer.wait() == 0, trainer.log.read_text()
     mosquitto.start()
     refused = sync(trainer.folder, mosquitto.url)
     assert refused.returncode == 1
     assert "no bridge answers behind it" in refused.stderr
-    with BridgeProcess(mosquitto.url, target, folder=tmp_path):
+    with BridgeProcess(mosquitto.url, target, folder=tmp_path) as bridge:
+        bridge.wait_for("runwire_bridge_broker_up", 1)
         done = sync(trainer.folder, mosquitto.url)
         assert done.returncode == 0, done.stdout + done.stderr
     with ConsumerProcess(target, home=tmp_path / "consumer") as consumer:

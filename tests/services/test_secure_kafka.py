@@ -7,6 +7,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from runwire_consumer.sources.kafka import KafkaSource
 from runwire_schemas.topics import Destination, parse_url
 from tests.producer.journals import EMITTER, open_journal
 from tests.producer.test_sender import Speaker
-from tests.services.process import wait_until
+from tests.services.process import PATIENCE_SECONDS, wait_until
 from tests.services.secure_kafka import PASSWORDS
 from tests.services.test_kafka_transport import log, made
 
@@ -217,11 +218,11 @@ def test_a_trainer_waits_for_the_right_password(
     monkeypatch.setattr("runwire._notices._log.warning", lambda _, __, text: told.append(text))
     sender = Sender(journal, way.destination(broker), Speaker(journal), notices=Notices())
     sender.start()
-    wait_until(lambda: sender.last_error, timeout_seconds=30, what="the broker refuses the login")
+    wait_until(lambda: sender.last_error, timeout_seconds=90, what="the broker refuses the login")
     assert "or the password is wrong" in str(sender.last_error)
     assert sender.acknowledged_seq == 0
     file.write_text(PASSWORDS["trainer"])
-    wait_until(lambda: sender.acknowledged_seq == 50, timeout_seconds=30, what="all is acknowledged")
+    wait_until(lambda: sender.acknowledged_seq == 50, timeout_seconds=90, what="all is acknowledged")
     journal.seal()
     assert sender.finish(30)
     journal.close(delete=True)
@@ -291,7 +292,8 @@ async def _read(destination: Destination) -> tuple[int, str]:
     source = KafkaSource(destination)
     await source.start({})
     try:
-        for _ in range(100):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
             found = await source.poll(0.2)
             status = source.status()
             is_told = "can't be reached" in status.trouble and "consumer group" not in status.trouble

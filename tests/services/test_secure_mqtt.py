@@ -106,6 +106,7 @@ class Way:
 
 WRONG = "wrong-s3cret"
 REFUSED_LOGIN = "doesn't know user 'trainer', or the password is wrong: correct RUNWIRE_MQTT_USER and"
+PLAINTEXT_TO_TLS = Way(scheme="mqtt", user="trainer")
 CASES = {
     "wrong password": (Way(user="trainer", password=WRONG), REFUSED_LOGIN),
     "unknown user": (Way(user="stranger", password=WRONG), "doesn't know user 'stranger', or the password is"),
@@ -117,7 +118,7 @@ CASES = {
     ),
     "expired certificate": (Way("EXPIRED", user="trainer"), "has expired: have it renewed"),
     "another name": (Way("OTHER", user="trainer"), "is for another name: use a name that is in it"),
-    "plaintext to a TLS port": (Way(scheme="mqtt", user="trainer"), "it may want TLS (mqtts://)"),
+    "plaintext to a TLS port": (PLAINTEXT_TO_TLS, "it may want TLS (mqtts://)"),
     "no client certificate": (Way("MTLS", user="trainer"), "may want a certificate of ours (RUNWIRE_CLIENT_CERT)"),
     "client certificate of a stranger": (
         Way("MTLS", user="trainer", certificate="stranger/robot.pem"),
@@ -132,8 +133,9 @@ def test_a_locked_door_says_what_to_do(
     mosquitto: SecureMosquitto, way: Way, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trainer and bridge alike; neither gives up, and no password is in a sentence."""
+    seconds = 3.0 if way == PLAINTEXT_TO_TLS else 60.0  # a TLS port says nothing at all to plaintext
     for module in ("runwire._mqtt", "runwire_consumer.inlet"):
-        monkeypatch.setattr(f"{module}.CONNECT_SECONDS", 3.0)  # a TLS port says nothing at all to plaintext
+        monkeypatch.setattr(f"{module}.CONNECT_SECONDS", seconds)
     destination = way.destination(mosquitto)
     with pytest.raises(TransportError) as trainer:
         asyncio.run(_send(destination, tmp_path))
@@ -159,7 +161,9 @@ DISCONNECTS = {
 
 
 @pytest.mark.parametrize(("last", "words", "is_final"), DISCONNECTS.values(), ids=DISCONNECTS)
-def test_a_broker_that_hangs_up_while_a_bridge_opens(last: bytes, words: str, *, is_final: bool) -> None:
+def test_a_broker_that_hangs_up_while_a_bridge_opens(
+    last: bytes, words: str, monkeypatch: pytest.MonkeyPatch, *, is_final: bool
+) -> None:
     """At once, and by its reason: other brokers than Mosquitto answer so to what they deny."""
 
     async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -174,9 +178,10 @@ def test_a_broker_that_hangs_up_while_a_bridge_opens(last: bytes, words: str, *,
     async def go() -> None:
         server = await asyncio.start_server(broker, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        async with server, asyncio.timeout(5):
+        async with server, asyncio.timeout(60):
             await _open(parse_url(f"mqtt://127.0.0.1:{port}").secured({}))
 
+    monkeypatch.setattr("runwire_consumer.inlet.CONNECT_SECONDS", 600.0)
     with pytest.raises(InletError, match=words) as caught:
         asyncio.run(go())
     assert caught.value.is_final is is_final
@@ -200,7 +205,7 @@ def test_a_bridge_waits_for_the_right_password(mosquitto: SecureMosquitto, tmp_p
     file.write_text("wrong-s3cret")
     target = f"dir:{tmp_path / 'topic'}"
     with BridgeProcess(mosquitto.at("TLS"), target, folder=tmp_path, variables=variables) as bridge:
-        wait_until(lambda: "the password is wrong" in bridge.log.read_text(), timeout_seconds=30, what="a refusal")
+        wait_until(lambda: "the password is wrong" in bridge.log.read_text(), timeout_seconds=90, what="a refusal")
         bridge.wait_for("runwire_bridge_disconnects_total", 2)
         file.write_text(PASSWORDS["bridge"])
         bridge.wait_for("runwire_bridge_broker_up", 1)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from runwire_consumer.sources import Message, Position
     from tests.services.kafka import KafkaTopics
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 90.0  # three times what a source waits before it gives a client up
+
+
+def anomalies(source: KafkaSource) -> dict[str, int]:
+    """What was put right in the log; a client that is given up after our own stand-still is another matter."""
+    return {kind: count for kind, count in source.status().anomalies.items() if kind != "client_stalled"}
 
 
 class World:
@@ -37,6 +42,15 @@ class World:
             yield source
         finally:
             await source.close()
+
+    async def is_widened(self, partitions: int) -> bool:
+        """Whether a writer that comes now is told of so many partitions."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.bootstrap)
+        await producer.start()
+        try:
+            return len(await producer.partitions_for(self.topic)) == partitions
+        finally:
+            await producer.stop()
 
     async def write(self, *texts: str, partition: int = 0, timestamp_ms: int | None = None) -> None:
         """Records in one partition, a batch each; their time counts where the topic takes it."""

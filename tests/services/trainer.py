@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.services.process import REPOSITORY, ServiceProcess, wait_until
+from tests.services.process import PATIENCE_SECONDS, REPOSITORY, ServiceProcess, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,8 @@ VALUE_OF_A_RANK = 1_000_000
 METRICS = 4
 """How many values each row holds."""
 
-END_TIMEOUT_SECONDS = 30.0
+END_TIMEOUT_SECONDS = 150.0
+FINISH_SECONDS = 120.0
 
 
 class TrainerProcess:
@@ -39,6 +40,7 @@ class TrainerProcess:
         rows: ends by itself after so many `log()` calls.
         rows_per_second: its pace.
         sender: who delivers: "thread", or "relay".
+        finish_seconds: how long its end waits for delivery: nobody syncs what a machine that stands still leaves.
         variables: what more its environment has.
     """
 
@@ -53,6 +55,7 @@ class TrainerProcess:
         rows: int | None = None,
         rows_per_second: float = 200.0,
         sender: str = "thread",
+        finish_seconds: float = FINISH_SECONDS,
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -61,7 +64,7 @@ class TrainerProcess:
         self._stop = folder / f"stop-{rank}"
         command: list[str | Path] = [sys.executable, "-P", __file__]
         command += ["--progress", self.progress, "--stop", self._stop]
-        command += ["--rows-per-second", str(rows_per_second)]
+        command += ["--rows-per-second", str(rows_per_second), "--finish-seconds", str(finish_seconds)]
         if rows is not None:
             command += ["--rows", str(rows)]
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +89,7 @@ class TrainerProcess:
         # Seven digits and a newline a row: a record cut by SIGKILL doesn't count.
         return self.progress.stat().st_size // 8 if self.progress.exists() else 0
 
-    def wait_for_rows(self, count: int, *, timeout_seconds: float = 30.0) -> None:
+    def wait_for_rows(self, count: int, *, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Return when `count` rows were logged."""
         wait_until(lambda: self.rows >= count, timeout_seconds=timeout_seconds, what=f"{count} rows of {self.log}")
 
@@ -140,14 +143,17 @@ def values(rank: int, step: int) -> dict[str, float]:
 def main() -> None:
     """Train: log rows at a pace, noting each that `log()` took."""
     import runwire  # noqa: PLC0415 - the tests that import this module need none of it
+    from runwire import _start  # noqa: PLC0415 - as above
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--progress", type=Path, required=True)
     parser.add_argument("--stop", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=sys.maxsize)
     parser.add_argument("--rows-per-second", type=float, required=True)
+    parser.add_argument("--finish-seconds", type=float, required=True)
     options = parser.parse_args()
     rank = int(os.environ["RANK"])
+    _start.FINISH_TIMEOUT_SECONDS = options.finish_seconds  # type: ignore[attr-defined]
     run = runwire.init(project="services", params={"lr": 0.1, "optimizer": "none"}, tags=["test"])
     run.define("val/acc", best="max")
     progress = os.open(options.progress, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

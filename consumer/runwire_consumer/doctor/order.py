@@ -16,7 +16,7 @@ from runwire_consumer.leaving import leaving_if_invalidated
 
 
 class DoctorOrder:
-    """Answers POST /api/doctor: {"deep": bool} gives {"now", "version", "trouble", "facts"}.
+    """Answers POST /api/doctor: {"deep": bool} gives {"received_at", "answered_at", "version", "trouble", "facts"}.
 
     Args:
         cursors: Makes a connection of its own to the open database.
@@ -45,13 +45,19 @@ class DoctorOrder:
             raise ConsumerError("'deep' is true or false.")
         if self._running:
             raise ConsumerError("The store is being looked through already: wait until that is done.")
-        now = time.time_ns() // 1_000
+        received_at = time.time_ns() // 1_000
         self._running = True
         try:
             facts = await asyncio.to_thread(self._audit, deep)
         finally:
             self._running = False
-        return {"now": now, "version": self._version, "trouble": self._trouble(), "facts": facts}
+        return {
+            "received_at": received_at,
+            "answered_at": time.time_ns() // 1_000,
+            "version": self._version,
+            "trouble": self._trouble(),
+            "facts": facts,
+        }
 
     def stop(self) -> None:
         """End the look in progress: the database is about to close."""

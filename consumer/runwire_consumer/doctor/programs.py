@@ -43,8 +43,8 @@ class ClockFacts:
 
     Attributes:
         now: This machine's, half-way between question and answer.
-        uncertainty: Half the time that the answer took.
-        consumer: The consumer's, in its answer.
+        uncertainty: Half the time that both were on their way.
+        consumer: The consumer's, half-way between what it got and what it gave.
         newest_file: Newest time that the home's file system gave one of our files.
         newest_append: Newest time that the broker gave a record.
     """

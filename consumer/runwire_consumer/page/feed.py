@@ -29,6 +29,7 @@ LOOK_SECONDS = 0.05
 UNCHANGED_SECONDS = 2.0
 QUIET_SECONDS = 10.0
 READ_SHARE = 5
+PAUSE_SECONDS_MAX = 5.0  # what takes long may be a machine that stood still
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +140,8 @@ class LiveFeed:
                     async with self._changed:
                         self._reads += 1
                         self._changed.notify_all()
-                pause_seconds = max(INTERVAL_SECONDS, READ_SHARE * (time.monotonic() - now))
+                pause_seconds = min(READ_SHARE * (time.monotonic() - now), PAUSE_SECONDS_MAX)
+                pause_seconds = max(INTERVAL_SECONDS, pause_seconds)
             await asyncio.sleep(pause_seconds)
 
     def _read_once(self) -> Live:

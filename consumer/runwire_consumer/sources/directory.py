@@ -43,6 +43,7 @@ from runwire_schemas.folder import (
 LOOK_INTERVAL_SECONDS = 0.03
 SCAN_INTERVAL_SECONDS = 0.25
 SCAN_SHARE_MAX = 0.05  # of the time, on slow or very full folders
+SCAN_PAUSE_SECONDS_MAX = 10.0  # what takes long may be a machine that stood still
 ACTIVE_SECONDS = 10.0
 READ_BYTES_MAX = 4 * 2**20
 POLL_BYTES_MAX = 16 * 2**20
@@ -190,7 +191,8 @@ class DirectorySource:
                 self._files[name] = _File(self._folder / name, offset, inode=inode, mark=mark)
             self._grow(self._files[name], bytes_there, inode, now)
         took_seconds = time.monotonic() - now
-        self._next_scan = now + max(SCAN_INTERVAL_SECONDS, took_seconds / SCAN_SHARE_MAX)
+        pause_seconds = min(took_seconds / SCAN_SHARE_MAX, SCAN_PAUSE_SECONDS_MAX)
+        self._next_scan = now + took_seconds + max(SCAN_INTERVAL_SECONDS, pause_seconds)
 
     def _size_of(self, entry: os.DirEntry[str]) -> tuple[int, int] | None:
         """Bytes and inode of an entry, or None where it is none that we read."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT_SECONDS = 2.0
+KILLED_SECONDS = 2.0
 OUTPUT_BYTES_MAX = 64 * 1_024  # dirtiness shows in the first line after the headers
 FILE_BYTES_MAX = 4 * 2**20  # packed-refs of a large repository
 _LINKS_MAX = 5
@@ -99,7 +100,8 @@ def _ask(root: Path, arguments: Sequence[str], environ: Mapping[str, str], deadl
     if len(output) >= OUTPUT_BYTES_MAX or not whole:
         _end(process.pid)
     try:
-        code = process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        # One that was killed is gone at once, unless the machine stands still; whom nobody waits for stays a zombie.
+        code = process.wait(timeout=max(KILLED_SECONDS, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:  # not even killed: it waits inside the kernel, and we don't
         return None
     answered = code == 0 if whole else len(output) >= OUTPUT_BYTES_MAX

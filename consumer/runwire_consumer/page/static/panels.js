@@ -7,6 +7,7 @@ import { Panel } from "./panel.js";
 import { curveRequests } from "./requests.js";
 
 const REFRESH_MS_MIN = 1500;
+const REFRESH_MS_MAX = 8000;
 
 /**
  * @typedef {import("./panel.js").Drawn} Drawn
@@ -288,7 +289,7 @@ export class MetricGrid {
           this.stale = new Set();
           void this.load(due);
         },
-        Math.max(REFRESH_MS_MIN, 5 * (this.tookMs ?? 0)),
+        Math.max(REFRESH_MS_MIN, Math.min(5 * (this.tookMs ?? 0), REFRESH_MS_MAX)),
       );
   }
 
