@@ -66,6 +66,7 @@ SLOW_END = """
 import runwire._start
 runwire._start.FINISH_TIMEOUT_SECONDS = 1.0
 """
+SLOWER_END = SLOW_END.replace("1.0", "8.0")  # a signal of a machine that stands still arrives within it, too
 KILLED = ("preempted", 128 + TERM, None)
 PREEMPTED = ("preempted", None, None)
 
@@ -233,7 +234,7 @@ def test_every_row_whose_log_returned_is_delivered(tmp_path: Path) -> None:
 def test_a_signal_while_the_run_finishes_waits_for_that(tmp_path: Path) -> None:
     """Its own end counts; then the process dies, and doesn't go on to what comes behind."""
     ends = 'print("ready", flush=True)\nrun.finish()\nspin()'
-    program = Program(tmp_path, LOGS + SLOW_END + INIT + ends, url="kafka://127.0.0.1:1/t")
+    program = Program(tmp_path, LOGS + SLOWER_END + INIT + ends, url="kafka://127.0.0.1:1/t")
     done = program.interrupt(TERM)
     assert (done.returncode, done.stdout) == (-TERM, "")
     Program(tmp_path, "runwire.init().finish()").run()
@@ -303,8 +304,13 @@ if __name__ == "__main__":
     while not os.listdir(os.environ["RUNWIRE_HOME"] + "/journal")[1:]: time.sleep(0.001)
     os.kill(child, TERM)
     codes.add(-os.waitpid(child, 0)[1])
-    thread = threading.Thread(target=lambda: codes.add(-os.waitpid(os.fork() or work(), 0)[1]))
+    forked = []
+    def fork():
+        forked.append(os.fork() or work())
+        codes.add(-os.waitpid(forked[0], 0)[1])
+    thread = threading.Thread(target=fork)
     thread.start()
+    while not forked: time.sleep(0.001)
     sleep = subprocess.Popen(["sleep", "60"])
     sleep.terminate()
     codes.add(sleep.wait())

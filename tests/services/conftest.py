@@ -38,8 +38,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def _start_broker(folder: Path) -> KafkaBroker:
-    broker = KafkaBroker(folder)
+def _started(broker: KafkaBroker) -> KafkaBroker:
     try:
         return broker.start()
     except ServiceMissing as missing:
@@ -59,7 +58,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaTopics]:
     if named is not None:
         yield named
         return
-    broker = _start_broker(tmp_path_factory.mktemp("kafka"))
+    broker = _started(KafkaBroker(tmp_path_factory.mktemp("kafka"), is_killed=False))
     yield broker
     _end_broker(broker)
 
@@ -67,7 +66,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaTopics]:
 @pytest.fixture
 def own_kafka(tmp_path: Path) -> Iterator[KafkaBroker]:
     """A broker that the test may kill."""
-    broker = _start_broker(tmp_path / "kafka")
+    broker = _started(KafkaBroker(tmp_path / "kafka"))
     yield broker
     _end_broker(broker)
 
@@ -102,10 +101,6 @@ def start_prometheus(tmp_path: Path) -> Iterator[Callable[[str, str], Prometheus
 def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     """The session's broker behind locks: users and rights are in its module."""
     broker = SecureKafka(tmp_path_factory.mktemp("secure-kafka"))
-    try:
-        broker.start()
-    except ServiceMissing as missing:
-        require_service(missing.name, False, missing.how_to_get)
-        raise
+    _started(broker)
     yield broker
     _end_broker(broker)

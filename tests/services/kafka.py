@@ -72,8 +72,7 @@ transaction.state.log.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-# A killed broker may register again only when its old session has run out: 9 s by default.
-broker.session.timeout.ms=3000
+broker.session.timeout.ms={session_ms}
 broker.heartbeat.interval.ms=500
 """
 
@@ -202,6 +201,8 @@ class KafkaBroker(KafkaTopics):
     Args:
         folder: where configuration, data and log go; a temporary one, deleted at the end, when not given.
         port: listens there; a free one when not given. Kept over restarts.
+        is_killed: may be: only when its old session has run out, a killed broker may register again. One that is not
+            has a session that outlasts the stand-still of a busy machine.
         heap: the JVM's heap.
         outlives_us: keep it running when this process ends.
     """
@@ -211,12 +212,14 @@ class KafkaBroker(KafkaTopics):
         folder: Path | None = None,
         *,
         port: int | None = None,
+        is_killed: bool = True,
         heap: str = HEAP,
         outlives_us: bool = False,
     ) -> None:
         self._own_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="runwire-kafka-"))
         self._heap = heap
+        self._session_ms = 3_000 if is_killed else 60_000
         self._outlives_us = outlives_us
         self._process: ServiceProcess | None = None
         free, controller_port, behind_proxy_port, proxy_port, behind_byway_port, byway_port = free_ports(6)
@@ -302,7 +305,7 @@ class KafkaBroker(KafkaTopics):
         return self
 
     def _properties(self, data: Path) -> str:
-        return PROPERTIES.format(data=data, **self._ports)
+        return PROPERTIES.format(data=data, session_ms=self._session_ms, **self._ports)
 
     def _format_options(self) -> list[str]:
         return []

@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from tests.services.authority import Authority
-from tests.services.kafka import PROPERTIES, KafkaBroker
+from tests.services.kafka import KafkaBroker
 from tests.services.process import free_ports, run_blocking
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class SecureKafka(KafkaBroker):
             await admin.close()
 
     def _properties(self, data: Path) -> str:
-        text = PROPERTIES.format(data=data, **self._ports)
+        text = super()._properties(data)
         added = "".join(f",{name}://127.0.0.1:{port}" for name, port in self._locked.items())
         lines = []
         for line in text.replace("\\\n", "").splitlines():
