@@ -57,7 +57,7 @@ class _Seen:
     consumer: HttpReader | None = None
     told: dict[str, Any] = field(default_factory=dict)
     asked_at: int = 0
-    answered_at: int = 0
+    heard_at: int = 0
     store: StoreFacts | Unopened | None = None
     topic: BrokerFacts | None = None
 
@@ -176,7 +176,7 @@ def _store(seen: _Seen) -> list[Finding]:
         seen.asked_at = time.time_ns() // 1_000
         try:
             seen.told = seen.consumer.order("doctor", {"deep": seen.deep})
-            seen.answered_at = time.time_ns() // 1_000
+            seen.heard_at = time.time_ns() // 1_000
             seen.store = StoreFacts.of(seen.told["facts"])
         except (CommandError, KeyError, ValueError) as trouble:
             return [warning("store", f"The consumer couldn't be asked: {trouble}", where, "Upgrade it if it is older.")]
@@ -285,24 +285,17 @@ def _journals(seen: _Seen) -> list[Finding]:
 def _clocks(seen: _Seen) -> list[Finding]:
     home = seen.settings.home.path
     names = (seen.database.name, f"{seen.database.name}.wal", f"{seen.database.name}.lock")
+    consumer = None
+    received_at, answered_at = seen.told.get("received_at"), seen.told.get("answered_at")
+    if isinstance(received_at, int) and isinstance(answered_at, int):  # an older one has no such clock
+        consumer = programs.Exchange(seen.asked_at, received_at, answered_at, seen.heard_at)
     facts = programs.ClockFacts(
+        consumer=consumer,
         now=time.time_ns() // 1_000,
         newest_file=probes.newest_file_micros(home, names),
         newest_append=None if seen.topic is None else seen.topic.newest_append,
     )
-    found = programs.check_clocks(facts)
-    received_at, answered_at = seen.told.get("received_at"), seen.told.get("answered_at")
-    if isinstance(received_at, int) and isinstance(answered_at, int):
-        # As NTP compares: what is not known is the way there and back, however long the look took.
-        compared = programs.check_clocks(
-            programs.ClockFacts(
-                now=(seen.asked_at + seen.answered_at) // 2,
-                uncertainty=max(0, seen.answered_at - seen.asked_at - (answered_at - received_at)) // 2,
-                consumer=(received_at + answered_at) // 2,
-            )
-        )
-        found = [one for one in (*compared, *found) if one.severity is not Severity.OK] or found
-    return found
+    return programs.check_clocks(facts)
 
 
 def _journal(folder: Path) -> home_checks.JournalFacts:

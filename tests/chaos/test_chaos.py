@@ -18,6 +18,7 @@ RUN = Path(__file__).with_name("run.py")
 SEED = 5
 MINUTES = 3
 KILLS_MIN = 30
+POINTS_MIN = 10_000  # millions on a quick machine
 
 
 def test_a_plan_follows_from_its_seed() -> None:
@@ -54,4 +55,4 @@ def test_three_minutes_of_chaos() -> None:
     report = json.loads(done.stdout)
     assert (report["lost"], report["twice"], report["unrecoverable"], report["wrong"]) == (0, 0, 0, {}), report
     assert report["kills"] >= KILLS_MIN, report
-    assert report["points"] > 0, report
+    assert report["points"] >= POINTS_MIN, report

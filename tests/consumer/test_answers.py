@@ -257,8 +257,11 @@ def test_a_streamed_answer_is_limited_to_the_tokens_projects(tmp_path: Path, for
     [(ENDLESS, 0), ("SELECT range AS i, repeat('x', 100) AS s FROM range(10000000)", 1_000)],
     ids=["before the first row", "amid the rows"],
 )
-async def test_a_client_that_goes_ends_its_query(port: int, ended: threading.Event, sql: str, read_bytes: int) -> None:
+async def test_a_client_that_goes_ends_its_query(
+    port: int, ended: threading.Event, sql: str, read_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within a second, on a real socket."""
+    monkeypatch.setattr(answers, "CLIENT_SECONDS_MAX", 600.0)  # which ends one that nobody reads, too
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /api/sql HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(sql)}\r\n\r\n"
     writer.write(head.encode() + sql.encode())

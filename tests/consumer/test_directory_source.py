@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -35,12 +36,6 @@ def batches(count: int, letter: str = "a") -> list[Message]:
     """Batches of three rows."""
     run = Emitter(letter)
     return [run.logs({step: {"loss": 1.0} for step in range(3)}) for _ in range(count)]
-
-
-@pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a look took long, because the machine stood still."""
-    monkeypatch.setattr(directory, "SCAN_PAUSE_SECONDS_MAX", 0.1)
 
 
 def read(folder: Path, positions: dict[str, Position] | None = None) -> tuple[list[Message], Source]:
@@ -85,6 +80,28 @@ def test_a_folder_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
         assert "can't be read" in trouble
 
     asyncio.run(follow())
+
+
+def test_a_slow_folder_is_looked_at_less_often_a_machine_that_stood_still_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twentieth of the time at most, by two looks in a row."""
+    source, now, takes = DirectorySource(tmp_path, "dir:x"), 1_000.0, 0.0
+    scandir = os.scandir
+
+    def slow(folder: Path) -> Any:
+        nonlocal now
+        now += takes
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pauses = []
+    for takes in (0.001, 10.0, 0.001, 0.5, 0.5, 0.001):  # noqa: B007 - `slow` reads it
+        began = now
+        source._scan(now)
+        pauses.append(round(source._next_scan - began, 6))
+    assert pauses == [0.25, 0.25, 0.25, 0.25, 10.0, 0.25]
 
 
 def test_blocks_of_all_files_in_order_of_their_names(tmp_path: Path) -> None:

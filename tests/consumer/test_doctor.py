@@ -36,6 +36,7 @@ from runwire_consumer.doctor.probes import private_facts
 from runwire_consumer.doctor.programs import (
     TRIED_VERSIONS,
     ClockFacts,
+    Exchange,
     VersionFacts,
     check_addresses,
     check_clocks,
@@ -322,14 +323,22 @@ def test_tried_versions_are_those_that_are_asked_for() -> None:
         assert asked & {f"{name}=={low}", f"{name}>={low},<{below}"}
 
 
+def exchange(*, skew: int = 0, there: int = 0, looked: int = 0, back: int = 0) -> Exchange:
+    """A question that took so long there, was answered by another clock so much later, and took so long back."""
+    received_at = NOW + there + skew
+    return Exchange(NOW, received_at, received_at + looked, NOW + there + looked + back)
+
+
 @pytest.mark.parametrize(
     ("facts", "severity", "words"),
     [
         (ClockFacts(NOW), OK, "One clock only"),
-        (ClockFacts(NOW, consumer=NOW + SECOND, newest_file=NOW - 10**12), OK, "2 compared"),
-        (ClockFacts(NOW, consumer=NOW + 60 * SECOND), WARNING, "The consumer's clock is 60 s ahead of"),
-        (ClockFacts(NOW, consumer=NOW - 7200 * SECOND), WARNING, "The consumer's clock is 2 h behind"),
-        (ClockFacts(NOW, uncertainty=90 * SECOND, consumer=NOW - 60 * SECOND), OK, "1 compared"),
+        (ClockFacts(NOW, exchange(skew=SECOND), newest_file=NOW - 10**12), OK, "2 compared"),
+        (ClockFacts(NOW, exchange(skew=60 * SECOND)), WARNING, "The consumer's clock is 60 s ahead of"),
+        (ClockFacts(NOW, exchange(skew=-7200 * SECOND)), WARNING, "The consumer's clock is 2 h behind"),
+        (ClockFacts(NOW, exchange(skew=-60 * SECOND, there=180 * SECOND)), OK, "1 compared"),
+        (ClockFacts(NOW, exchange(skew=-60 * SECOND, looked=180 * SECOND)), WARNING, "is 60 s behind"),
+        (ClockFacts(NOW, exchange(looked=180 * SECOND, back=3 * SECOND)), OK, "1 compared"),
         (ClockFacts(NOW, newest_file=NOW + 3 * SECOND), WARNING, "The file system's clock is 3 s ahead of"),
         (ClockFacts(NOW, newest_append=NOW + 86_400 * SECOND), WARNING, "The broker's clock is 24 h ahead of"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -56,7 +57,7 @@ async def place() -> AsyncIterator[tuple[LiveFeed, Runs]]:
 
 
 async def hear(heard: AsyncIterator[Told]) -> Told:
-    return await asyncio.wait_for(anext(heard), 10)
+    return await asyncio.wait_for(anext(heard), 60)
 
 
 async def test_everything_then_only_what_changed(place: tuple[LiveFeed, Runs]) -> None:
@@ -78,6 +79,25 @@ async def test_everything_then_only_what_changed(place: tuple[LiveFeed, Runs]) -
     runs.metrics[1, 7] = metric(1, math.nan, 4)
     runs.write(2, 9.0, 1)
     assert [told["run_id"] for told in (await hear(heard))["metrics"]] == ["id-2"]
+
+
+async def test_one_slow_read_delays_nothing(place: tuple[LiveFeed, Runs], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stood still is no slow store: by its cost the next would come after minutes."""
+    monkeypatch.setattr(feeds, "READ_SHARE", 1_000)
+    feed, runs = place
+    read = runs.read
+
+    def slow() -> Live:
+        if runs.reads == 0:
+            time.sleep(0.1)
+        return read()
+
+    monkeypatch.setattr(feed, "_read", slow)
+    heard = feed.follow(Following())
+    await hear(heard)
+    runs.runs[1] = run(1, "finished")
+    runs.version += 1
+    assert [told["run_id"] for told in (await hear(heard))["runs"]] == ["id-1"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.producer.programs import Program
 from tests.producer.troubles import black_hole, nobody
 
 FINISH_SECONDS = 0.5
-# Well above what a loaded machine adds, well below the seconds that a hanging broker or a library would take.
+# Well above what a loaded machine adds, well below the minutes that a library would take which nobody bounds.
 AT_MOST_SECONDS = 50.0
 
 WAITS = "10 points, 3 rows sent to URL, 1,002 rows wait in JOURNAL: `runwire sync` sends them"
@@ -73,6 +73,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is ten seconds otherwise."""
     monkeypatch.setattr(_start, "FINISH_TIMEOUT_SECONDS", FINISH_SECONDS)
     monkeypatch.setattr(_kafka, "OPEN_TIMEOUT_SECONDS", FINISH_SECONDS)
+    monkeypatch.setattr(_kafka, "SEND_TIMEOUT_SECONDS", 600.0)
 
 
 def give_up(url: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

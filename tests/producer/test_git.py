@@ -185,7 +185,8 @@ def test_a_git_that_hangs_is_ended_with_its_children(repository: Path, monkeypat
     environ = script(repository.parent, f"sleep 600 & echo $! > {child}.draft; mv {child}.draft {child}; wait")
     read_until = _git._read_until
 
-    def read_once_it_runs(descriptor: int, _deadline: float) -> tuple[bytes, bool]:
+    def read_once_it_runs(descriptor: int, deadline: float) -> tuple[bytes, bool]:
+        assert deadline <= time.monotonic() + 60
         wait_until(child.exists, timeout_seconds=90, what="git has begun")
         return read_until(descriptor, time.monotonic() + 0.1)
 

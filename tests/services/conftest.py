@@ -104,3 +104,12 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
     _started(broker)
     yield broker
     _end_broker(broker)
+
+
+@pytest.fixture
+def own_secure_kafka(tmp_path: Path) -> Iterator[SecureKafka]:
+    """Another one that the test may kill."""
+    broker = SecureKafka(tmp_path / "secure-kafka", is_killed=True)
+    _started(broker)
+    yield broker
+    _end_broker(broker)

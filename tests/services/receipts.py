@@ -24,9 +24,9 @@ COMPLETE = """
 """
 
 
-def wait_until_complete(consumer: ConsumerProcess, *, emitters: int, timeout_seconds: float = 60.0) -> None:
+def wait_until_complete(consumer: ConsumerProcess, *, emitters: int) -> None:
     """Return when so many emitters are known, have ended, and every row of theirs is accounted for."""
-    consumer.wait_for(COMPLETE.format(emitters=emitters), timeout_seconds=timeout_seconds)
+    consumer.wait_for(COMPLETE.format(emitters=emitters))
 
 
 def assert_each_point_once(consumer: ConsumerProcess, rows_by_rank: Mapping[int, int]) -> None:

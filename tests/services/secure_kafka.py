@@ -39,8 +39,8 @@ _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 class SecureKafka(KafkaBroker):
     """The broker; users are those of PASSWORDS, and `CN=robot` by its certificate."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, is_killed: bool = False) -> None:
+        super().__init__(folder, is_killed=is_killed)
         self.authority = Authority(folder / "certificates")
         self.stranger = Authority(folder / "stranger", "Nobody's authority")
         self.authority.sign("broker", "IP:127.0.0.1,DNS:localhost")

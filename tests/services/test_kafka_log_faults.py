@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from runwire_consumer.sources.kafka import KafkaSource
     from tests.services.kafka import KafkaBroker, KafkaTopics
 
-pytestmark = pytest.mark.timeout(300)
 
 ANCIENT_MS = 1_700_000_000_000
 OLD = ["one", "two", "three"]

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from runwire_consumer.sources import Message
     from runwire_consumer.sources.kafka import KafkaSource
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from runwire_consumer.sources import Message
     from tests.services.kafka import KafkaTopics
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 def world(kafka: KafkaTopics, topic_name: str) -> World:

@@ -13,7 +13,7 @@ import pytest
 from tests.services.bridge import BridgeProcess
 from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.mosquitto import MosquittoBroker
-from tests.services.process import ServiceMissing, wait_until
+from tests.services.process import PATIENCE_SECONDS, ServiceMissing, wait_until
 from tests.services.receipts import assert_each_point_once, assert_receipts_clean, wait_until_complete
 from tests.services.trainer import TrainerProcess, trainer_environment
 from tests.tiers import require_service
@@ -60,7 +60,11 @@ def test_into_a_folder_with_strangers(mosquitto: MosquittoBroker, tmp_path: Path
         trainer = TrainerProcess(tmp_path / "trainer", mosquitto.url, launch="folder", rows=400, rows_per_second=1_000)
         assert trainer.wait() == 0, trainer.log.read_text()
         assert "all sent to mqtt://" in trainer.log.read_text()
-        bridge.wait_for("runwire_bridge_messages_refused_total", 2)
+        wait_until(
+            lambda: bridge.metric("runwire_bridge_messages_refused_total") == 2,
+            timeout_seconds=PATIENCE_SECONDS,
+            what="two messages were refused",
+        )
         assert bridge.stop() == 0, bridge.log.read_text()
     with ConsumerProcess(target, home=tmp_path / "consumer") as consumer:
         wait_until_complete(consumer, emitters=1)
@@ -70,7 +74,7 @@ def test_into_a_folder_with_strangers(mosquitto: MosquittoBroker, tmp_path: Path
         assert letters == [{"bytes": 8}, {"bytes": 17}]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("turns", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_everything_killed_in_turn(
     mosquitto: MosquittoBroker, own_kafka: KafkaBroker, topic_name: str, tmp_path: Path, turns: int
@@ -106,7 +110,7 @@ def test_everything_killed_in_turn(
             for trainer in trainers[1:]:
                 trainer.stop()
             assert [trainer.wait() for trainer in trainers[1:]] == [0] * (RANKS - 1)
-            for trainer in trainers:  # the killed one's journal, and what found no way within the end's 10 seconds
+            for trainer in trainers:  # the killed one's journal, and what found no way within the end's time
                 done = sync(trainer.folder, mosquitto.url)
                 assert done.returncode == 0, done.stdout + done.stderr
             wait_until_complete(consumer, emitters=RANKS)

@@ -22,7 +22,7 @@ SEED = 20_261_125
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_relay_killed_twice_and_broker_once(own_kafka: KafkaBroker, topic_name: str, tmp_path: Path) -> None:
     """Eight ranks that open no connection: relay killed twice, broker once, a rank once; each point exactly once."""
     own_kafka.create_topic(topic_name, 3)

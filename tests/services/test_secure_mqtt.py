@@ -241,16 +241,16 @@ def test_from_a_trainer_to_sql_with_every_door_locked(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_everything_killed_in_turn_behind_locks(
-    own_mosquitto: SecureMosquitto, secure_kafka: SecureKafka, topic_name: str, tmp_path: Path
+    own_mosquitto: SecureMosquitto, own_secure_kafka: SecureKafka, topic_name: str, tmp_path: Path
 ) -> None:
     """Bridge, Mosquitto, Kafka and the trainer: nothing lost, nothing twice."""
-    target, locks = _open_kafka(secure_kafka, topic_name, tmp_path)
+    target, locks = _open_kafka(own_secure_kafka, topic_name, tmp_path)
     bridge_variables = (
         _variables(tmp_path, "bridge", own_mosquitto)
         | locks["trainer"]
-        | {"RUNWIRE_CA": _both(own_mosquitto, secure_kafka, tmp_path)}
+        | {"RUNWIRE_CA": _both(own_mosquitto, own_secure_kafka, tmp_path)}
     )
     trainer_variables = _variables(tmp_path, "trainer", own_mosquitto)
     chance = random.Random(SEED)
@@ -273,7 +273,7 @@ def test_everything_killed_in_turn_behind_locks(
                         time.sleep(chance.uniform(0, 1))
                         own_mosquitto.start()
                     case "kafka":
-                        secure_kafka.restart()
+                        own_secure_kafka.restart()
                     case _:
                         trainer.kill()
             done = sync(trainer.folder, url, trainer_variables)

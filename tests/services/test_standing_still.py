@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.services.kafka import KafkaBroker, KafkaTopics
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 STORED = "SELECT sum(stored) AS rows FROM emitters HAVING sum(stored) > {}"
 
 
@@ -100,7 +100,7 @@ async def _written(kafka: KafkaTopics, topic: str, partitions: range) -> int:
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
     await consumer.start()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             ends = await consumer.end_offsets([TopicPartition(topic, number) for number in partitions])
     finally:
         await consumer.stop()

@@ -38,20 +38,41 @@ class VersionFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question to a consumer and its answer; microseconds, the outer two by this machine's clock, the others by its.
+
+    Compared as NTP does (RFC 5905, section 8): how long it took to answer doesn't matter, only the way there and back.
+    """
+
+    asked_at: int
+    received_at: int
+    answered_at: int
+    heard_at: int
+
+    @property
+    def skew(self) -> int:
+        """How far the consumer's clock is ahead."""
+        return (self.received_at - self.asked_at + self.answered_at - self.heard_at) // 2
+
+    @property
+    def uncertainty(self) -> int:
+        """Half the time that both were on their way."""
+        return max(0, self.heard_at - self.asked_at - (self.answered_at - self.received_at)) // 2
+
+
+@dataclass(frozen=True, slots=True)
 class ClockFacts:
     """Clocks beside this machine's; all in microseconds, None where there is no other clock.
 
     Attributes:
-        now: This machine's, half-way between question and answer.
-        uncertainty: Half the time that both were on their way.
-        consumer: The consumer's, half-way between what it got and what it gave.
+        now: This machine's.
+        consumer: The consumer's.
         newest_file: Newest time that the home's file system gave one of our files.
         newest_append: Newest time that the broker gave a record.
     """
 
     now: int
-    uncertainty: int = 0
-    consumer: int | None = None
+    consumer: Exchange | None = None
     newest_file: int | None = None
     newest_append: int | None = None
 
@@ -79,12 +100,12 @@ def check_versions(facts: VersionFacts) -> list[Finding]:
 def check_clocks(facts: ClockFacts) -> list[Finding]:
     """Whether clocks agree: run states and lag are told by them."""
     found = []
-    slack = SKEW_SECONDS_MAX + facts.uncertainty / 1e6
-    if facts.consumer is not None and abs(skew := (facts.consumer - facts.now) / 1e6) > slack:
-        found.append(_skewed("The consumer's clock", skew))
+    told = facts.consumer
+    if told is not None and abs(told.skew) > SKEW_SECONDS_MAX * 1e6 + told.uncertainty:
+        found.append(_skewed("The consumer's clock", told.skew / 1e6))
     # Of these only the past is known: they can be seen to be ahead, never to be behind.
     for name, time in (("The file system's clock", facts.newest_file), ("The broker's clock", facts.newest_append)):
-        if time is not None and (ahead := (time - facts.now) / 1e6) > slack:
+        if time is not None and (ahead := (time - facts.now) / 1e6) > SKEW_SECONDS_MAX:
             found.append(_skewed(name, ahead))
     others = [one for one in (facts.consumer, facts.newest_file, facts.newest_append) if one is not None]
     agreed = f"No clock disagrees with this machine's ({len(others)} compared)." if others else "One clock only."

@@ -29,7 +29,6 @@ LOOK_SECONDS = 0.05
 UNCHANGED_SECONDS = 2.0
 QUIET_SECONDS = 10.0
 READ_SHARE = 5
-PAUSE_SECONDS_MAX = 5.0  # what takes long may be a machine that stood still
 
 _log = logging.getLogger(__name__)
 
@@ -127,6 +126,7 @@ class LiveFeed:
         """Read again and again, until nobody follows."""
         version: object = None
         read_at = -math.inf
+        took_seconds = 0.0
         while self._followers and not self._stopped:
             now, newest = time.monotonic(), self._version()
             pause_seconds = LOOK_SECONDS
@@ -140,8 +140,9 @@ class LiveFeed:
                     async with self._changed:
                         self._reads += 1
                         self._changed.notify_all()
-                pause_seconds = min(READ_SHARE * (time.monotonic() - now), PAUSE_SECONDS_MAX)
-                pause_seconds = max(INTERVAL_SECONDS, pause_seconds)
+                # One read alone that took long costs nothing: this machine stood still.
+                cost_seconds, took_seconds = min(took_seconds, time.monotonic() - now), time.monotonic() - now
+                pause_seconds = max(INTERVAL_SECONDS, READ_SHARE * cost_seconds)
             await asyncio.sleep(pause_seconds)
 
     def _read_once(self) -> Live:

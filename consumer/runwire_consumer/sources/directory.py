@@ -43,7 +43,6 @@ from runwire_schemas.folder import (
 LOOK_INTERVAL_SECONDS = 0.03
 SCAN_INTERVAL_SECONDS = 0.25
 SCAN_SHARE_MAX = 0.05  # of the time, on slow or very full folders
-SCAN_PAUSE_SECONDS_MAX = 10.0  # what takes long may be a machine that stood still
 ACTIVE_SECONDS = 10.0
 READ_BYTES_MAX = 4 * 2**20
 POLL_BYTES_MAX = 16 * 2**20
@@ -98,6 +97,7 @@ class DirectorySource:
         self._files: dict[str, _File] = {}
         self._positions: dict[str, Position] = {}
         self._next_scan = 0.0
+        self._scan_seconds = 0.0
         self._trouble = ""
         self._surveyed = False
         self._told: set[str] = set()
@@ -191,8 +191,9 @@ class DirectorySource:
                 self._files[name] = _File(self._folder / name, offset, inode=inode, mark=mark)
             self._grow(self._files[name], bytes_there, inode, now)
         took_seconds = time.monotonic() - now
-        pause_seconds = min(took_seconds / SCAN_SHARE_MAX, SCAN_PAUSE_SECONDS_MAX)
-        self._next_scan = now + took_seconds + max(SCAN_INTERVAL_SECONDS, pause_seconds)
+        # One look alone that took long is no slow folder: this machine stood still.
+        cost_seconds, self._scan_seconds = min(took_seconds, self._scan_seconds), took_seconds
+        self._next_scan = now + max(SCAN_INTERVAL_SECONDS, cost_seconds / SCAN_SHARE_MAX)
 
     def _size_of(self, entry: os.DirEntry[str]) -> tuple[int, int] | None:
         """Bytes and inode of an entry, or None where it is none that we read."""

@@ -100,9 +100,12 @@ def _ask(root: Path, arguments: Sequence[str], environ: Mapping[str, str], deadl
     if len(output) >= OUTPUT_BYTES_MAX or not whole:
         _end(process.pid)
     try:
-        # One that was killed is gone at once, unless the machine stands still; whom nobody waits for stays a zombie.
-        code = process.wait(timeout=max(KILLED_SECONDS, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:  # not even killed: it waits inside the kernel, and we don't
+        code = process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        _end(process.pid)
+        # It is gone at once, or waits inside the kernel, and we don't; whom nobody waits for stays a zombie.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=KILLED_SECONDS)
         return None
     answered = code == 0 if whole else len(output) >= OUTPUT_BYTES_MAX
     return output.decode("utf-8", "replace") if answered else None
