@@ -25,7 +25,8 @@ from runwire_consumer.errors import SnapshotFailed
 from runwire_consumer.leaving import EXIT_INVALIDATED
 from runwire_consumer.plans import REPLACED, Plan
 from tests.cli.commands import ask, have_trained
-from tests.cli.test_up import Consumer, rows, wait_until
+from tests.cli.test_up import Consumer, rows
+from tests.services.process import wait_until
 
 COUNT = "SELECT count(*) AS points FROM metrics"
 
@@ -111,7 +112,7 @@ def test_a_home_without_a_database_has_nothing_to_save(home: Path) -> None:
 def test_the_running_consumer_takes_it(home: Path, consumer: Consumer) -> None:
     """While it reads on; its metrics tell; a restore is refused as long as it runs."""
     have_trained(home, "first")
-    wait_until(lambda: points(home) == 101)
+    wait_until(lambda: points(home) == 101, what="101 points")
     taken = json.loads(ask(home, "snapshot", "--json").stdout)
     assert Path(taken["path"]).is_file()
     token = (home / "token").read_text().strip()
@@ -159,7 +160,7 @@ def test_a_snapshot_that_meets_a_damaged_block_ends_the_consumer(home: Path) -> 
     assert "The database file is damaged: " in first.log.read_text()
     second = Consumer(home)
     try:
-        wait_until(lambda: points(home) == 101)
+        wait_until(lambda: points(home) == 101, what="101 points")
         assert "is in its place; the log is replayed" in second.log.read_text()
     finally:
         second.process.kill()
@@ -173,7 +174,7 @@ def test_up_repairs_what_a_torn_checkpoint_left(home: Path) -> None:
     assert ask(home, "snapshot").returncode == 0
     first = Consumer(home)
     have_trained(home, "second")
-    wait_until(lambda: points(home) == 202)
+    wait_until(lambda: points(home) == 202, what="202 points")
     os.kill(first.process.pid, signal.SIGKILL)
     first.process.wait()
     ServerFile("127.0.0.1", first.port, first.process.pid).remove(home)
@@ -183,7 +184,7 @@ def test_up_repairs_what_a_torn_checkpoint_left(home: Path) -> None:
     database.write_bytes(data)
     second = Consumer(home)
     try:
-        wait_until(lambda: points(home) == 202)
+        wait_until(lambda: points(home) == 202, what="202 points")
         token = (home / "token").read_text().strip()
         text = httpx.get(f"http://127.0.0.1:{second.port}/metrics", headers={"authorization": f"Bearer {token}"}).text
         assert "runwire_store_repairs_total 1.0" in text

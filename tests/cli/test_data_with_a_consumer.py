@@ -48,9 +48,7 @@ def test_edit_export_archive_delete(
     def metrics() -> str:
         return httpx.get(f"http://{consumer.address}/metrics").text
 
-    wait_until(
-        lambda: consumer.sql("SELECT count(*) AS n FROM metrics")[0]["n"] == 104, timeout_seconds=90, what="rows in SQL"
-    )
+    wait_until(lambda: consumer.sql("SELECT count(*) AS n FROM metrics")[0]["n"] == 104, what="rows in SQL")
     assert 'run="two"' in metrics()
     assert ask("edit", "two", "--name", "Zwei", "--tag", "+a", "--json") == {
         "run_id": "going", "name": "Zwei", "tags": ["a"], "applied": True,
@@ -69,7 +67,7 @@ def test_edit_export_archive_delete(
     assert "runwire_run_info{" not in metrics()
     send(consumer.home, [going.logs({9: {"loss": 1.0}})])
     gone = "SELECT run_id, points, reason FROM removals WHERE time IS NOT NULL ORDER BY run_id"
-    wait_until(lambda: len(consumer.sql(gone)) == 2, timeout_seconds=90, what="the points gone")
+    wait_until(lambda: len(consumer.sql(gone)) == 2, what="the points gone")
     assert consumer.sql(gone) == [
         {"run_id": "done", "points": 99, "reason": "archived"}, {"run_id": "going", "points": 5, "reason": None},
     ]  # fmt: skip

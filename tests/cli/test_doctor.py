@@ -23,7 +23,7 @@ from runwire_consumer.repair import doubt
 from tests.cli.commands import ask, clean_environment
 from tests.consumer.versions import digests
 from tests.services.consumer import ConsumerProcess
-from tests.services.process import PATIENCE_SECONDS, wait_until
+from tests.services.process import wait_until
 
 NOON = 1_800_000_000_000_000
 TRAINING = """
@@ -269,7 +269,6 @@ def test_a_held_database_is_not_waited_for(home: Path, holder: subprocess.Popen[
     os.kill(holder.pid, signal.SIGSTOP)
     wait_until(
         lambda: ("lock", Severity.ERROR) in findings(home),
-        timeout_seconds=90,
         what="the doctor sees that it is stopped",
     )
     answer = ask(home, "doctor")
@@ -315,7 +314,7 @@ def test_hostile_names_drive_no_terminal(home: Path) -> None:
 def test_a_running_consumer_is_asked(home: Path) -> None:
     """Its store is looked through beside its writer; what is wrong with it is said, too."""
     with ConsumerProcess(f"dir:{home / 'topic'}", home=home) as consumer:
-        wait_until(consumer.is_ready, timeout_seconds=PATIENCE_SECONDS, what="it has begun to read")
+        wait_until(consumer.is_ready, what="it has begun to read")
         environment = {**consumer.environment}
         settings = read_command_settings(environ=environment)
         for deep in (False, True):

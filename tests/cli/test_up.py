@@ -8,8 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,12 @@ from runwire_cli import up
 from runwire_cli.settings import read_command_settings
 from tests.cli.commands import RUNWIRE, TRAIN, ask, clean_environment, have_trained, train
 from tests.consumer.certificates import make_certificate
-from tests.services.process import PATIENCE_SECONDS, free_ports
+from tests.services.process import PATIENCE_SECONDS, free_ports, wait_until
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.05)
 
 
 class Consumer:
@@ -50,7 +42,7 @@ class Consumer:
                 [*RUNWIRE, "up", "--port", str(self.port), *arguments],
                 env=clean_environment(home), cwd=home.parent, stdout=file, stderr=file,
             )  # fmt: skip
-        wait_until(self.is_ready)
+        wait_until(self.is_ready, what="it reads its topic")
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -121,7 +113,7 @@ def test_up_waits_for_a_folder_that_is_not_there(home: Path) -> None:
     try:
         assert not folder.exists()
         train(home, "first", f"dir:{folder}")
-        wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101])
+        wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101], what="the run of 101 points")
         assert waiting.log.read_text().count(f"There is no folder {folder} yet") == 1
     finally:
         waiting.process.kill()
@@ -157,13 +149,16 @@ def test_up_serves_and_ends_when_told(home: Path, consumer: Consumer) -> None:
     headers = {"authorization": f"Bearer {token}"}
     query = "SELECT points FROM runs WHERE name = 'live' AND state = 'finished'"
     wait_until(
-        lambda: httpx.post(f"{address}/api/sql", content=query, headers=headers, timeout=60).json() == [{"points": 101}]
+        lambda: (
+            httpx.post(f"{address}/api/sql", content=query, headers=headers, timeout=60).json() == [{"points": 101}]
+        ),
+        what="the run in SQL",
     )
     assert 'run="live",metric="val/acc",reduce="mean"} ' in httpx.get(f"{address}/metrics", timeout=60).text
     assert rows(home, "verify", "live")["verdict"] == "complete"
     with ThreadPoolExecutor(30) as clients:
         orders = [clients.submit(order_snapshot, f"{address}/api/snapshots", headers) for _ in range(30)]
-        wait_until((home / "snapshots").is_dir)
+        wait_until((home / "snapshots").is_dir, what="a snapshot has begun")
         assert consumer.stop() == 0
         assert {order.result() for order in orders} <= {200, 503, None}
     assert "Traceback" not in consumer.log.read_text()
@@ -174,7 +169,7 @@ def test_up_serves_and_ends_when_told(home: Path, consumer: Consumer) -> None:
 def test_a_killed_consumer_goes_on_where_it_was(home: Path, consumer: Consumer) -> None:
     """Its stale address confuses nobody, and no row comes twice."""
     have_trained(home, "live")
-    wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101])
+    wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101], what="the run of 101 points")
     consumer.process.kill()
     consumer.process.wait()
     assert (home / "server.json").exists()
@@ -241,7 +236,7 @@ def test_under_tls_nothing_more_is_typed_at_home_and_tokens_come_and_go(home: Pa
     consumer = Consumer(home, "--tls-cert", str(files.certificate), "--tls-key", str(files.key))
     try:
         train(home, "first")
-        wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101])
+        wait_until(lambda: [run["points"] for run in rows(home, "runs")] == [101], what="the run of 101 points")
         token = ask(home, "token", "create", "page", "--project", "digits").stdout.strip()
         with httpx.Client(
             base_url=f"https://localhost:{consumer.port}",

@@ -22,8 +22,8 @@ from runwire_consumer.snapshots import options_for
 from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter
+from tests.services.process import PATIENCE_SECONDS
 
-DEADLINE_SECONDS = 90.0
 LIMITS = KeepingLimits(snapshot_seconds=100.0, first_snapshot_seconds=0.0, retry_seconds=0.0, look_seconds=0.005)
 
 
@@ -66,7 +66,7 @@ class World:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads and files
                 await asyncio.sleep(0.005)
 

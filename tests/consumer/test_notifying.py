@@ -375,7 +375,7 @@ def test_the_thread_tells_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         registry = CollectorRegistry()
         notifier = open_notifier(Webhook(endpoint.url), database.cursor, lambda: None, tmp_path, registry)
         notifier.start()
-        wait_until(lambda: endpoint.texts, timeout_seconds=90, what="a notice")
+        wait_until(lambda: endpoint.texts, what="a notice")
         notifier.stop()
         database.close()
         assert isinstance(notifier, Notifier)

@@ -30,6 +30,7 @@ from runwire_consumer.sources.memory import MemoryLog, MemorySource
 from runwire_consumer.store import Store
 from runwire_schemas import events
 from tests.consumer.telling import DAY_ONE, SECOND, Emitter, play
+from tests.services.process import PATIENCE_SECONDS
 
 LIMITS = ServiceLimits(
     batch_seconds=0.0,
@@ -40,12 +41,11 @@ LIMITS = ServiceLimits(
     once_timeout_seconds=0.05,
     outage_seconds=0.0,
 )
-DEADLINE_SECONDS = 90.0
 
 
 async def met(condition: Callable[[], bool]) -> None:
     """Wait for a condition."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads and files
             await asyncio.sleep(0.002)
 

@@ -14,7 +14,7 @@ import pytest
 from runwire_schemas.events import EmitterEnded
 from tests.docs.guides import shell_blocks, start_block
 from tests.producer.programs import of_kind, points, read_topic
-from tests.services.process import wait_until
+from tests.services.process import PATIENCE_SECONDS, wait_until
 
 PAGE = "guides/offline-clusters.md"
 SECTIONS = ["A shared folder", "A relay on each node", "A forwarder on the login node", "Journals by hand"]
@@ -26,7 +26,6 @@ with runwire.init(project="guide", run_id="guided", auto_metrics=False) as run:
         run.log({{"loss": 1 / (1 + step)}}, step=step)
 """
 EXPECTED = [("loss", step, 1 / (1 + step)) for step in range(ROWS)]
-DEADLINE_SECONDS = 90.0
 
 
 class Cluster:
@@ -53,7 +52,7 @@ class Cluster:
     def run(self, block: str) -> str:
         """Run a block to its end, which has to be a good one; returns what it printed."""
         process = self.start(block)
-        printed, _ = process.communicate(timeout=DEADLINE_SECONDS)
+        printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, printed
         return printed
 
@@ -61,7 +60,6 @@ class Cluster:
         """Until the run's only emitter has ended, in a topic folder."""
         wait_until(
             lambda: topic.is_dir() and of_kind(read_topic(topic), EmitterEnded),
-            timeout_seconds=DEADLINE_SECONDS,
             what="the end arrives",
         )
 
@@ -95,10 +93,10 @@ def test_a_shared_folder(cluster: Cluster) -> None:
     assert points(read_topic(topic)) == EXPECTED
     home = cluster.folder / "ada" / "runwire"
     ask = 'RUNWIRE_HOME=/home/ada/runwire runwire sql --csv "SELECT count(*) AS n FROM metrics"'
-    wait_until((home / "server.json").exists, timeout_seconds=DEADLINE_SECONDS, what="the consumer serves")
-    wait_until(lambda: str(ROWS) in cluster.run(ask), timeout_seconds=DEADLINE_SECONDS, what="the rows are in SQL")
+    wait_until((home / "server.json").exists, what="the consumer serves")
+    wait_until(lambda: str(ROWS) in cluster.run(ask), what="the rows are in SQL")
     up.send_signal(signal.SIGTERM)
-    assert up.wait(DEADLINE_SECONDS) == 0
+    assert up.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_relay_on_each_node(cluster: Cluster) -> None:
@@ -118,7 +116,7 @@ def test_a_forwarder_on_the_login_node(cluster: Cluster) -> None:
     cluster.wait_until_ended(cluster.topic)
     assert sorted(points(read_topic(cluster.topic))) == EXPECTED
     forwarder.send_signal(signal.SIGTERM)
-    assert forwarder.wait(DEADLINE_SECONDS) == 0
+    assert forwarder.wait(PATIENCE_SECONDS) == 0
 
 
 def test_journals_by_hand(cluster: Cluster) -> None:

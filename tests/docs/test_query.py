@@ -15,10 +15,10 @@ from tests.consumer.small_store import small_store
 from tests.docs.blocks import GUIDES, blocks, run_code
 from tests.docs.guides import shell_blocks, start_block
 from tests.producer.test_notebooks import Notebook
+from tests.services.process import PATIENCE_SECONDS
 
 GUIDE = "query.md"
 PAGE = f"guides/{GUIDE}"
-DEADLINE_SECONDS = 90.0
 _MAGICS = re.compile(r"^```\n(%.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -81,7 +81,7 @@ def test_its_requests(tmp_path: Path) -> None:
     """JSON, CSV and a Parquet file."""
     (block,) = shell_blocks(PAGE)["HTTP"]
     asking = start_block(block, tmp_path, {"$RUNWIRE_TOKEN": TOKEN, "$RUNWIRE_SERVER": _server_of_the_environment()})
-    printed, _ = asking.communicate(timeout=DEADLINE_SECONDS)
+    printed, _ = asking.communicate(timeout=PATIENCE_SECONDS)
     assert asking.returncode == 0, printed
     assert printed.count('"name": "brave-fox-1"') == 2
     assert "run_id,run,metric" in printed
@@ -100,10 +100,10 @@ def test_its_shell(tmp_path: Path) -> None:
     home.mkdir()
     train(home, "first")
     up = start_block("runwire up --once", tmp_path, {})
-    up.communicate(timeout=DEADLINE_SECONDS)
+    up.communicate(timeout=PATIENCE_SECONDS)
     (block,) = shell_blocks(PAGE)["Shell"]
     asking = start_block(block, tmp_path, {})
-    printed, _ = asking.communicate(timeout=DEADLINE_SECONDS)
+    printed, _ = asking.communicate(timeout=PATIENCE_SECONDS)
     assert asking.returncode == 0, printed
     assert printed.count("s old, read-only") == 2
     assert "finished" in printed

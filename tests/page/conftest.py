@@ -74,8 +74,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     try:
         wait_until(
             lambda: consumer.sql("SELECT count(*) AS n FROM runs WHERE state = 'finished'")[0]["n"] == len(runs),
-            timeout_seconds=90, what="the end of all runs",
-        )  # fmt: skip
+            what="the end of all runs",
+        )
         yield Place(consumer, runs)
     finally:
         consumer.stop()

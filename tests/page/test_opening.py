@@ -22,7 +22,7 @@ def test_the_browser_opens_logged_in(browser: Browser, tmp_path: Path) -> None:
     environment = {**consumer.environment, "BROWSER": f"{sys.executable} {script} %s"}
     process = ServiceProcess("runwire up", [RUNWIRE, "up", "--open"], log=home / "up.log", environment=environment)
     try:
-        address = wait_until(lambda: opened.exists() and opened.read_text(), timeout_seconds=90, what="a browser")
+        address = wait_until(lambda: opened.exists() and opened.read_text(), what="a browser")
         path = Path(str(address).removeprefix("file://"))
         assert path == home / "open.html"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -71,7 +71,7 @@ class World:
 
     def until(self, question: str, expected: Rows) -> None:
         """Wait for an answer."""
-        wait_until(lambda: self.ask(question) == expected, timeout_seconds=90, what=f"{question}: {expected}")
+        wait_until(lambda: self.ask(question) == expected, what=f"{question}: {expected}")
 
 
 @pytest.fixture

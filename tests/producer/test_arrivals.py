@@ -268,6 +268,6 @@ def test_an_eager_tensor_on_a_device_is_read_by_the_sender(run: runwire.Run, cap
     far, near = (EagerTensor(0.5, f"/job:localhost/replica:0/task:0/device:{kind}:0") for kind in ("GPU", "CPU"))
     run.log({"far": far, "near": near}, step=0)
     expected = [("far", 0, 0.5), ("near", 0, 0.5)]
-    wait_until(lambda: captured.points() == expected, timeout_seconds=90, what="the row to arrive")
+    wait_until(lambda: captured.points() == expected, what="the row to arrive")
     assert far.readers == ["runwire-sender"]
     assert near.readers == [threading.current_thread().name]

@@ -397,6 +397,6 @@ def test_a_forked_child_forgets_it(tmp_path: Path, mode: str) -> None:
     done.set()
     thread.join()
     assert code == 0
-    wait_until(journal.sync, timeout_seconds=90, what="the parent syncs")
+    wait_until(journal.sync, what="the parent syncs")
     assert recovered(journal.folder).steps == set(range(60))
     journal.close(delete=True)

@@ -187,7 +187,7 @@ def test_a_git_that_hangs_is_ended_with_its_children(repository: Path, monkeypat
 
     def read_once_it_runs(descriptor: int, deadline: float) -> tuple[bytes, bool]:
         assert deadline <= time.monotonic() + 60
-        wait_until(child.exists, timeout_seconds=90, what="git has begun")
+        wait_until(child.exists, what="git has begun")
         return read_until(descriptor, time.monotonic() + 0.1)
 
     monkeypatch.setattr(_git, "_read_until", read_once_it_runs)
@@ -203,7 +203,7 @@ def test_a_git_that_hangs_is_ended_with_its_children(repository: Path, monkeypat
         except (FileNotFoundError, ProcessLookupError):
             return True
 
-    wait_until(is_dead, timeout_seconds=90, what="its child was killed")
+    wait_until(is_dead, what="its child was killed")
 
 
 def test_an_endless_answer_is_cut(repository: Path) -> None:

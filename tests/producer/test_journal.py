@@ -333,7 +333,7 @@ def test_forked_children_leave_the_parents_journal_alone(tmp_path: Path) -> None
     thread.start()
     children = []
     for number in range(12):
-        wait_until(lambda: steps > 50 * number, timeout_seconds=90, what="the parent logs")  # noqa: B023
+        wait_until(lambda: steps > 50 * number, what="the parent logs")  # noqa: B023
         pid = os.fork()
         if not pid:
             code = 1
@@ -412,7 +412,7 @@ def test_nothing_that_returned_is_lost_by_sigkill(tmp_path: Path) -> None:
         def count(counter: Path = counter) -> int:
             return int.from_bytes(counter.read_bytes(), "little")
 
-        wait_until(lambda: count() >= target, timeout_seconds=90, what=f"{target} rows")  # noqa: B023
+        wait_until(lambda: count() >= target, what=f"{target} rows")  # noqa: B023
         process.kill()
         process.wait()
         story = recovered(folder)

@@ -146,7 +146,7 @@ def test_a_run_shows_itself_and_lives_between_cells(notebook: Notebook) -> None:
         return of_kind(read_topic(notebook.topic), Heartbeat)
 
     before = len(beats())
-    wait_until(lambda: len(beats()) >= before + 3, timeout_seconds=90, what="three heartbeats of an idle notebook")
+    wait_until(lambda: len(beats()) >= before + 3, what="three heartbeats of an idle notebook")
     assert {beat.next_in_seconds for beat in beats()} == {0.2}
 
     notebook.manager.restart_kernel(now=True)

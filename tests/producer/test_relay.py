@@ -29,9 +29,7 @@ from runwire._segments import segment_numbers
 from runwire_schemas.events import EmitterEnded, Event, Heartbeat, MetricBatch, RowsLost, RunStarted
 from tests.producer.journals import Story, died, log_text, open_journal, tell
 from tests.producer.programs import Program, of_kind, read_topic
-from tests.services.process import wait_until
-
-DEADLINE_SECONDS = 90.0
+from tests.services.process import PATIENCE_SECONDS, wait_until
 
 # Logs until it is told to stop, and says of each row that `log` returned.
 WRITER = """
@@ -106,7 +104,7 @@ class Relayed:
 
     def wait_for(self, what: str) -> None:
         """Until the relay says so."""
-        wait_until(lambda: what in self.log.read_text(), timeout_seconds=DEADLINE_SECONDS, what=what)
+        wait_until(lambda: what in self.log.read_text(), what=what)
 
     def wait_for_more(self) -> None:
         """Until more has arrived than now."""
@@ -115,13 +113,12 @@ class Relayed:
             return sum(path.stat().st_size for path in self.topic.glob("*"))
 
         enough = size() + 50_000
-        wait_until(lambda: size() > enough, timeout_seconds=DEADLINE_SECONDS, what="rows arrive")
+        wait_until(lambda: size() > enough, what="rows arrive")
 
     def wait_until_delivered(self) -> None:
         """Until no journal is left."""
         wait_until(
             lambda: not [path for path in self.journals.iterdir() if not path.name.startswith(".")],
-            timeout_seconds=DEADLINE_SECONDS,
             what="no journal is left",
         )
 
@@ -174,11 +171,11 @@ def test_a_trainer_with_a_relay_starts_no_thread(tmp_path: Path) -> None:
 def test_the_description_is_there_without_a_thread(relayed: Relayed) -> None:
     """Packages and host stand in the second RunStarted, as with a thread."""
     (relayed.program.folder / "stop").touch()
-    assert relayed.write().wait(DEADLINE_SECONDS) == 0
+    assert relayed.write().wait(PATIENCE_SECONDS) == 0
     relay = relayed.relay()
     relayed.wait_until_delivered()
     relay.send_signal(signal.SIGTERM)
-    assert relay.wait(DEADLINE_SECONDS) == 0
+    assert relay.wait(PATIENCE_SECONDS) == 0
     first, second = of_kind(relayed.events(), RunStarted)
     assert (bool(first.packages), bool(second.packages)) == (False, True)
     assert second.host.python
@@ -193,17 +190,15 @@ def test_killed_writers_and_relays_cost_no_row(relayed: Relayed) -> None:
         relay.kill()
         relay.wait()
         if kill == 0:
-            wait_until(
-                lambda: relayed.said(writers[0].pid) > 0, timeout_seconds=DEADLINE_SECONDS, what="the first one logs"
-            )
+            wait_until(lambda: relayed.said(writers[0].pid) > 0, what="the first one logs")
             writers[0].kill()
             writers[0].wait()
         relay = relayed.relay()
     (relayed.program.folder / "stop").touch()
-    assert [writer.wait(DEADLINE_SECONDS) for writer in writers] == [-signal.SIGKILL, 0, 0, 0]
+    assert [writer.wait(PATIENCE_SECONDS) for writer in writers] == [-signal.SIGKILL, 0, 0, 0]
     relayed.wait_until_delivered()
     relay.send_signal(signal.SIGTERM)
-    assert relay.wait(DEADLINE_SECONDS) == 0
+    assert relay.wait(PATIENCE_SECONDS) == 0
     rows = Counter(relayed.rows().values())
     assert set(rows.values()) == {1}
     for writer in writers:
@@ -234,12 +229,11 @@ def test_signs_of_life_and_a_last_line(relayed: Relayed) -> None:
     relay = relayed.relay()
     wait_until(
         lambda: len({event.emitter_id for event in of_kind(relayed.events(), Heartbeat)}) == 2,
-        timeout_seconds=DEADLINE_SECONDS,
         what="signs of life of both",
     )
     assert {event.next_in_seconds for event in of_kind(relayed.events(), Heartbeat)} == {5.0}
     relay.send_signal(signal.SIGINT)
-    assert relay.wait(DEADLINE_SECONDS) == 0
+    assert relay.wait(PATIENCE_SECONDS) == 0
     last = relayed.log.read_text().splitlines()[-1]
     assert " rows sent, 0 journals to their end; 2 are not at their end: another relay" in last
     assert of_kind(relayed.events(), EmitterEnded) == []
@@ -251,7 +245,7 @@ def test_a_second_relay_says_who_is_there(relayed: Relayed) -> None:
     first = relayed.relay()
     relayed.wait_for("Relaying the journals in ")
     second = relayed.relay(str(relayed.program.home))
-    assert second.wait(DEADLINE_SECONDS) == 1
+    assert second.wait(PATIENCE_SECONDS) == 1
     relayed.wait_for(
         f"are relayed by process {first.pid} on {os.uname().nodename} already: one relay a folder is enough."
     )
@@ -261,11 +255,10 @@ def test_a_second_relay_says_who_is_there(relayed: Relayed) -> None:
     third = relayed.relay(str(relayed.journals))
     wait_until(
         lambda: relayed.log.read_text().count("Relaying the journals in ") == 2,
-        timeout_seconds=DEADLINE_SECONDS,
         what="the third relay begins",
     )
     third.send_signal(signal.SIGTERM)
-    assert third.wait(DEADLINE_SECONDS) == 0
+    assert third.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_thread_of_its_own_delivers_alone(relayed: Relayed) -> None:
@@ -283,7 +276,6 @@ def test_a_thread_of_its_own_delivers_alone(relayed: Relayed) -> None:
     relay = relayed.relay("--to", f"dir:{relayed.topic}", str(relayed.program.home))
     wait_until(
         lambda: relayed.topic.exists() and len(relayed.rows()) > 100 and relayed.said(threaded.pid) > 100,
-        timeout_seconds=DEADLINE_SECONDS,
         what="rows of the offline one",
     )
     assert {int(pid) for pid, _ in relayed.rows().values()} == {offline.pid}
@@ -291,11 +283,10 @@ def test_a_thread_of_its_own_delivers_alone(relayed: Relayed) -> None:
     threaded.wait()
     wait_until(
         lambda: [event.how for event in of_kind(relayed.events(), EmitterEnded)] == ["crashed"],
-        timeout_seconds=DEADLINE_SECONDS,
         what="the dead one is recovered",
     )
     (relayed.program.folder / "stop").touch()
-    assert offline.wait(DEADLINE_SECONDS) == 0
+    assert offline.wait(PATIENCE_SECONDS) == 0
     relayed.wait_until_delivered()
     relay.kill()
 
@@ -336,7 +327,7 @@ class Hostile:
                 if len(self.outcomes) >= journals:
                     stop.set()
 
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await Relay(self.folder, None, count).run(stop)
 
         asyncio.run(run())
@@ -447,7 +438,7 @@ class Linked:
 
         async def run() -> None:
             self.link.finish()
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await self.link.run()
 
         asyncio.run(run())
@@ -536,7 +527,7 @@ def test_a_failed_send_loses_nothing_that_was_read(hostile: Hostile, tmp_path: P
     FAULTS[hostile.name] += [Fault(), Fault(), TransportError("away"), Fault(), TransportError("away")]
 
     async def run() -> None:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             task = asyncio.create_task(linked.link.run())
             while FAULTS[hostile.name]:  # noqa: ASYNC110 - the link tells nobody
                 await asyncio.sleep(0.001)
@@ -559,7 +550,7 @@ def test_writers_hear_what_arrived_before_the_link_broke(hostile: Hostile, tmp_p
 
     async def run() -> None:
         task = asyncio.create_task(linked.link.run())
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(FAULTS[hostile.name]) > 995:  # noqa: ASYNC110 - the link tells nobody
                 await asyncio.sleep(0.001)
         task.cancel()

@@ -108,7 +108,7 @@ def test_an_overdue_loop_is_told_at_once_and_so_is_its_recovery(pipe: Pipe, monk
     pipe.sender.start()
     for overdue, expected in ((0.0, [0.0]), (0.5, [0.0, 0.5]), (0.75, [0.0, 0.5]), (0.0, [0.0, 0.5, 0.0])):
         pipe.speaker.overdue = overdue
-        wait_until(lambda: told() == expected, timeout_seconds=90, what=f"{expected}")  # noqa: B023 - called at once
+        wait_until(lambda: told() == expected, what=f"{expected}")  # noqa: B023 - called at once
     assert pipe.finish()
     assert told() == [0.0, 0.5, 0.0]
 
@@ -157,7 +157,7 @@ def test_losses_of_a_disk_that_stays_full_are_declared_at_the_end(pipe: Pipe, mo
     """The journal has no room for the declaration: the sender sends it without."""
     pipe.sender.start()
     pipe.log(0)
-    wait_until(lambda: pipe.sender.acknowledged_seq == 1, timeout_seconds=90, what="the first row")
+    wait_until(lambda: pipe.sender.acknowledged_seq == 1, what="the first row")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -177,9 +177,7 @@ def test_full_segments_are_deleted_when_acknowledged(pipe: Pipe) -> None:
     pipe.sender.start()
     for start in range(0, 1000, 100):
         pipe.log(*range(start, start + 100))
-    wait_until(
-        lambda: len(list(pipe.journal.folder.glob("*.seg"))) == 1, timeout_seconds=90, what="one segment is left"
-    )
+    wait_until(lambda: len(list(pipe.journal.folder.glob("*.seg"))) == 1, what="one segment is left")
     assert pipe.story.steps == set(range(1000))
     assert pipe.finish()
 
@@ -260,7 +258,7 @@ def test_a_deleted_folder_is_survived(pipe: Pipe) -> None:
         shutil.rmtree(pipe.journal.folder, ignore_errors=True)
         return not pipe.journal.folder.exists()
 
-    wait_until(is_gone, timeout_seconds=90, what="no file of the sender came between")
+    wait_until(is_gone, what="no file of the sender came between")
     pipe.log(*range(200, 400))
     FAULTS.pop(pipe.name)
     assert pipe.finish()

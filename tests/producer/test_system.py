@@ -20,12 +20,11 @@ from runwire.testing import capture
 from runwire_schemas.events import MetricBatch, MetricDefined, RunEnded, RunStarted
 from tests.producer.programs import Program, of_kind, points, read_topic
 from tests.producer.test_system_gpus import FakeNvml, of_gpu
-
-WAIT_SECONDS = 90.0
+from tests.services.process import PATIENCE_SECONDS
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -109,7 +108,7 @@ def test_gpus_are_measured_beside_the_machine(tmp_path: Path) -> None:
     measuring.start()
     wait_for(lambda: len(kept.rows) >= 2)
     measuring.stop()
-    measuring.join(WAIT_SECONDS)
+    measuring.join(PATIENCE_SECONDS)
     assert not measuring.is_alive()
     assert nvml.is_open == 0
     metrics, step = kept.rows[-1]
@@ -208,7 +207,7 @@ def test_nothing_is_kept_while_no_step_is_known(tmp_path: Path) -> None:
 def test_its_own_fault_ends_it_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     measuring = sampler(Kept(1, ZeroDivisionError("x")), tmp_path)
     measuring.start()
-    measuring.join(WAIT_SECONDS)
+    measuring.join(PATIENCE_SECONDS)
     assert [record.message for record in caplog.records] == ["System metrics are off: ZeroDivisionError('x')."]
     other = Turn(tmp_path / "sampling.lock", "run", "host")
     assert other.take()
@@ -223,7 +222,7 @@ def test_what_is_missing_costs_the_metrics_alone(
         monkeypatch.setitem(sys.modules, "psutil", None)
     measuring = sampler(Kept(1), tmp_path if missing == "psutil" else tmp_path / "gone")
     measuring.start()
-    measuring.join(WAIT_SECONDS)
+    measuring.join(PATIENCE_SECONDS)
     assert not measuring.is_alive()
     (record,) = caplog.records
     assert record.message.startswith("System metrics are off: ")
@@ -307,7 +306,7 @@ def test_two_processes_of_one_run_on_a_node_have_one_sampler(tmp_path: Path) -> 
             wait_for(lambda: len(times(first_id)) >= at + 10)
             first.kill()
             wait_for(lambda: bool(times(second_id)))
-            second.communicate("", timeout=WAIT_SECONDS)
+            second.communicate("", timeout=PATIENCE_SECONDS)
             assert second.returncode == 0
     assert max(times(first_id)) < min(times(second_id))
 

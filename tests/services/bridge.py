@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from tests.services.consumer import RUNWIRE
-from tests.services.process import PATIENCE_SECONDS, ServiceProcess, free_ports, wait_until
+from tests.services.process import ServiceProcess, free_ports, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,9 +68,7 @@ class BridgeProcess:
 
     def wait_for(self, name: str, at_least: float) -> None:
         """Return when a metric has reached a value."""
-        wait_until(
-            lambda: self.metric(name) >= at_least, timeout_seconds=PATIENCE_SECONDS, what=f"{name} >= {at_least}"
-        )
+        wait_until(lambda: self.metric(name) >= at_least, what=f"{name} >= {at_least}")
 
     def kill(self) -> None:
         """SIGKILL it."""

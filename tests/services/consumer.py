@@ -114,20 +114,20 @@ class ConsumerProcess:
         Raises:
             ServiceFailed: it does not come up; the message carries its log's tail.
         """
-        self.spawn().process.wait_ready(self.answers, timeout_seconds=PATIENCE_SECONDS)
+        self.spawn().process.wait_ready(self.answers)
         return self
 
     def answers(self) -> bool:
         """Whether it is alive."""
-        try:
-            return httpx.get(f"http://{self.address}/healthz", timeout=2).status_code == httpx.codes.OK
-        except httpx.HTTPError:
-            return False
+        return self._says_ok("healthz")
 
     def is_ready(self) -> bool:
         """Whether it reads its topic."""
+        return self._says_ok("readyz")
+
+    def _says_ok(self, path: str) -> bool:
         try:
-            return httpx.get(f"http://{self.address}/readyz", timeout=2).status_code == httpx.codes.OK
+            return httpx.get(f"http://{self.address}/{path}", timeout=2).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 

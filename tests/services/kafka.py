@@ -30,7 +30,6 @@ from tests.services.fault_proxy import FaultProxy
 from tests.services.process import (
     CACHE,
     LOG_TAIL_LINES,
-    PATIENCE_SECONDS,
     ServiceFailed,
     ServiceMissing,
     ServiceProcess,
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
 POM = Path(__file__).with_name("pom.xml")
 HEAP = "512m"
-READY_TIMEOUT_SECONDS = 90.0
 FETCH_TIMEOUT_SECONDS = 300.0
 
 PROPERTIES = """
@@ -159,9 +157,7 @@ class KafkaTopics:
         """
         settings = {key.replace("_", "."): value for key, value in configs.items()}
         run_blocking(self._create(NewTopic(name, partitions, 1, topic_configs=settings)))
-        wait_until(
-            lambda: name in run_blocking(self._names()), timeout_seconds=PATIENCE_SECONDS, what=f"topic {name} exists"
-        )
+        wait_until(lambda: name in run_blocking(self._names()), what=f"topic {name} exists")
         return name
 
     def _client(self) -> AIOKafkaAdminClient:
@@ -301,7 +297,7 @@ class KafkaBroker(KafkaTopics):
             log=self.log,
             outlives_us=self._outlives_us,
         )
-        self._process.wait_ready(self.answers, timeout_seconds=READY_TIMEOUT_SECONDS)
+        self._process.wait_ready(self.answers)
         return self
 
     def _properties(self, data: Path) -> str:

@@ -15,10 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tests.services.process import ServiceProcess
-from tests.services.trainer import FINISH_SECONDS, torchrun_environment, trainer_environment
+from tests.services.trainer import END_TIMEOUT_SECONDS, FINISH_SECONDS, torchrun_environment, trainer_environment
 
 PROJECT = "digits"
-END_TIMEOUT_SECONDS = 150.0
 DIVERGES_AT = 1e300
 """A learning rate: the second step's weights are beyond what a float holds."""
 

@@ -12,7 +12,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tests.services.process import PATIENCE_SECONDS, ServiceMissing, ServiceProcess, free_ports
+from tests.services.process import ServiceMissing, ServiceProcess, free_ports
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -94,7 +94,7 @@ class MosquittoBroker:
         data.mkdir(parents=True, exist_ok=True)
         command = self._command(program, data)
         self._process = ServiceProcess("Mosquitto", command, log=self.log, environment=self._environment())
-        self._process.wait_ready(self.answers, timeout_seconds=PATIENCE_SECONDS)
+        self._process.wait_ready(self.answers)
         return self
 
     def kill(self) -> None:

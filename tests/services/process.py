@@ -76,20 +76,18 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-_our_ports: dict[int, socket.socket] = {}
+_our_ports: list[socket.socket] = []
 
 
 def _is_ours(port: int) -> bool:
     """Whether nobody was given this port: neither here, nor by a test process beside this one that still lives."""
-    if port in _our_ports:
-        return False
     name = socket.socket(socket.AF_UNIX)  # no file: it is gone with the process
     try:
         name.bind(f"\0runwire-test-port-{port}")
     except OSError:
         name.close()
         return False
-    _our_ports[port] = name
+    _our_ports.append(name)
     return True
 
 
@@ -103,7 +101,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], T], *, timeout_seconds: float, what: str) -> T:
+def wait_until(condition: Callable[[], T], *, what: str, timeout_seconds: float = PATIENCE_SECONDS) -> T:
     """Poll `condition` until it returns something true, and return that.
 
     Raises:
@@ -215,7 +213,7 @@ class ServiceProcess:
         """None while it runs, -N when signal N ended it."""
         return self._process.poll()
 
-    def wait_ready(self, probe: Callable[[], bool], *, timeout_seconds: float) -> None:
+    def wait_ready(self, probe: Callable[[], bool], *, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Return when `probe` holds.
 
         Raises:

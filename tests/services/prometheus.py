@@ -101,7 +101,7 @@ class PrometheusServer:
             environment={**os.environ, "RUNWIRE_TOKEN": self._token or "none"},
             outlives_us=self._outlives_us,
         )
-        self._process.wait_ready(self.answers, timeout_seconds=PATIENCE_SECONDS)
+        self._process.wait_ready(self.answers)
         return self
 
     def answers(self) -> bool:
@@ -149,7 +149,7 @@ class PrometheusServer:
                 part in found[target] and bool(part) == bool(found[target]) for target, part in errors.items()
             )
 
-        wait_until(so, timeout_seconds=PATIENCE_SECONDS, what=f"scrapes that end with {errors}")
+        wait_until(so, what=f"scrapes that end with {errors}")
 
     def close(self, *, keep_folder: bool = False) -> None:
         """End it; delete its folder if it is a temporary one."""

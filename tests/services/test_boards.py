@@ -21,7 +21,7 @@ from tests.grafana.model import Picked, asked_targets, frame, transformed
 from tests.services.consumer import ConsumerProcess
 from tests.services.kafka import KafkaTopics, unused_topic
 from tests.services.learner import DIVERGES_AT, PROJECT, Learner
-from tests.services.process import PATIENCE_SECONDS, ServiceMissing, run_blocking, wait_until
+from tests.services.process import ServiceMissing, run_blocking, wait_until
 from tests.services.prometheus import PrometheusServer
 from tests.tiers import require_service
 
@@ -122,10 +122,10 @@ def test_every_panel_has_data(stage: Stage, name: str) -> None:
             if (what, target["refId"]) in MAY_BE_EMPTY:
                 stage.prometheus.query(expression)
             else:
-                stage.prometheus.wait_for(expression, timeout_seconds=PATIENCE_SECONDS)
+                stage.prometheus.wait_for(expression)
             continue
         query = picked.in_sql(target["url_options"]["data"])
-        rows = stage.consumer.wait_for(query, timeout_seconds=PATIENCE_SECONDS) if _must_answer(what) else []
+        rows = stage.consumer.wait_for(query) if _must_answer(what) else []
         table = frame(target, rows)
         if what in panels and rows:
             _check_panel(panels[what], transformed(panels[what], table))
@@ -244,14 +244,12 @@ def test_a_run_that_diverges_and_one_that_is_killed_fire(stage: Stage, tmp_path:
         )
         wait_until(
             lambda: firing("RunwireLossNotFinite", "diverges"),
-            timeout_seconds=PATIENCE_SECONDS,
             what="the alert of a run that diverges",
         )
         for rank in stage.wide:
             rank.kill()
         wait_until(
             lambda: firing("RunwireRunLost", "wide") or firing("RunwireRunCrashed", "wide"),
-            timeout_seconds=PATIENCE_SECONDS,
             what="the alert of a run that was killed",
         )
     finally:

@@ -15,7 +15,7 @@ from runwire_consumer.snapshot_files import stamp_of
 from runwire_schemas.topics import parse_url
 from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.kafka import KafkaTopics
-from tests.services.process import PATIENCE_SECONDS, free_ports, wait_until
+from tests.services.process import free_ports, wait_until
 
 Found = dict[tuple[str, str], str]
 
@@ -76,7 +76,6 @@ def test_lag_and_clocks_of_a_log_that_is_read(kafka: KafkaTopics, topic_name: st
         assert found["lag", "ok"] == "Everything in the log is stored."
         wait_until(  # a busy broker's is not waited for
             lambda: doctor(url, home)[1]["clock", "ok"] == "No clock disagrees with this machine's (3 compared).",
-            timeout_seconds=PATIENCE_SECONDS,
             what="three clocks agree",
         )
         consumer.stop()

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import TopicAlreadyExistsError
 
 from tests.services import process
-from tests.services.process import PATIENCE_SECONDS, REPOSITORY, ServiceFailed, ServiceProcess, free_ports, wait_until
+from tests.services.process import REPOSITORY, ServiceFailed, ServiceProcess, free_ports, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         )
         return all(state.startswith("Z") for state in states.stdout.split())
 
-    wait_until(all_gone, timeout_seconds=PATIENCE_SECONDS, what="the reaper killed them")
+    wait_until(all_gone, what="the reaper killed them")
 
 
 def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def test_a_quiet_run_costs_next_to_nothing(kafka: KafkaTopics, topic_name: str, 
     sender = Sender(journal, parse_url(kafka.url(topic_name)), Speaker(journal))
     sender.start()
     journal.append_row(("a",), 0, 0, [0.0])
-    wait_until(lambda: sender.acknowledged_seq == 1, timeout_seconds=90, what="the first row")
+    wait_until(lambda: sender.acknowledged_seq == 1, what="the first row")
     before, start, pace = sender.cpu_seconds, time.monotonic(), threading.Event()
     step = 1
     while time.monotonic() - start < IDLE_SECONDS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.services.consumer import RUNWIRE, ConsumerProcess
-from tests.services.process import PATIENCE_SECONDS, wait_until
+from tests.services.process import wait_until
 from tests.services.receipts import (
     assert_each_point_once,
     assert_offsets_at_end,
@@ -110,7 +110,6 @@ def test_the_next_start_sends_what_a_dead_process_left(kafka: KafkaTopics, topic
     journals = tmp_path / "trainer" / "home" / "journal"
     wait_until(
         lambda: following.rows > returned and len(list(journals.iterdir())) == 1,
-        timeout_seconds=PATIENCE_SECONDS,
         what="the dead one's journal was sent",
     )
     following.stop()

@@ -13,7 +13,7 @@ import pytest
 from tests.services.bridge import BridgeProcess
 from tests.services.consumer import RUNWIRE, ConsumerProcess
 from tests.services.mosquitto import MosquittoBroker
-from tests.services.process import PATIENCE_SECONDS, ServiceMissing, wait_until
+from tests.services.process import ServiceMissing, wait_until
 from tests.services.receipts import assert_each_point_once, assert_receipts_clean, wait_until_complete
 from tests.services.trainer import TrainerProcess, trainer_environment
 from tests.tiers import require_service
@@ -62,7 +62,6 @@ def test_into_a_folder_with_strangers(mosquitto: MosquittoBroker, tmp_path: Path
         assert "all sent to mqtt://" in trainer.log.read_text()
         wait_until(
             lambda: bridge.metric("runwire_bridge_messages_refused_total") == 2,
-            timeout_seconds=PATIENCE_SECONDS,
             what="two messages were refused",
         )
         assert bridge.stop() == 0, bridge.log.read_text()
@@ -93,7 +92,7 @@ def test_everything_killed_in_turn(
             stored = 0
             for fault in ["bridge", "mosquitto", "kafka"] * turns + ["rank"]:
                 query = f"SELECT count(*) AS points FROM metrics HAVING count(*) > {stored + 1_000}"  # noqa: S608
-                stored = consumer.wait_for(query, timeout_seconds=90)[0]["points"]
+                stored = consumer.wait_for(query)[0]["points"]
                 time.sleep(chance.uniform(0, 0.3))
                 match fault:
                     case "bridge":

@@ -218,11 +218,11 @@ def test_a_trainer_waits_for_the_right_password(
     monkeypatch.setattr("runwire._notices._log.warning", lambda _, __, text: told.append(text))
     sender = Sender(journal, way.destination(broker), Speaker(journal), notices=Notices())
     sender.start()
-    wait_until(lambda: sender.last_error, timeout_seconds=90, what="the broker refuses the login")
+    wait_until(lambda: sender.last_error, what="the broker refuses the login")
     assert "or the password is wrong" in str(sender.last_error)
     assert sender.acknowledged_seq == 0
     file.write_text(PASSWORDS["trainer"])
-    wait_until(lambda: sender.acknowledged_seq == 50, timeout_seconds=90, what="all is acknowledged")
+    wait_until(lambda: sender.acknowledged_seq == 50, what="all is acknowledged")
     journal.seal()
     assert sender.finish(30)
     journal.close(delete=True)

@@ -205,7 +205,7 @@ def test_a_bridge_waits_for_the_right_password(mosquitto: SecureMosquitto, tmp_p
     file.write_text("wrong-s3cret")
     target = f"dir:{tmp_path / 'topic'}"
     with BridgeProcess(mosquitto.at("TLS"), target, folder=tmp_path, variables=variables) as bridge:
-        wait_until(lambda: "the password is wrong" in bridge.log.read_text(), timeout_seconds=90, what="a refusal")
+        wait_until(lambda: "the password is wrong" in bridge.log.read_text(), what="a refusal")
         bridge.wait_for("runwire_bridge_disconnects_total", 2)
         file.write_text(PASSWORDS["bridge"])
         bridge.wait_for("runwire_bridge_broker_up", 1)
@@ -262,7 +262,7 @@ def test_everything_killed_in_turn_behind_locks(
             stored = 0
             for fault in ["bridge", "mosquitto", "kafka"] * 3 + ["trainer"]:
                 query = f"SELECT count(*) AS points FROM metrics HAVING count(*) > {stored + 500}"  # noqa: S608
-                stored = consumer.wait_for(query, timeout_seconds=90)[0]["points"]
+                stored = consumer.wait_for(query)[0]["points"]
                 time.sleep(chance.uniform(0, 0.3))
                 match fault:
                     case "bridge":

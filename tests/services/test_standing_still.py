@@ -118,7 +118,6 @@ def test_a_topic_widened_while_runs_write(kafka: KafkaTopics, topic_name: str, t
             run_blocking(_widen(kafka, topic_name, 6))
             wait_until(
                 lambda: run_blocking(_written(kafka, topic_name, range(3, 6))) > 0,
-                timeout_seconds=90,
                 what="records in the new partitions",
             )
             for trainer in trainers:

@@ -141,8 +141,8 @@ class LiveFeed:
                         self._reads += 1
                         self._changed.notify_all()
                 # One read alone that took long costs nothing: this machine stood still.
-                cost_seconds, took_seconds = min(took_seconds, time.monotonic() - now), time.monotonic() - now
-                pause_seconds = max(INTERVAL_SECONDS, READ_SHARE * cost_seconds)
+                before_seconds, took_seconds = took_seconds, time.monotonic() - now
+                pause_seconds = max(INTERVAL_SECONDS, READ_SHARE * min(before_seconds, took_seconds))
             await asyncio.sleep(pause_seconds)
 
     def _read_once(self) -> Live:
